@@ -1,0 +1,31 @@
+//! Unanimity's wire and log formats: generated code, and its conversions to domain types.
+//!
+//! Wire types stop at the edge: whoever receives a message converts it to the types of
+//! `unanimity-types` at once (`TryFrom`), which is where limits and names are checked.
+
+mod convert;
+mod target;
+
+pub use convert::{InvalidWire, position_from_wire, position_to_wire};
+pub use target::{target_from_wire, target_to_wire, targets_from_wire, targets_to_wire};
+
+/// The generated code of `unanimity.v1`: what travels.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, unused_qualifications)]
+pub mod v1 {
+    tonic::include_proto!("unanimity.v1");
+}
+
+/// The generated code of `unanimity.log.v1`: what the log holds.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, unused_qualifications)]
+pub mod log {
+    tonic::include_proto!("unanimity.log.v1");
+}
+
+/// The descriptor set of all formats, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The name of the metadata and HTTP header that carries a transaction's context.
+pub const CONTEXT_HEADER: &str = "unanimity-xid";
+
+/// The name of the response metadata and HTTP header that carries the branch keys that voted.
+pub const VOTES_HEADER: &str = "unanimity-votes";

@@ -1,0 +1,24 @@
+//! The words of Unanimity as types: ids, modes, statuses, votes, decisions, limits.
+//!
+//! Everything here is plain data without I/O, so that the pure core, the wire formats, the
+//! coordinator and the SDK share one vocabulary (`docs/glossary.md`).
+
+mod branch;
+mod code;
+mod id;
+mod limits;
+mod name;
+mod outcome;
+mod position;
+mod slot;
+mod time;
+
+pub use branch::{BranchTargets, Operation, Target, Vote};
+pub use code::ErrorCode;
+pub use id::{BranchId, BranchKey, Digest, LogId, ParseXidError, Xid};
+pub use limits::Limits;
+pub use name::{Name, NameError};
+pub use outcome::{AbortReason, BranchStatus, Decision, InquiryAnswer, Mode, ResolveAs, Status, UnknownWord};
+pub use position::{Epoch, LogPosition, PartitionId, Seq};
+pub use slot::{SLOTS, partition_of, slot_of};
+pub use time::Timestamp;

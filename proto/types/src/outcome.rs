@@ -1,0 +1,193 @@
+//! Modes, statuses, decisions and their reasons.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A word that names nothing that we know.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{word:?} is no {what}")]
+pub struct UnknownWord {
+    what: &'static str,
+    word: String,
+}
+
+impl UnknownWord {
+    pub(crate) fn new(what: &'static str, word: &str) -> Self {
+        Self { what, word: word.chars().take(64).collect() }
+    }
+}
+
+/// Declares an enum whose variants each have one word, the same on the wire, in JSON, in SQL and on
+/// pages.
+macro_rules! words {
+    ($(#[$meta:meta])* $name:ident, $what:literal, { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[$vmeta])* $variant),+ }
+
+        impl $name {
+            /// Every value, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The value's one word.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = UnknownWord;
+
+            fn from_str(word: &str) -> Result<Self, Self::Err> {
+                match word {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(UnknownWord::new($what, word)),
+                }
+            }
+        }
+    };
+}
+
+words!(
+    /// How a global transaction reaches its outcome.
+    Mode, "mode", {
+        /// Try, confirm, cancel.
+        Tcc = "tcc",
+    }
+);
+
+words!(
+    /// The status of a global transaction. Retries, timeouts and "needs attention" are attributes,
+    /// not statuses.
+    Status, "status", {
+        /// Begun; branches may register.
+        Active = "active",
+        /// The coordinator collects votes.
+        Preparing = "preparing",
+        /// Decided: commit. Not every branch has done it yet.
+        Committing = "committing",
+        /// Every branch is settled after a commit.
+        Committed = "committed",
+        /// Decided: abort. Not every branch has done it yet.
+        Aborting = "aborting",
+        /// Every branch is settled after an abort.
+        Aborted = "aborted",
+    }
+);
+
+impl Status {
+    /// Whether nothing more will happen.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Committed | Self::Aborted)
+    }
+
+    /// The decision behind the status, if there is one.
+    #[must_use]
+    pub const fn decision(self) -> Option<Decision> {
+        match self {
+            Self::Active | Self::Preparing => None,
+            Self::Committing | Self::Committed => Some(Decision::Commit),
+            Self::Aborting | Self::Aborted => Some(Decision::Abort),
+        }
+    }
+}
+
+words!(
+    /// What was decided. It never changes (I3).
+    Decision, "decision", {
+        /// Every branch takes effect.
+        Commit = "commit",
+        /// No branch takes effect.
+        Abort = "abort",
+    }
+);
+
+words!(
+    /// Why a transaction was aborted.
+    AbortReason, "abort reason", {
+        /// Its TM asked for it.
+        Requested = "requested",
+        /// Its deadline passed undecided.
+        Deadline = "deadline",
+        /// Somebody asked about, or tried to commit, a transaction that nobody knew (protocol C2).
+        Presumed = "presumed",
+        /// The commit named a branch that did not register in time (protocol 1.3).
+        BranchMissing = "branch_missing",
+        /// A registered branch was not among the votes that the commit named (protocol 1.3).
+        BranchNotVoted = "branch_not_voted",
+        /// A branch refused.
+        Refused = "refused",
+        /// An operator asked for it.
+        Operator = "operator",
+        /// The partition changed its owner uncleanly (protocol 1.2).
+        OwnerChanged = "owner_changed",
+    }
+);
+
+words!(
+    /// The status of a branch.
+    BranchStatus, "branch status", {
+        /// Registered; undecided.
+        Registered = "registered",
+        /// Commit decided, not yet confirmed by its participant.
+        Confirming = "confirming",
+        /// Its participant confirmed.
+        Confirmed = "confirmed",
+        /// Abort decided, not yet cancelled by its participant.
+        Cancelling = "cancelling",
+        /// Its participant cancelled.
+        Cancelled = "cancelled",
+        /// An operator said that it took effect.
+        HeuristicConfirmed = "heuristic_confirmed",
+        /// An operator said that it did not take effect.
+        HeuristicCancelled = "heuristic_cancelled",
+    }
+);
+
+impl BranchStatus {
+    /// Whether nothing more will be asked of the branch.
+    #[must_use]
+    pub const fn is_settled(self) -> bool {
+        match self {
+            Self::Registered | Self::Confirming | Self::Cancelling => false,
+            Self::Confirmed | Self::Cancelled | Self::HeuristicConfirmed | Self::HeuristicCancelled => true,
+        }
+    }
+}
+
+words!(
+    /// How an operator says that a branch ended.
+    ResolveAs, "resolution", {
+        /// The branch's effect is there.
+        Confirmed = "confirmed",
+        /// The branch's effect is not there.
+        Cancelled = "cancelled",
+    }
+);
+
+words!(
+    /// The answer to a participant that asks about a branch in doubt (protocol C2, C8).
+    InquiryAnswer, "inquiry answer", {
+        /// Undecided: keep the reservation and ask again later.
+        Active = "active",
+        /// Decided: confirm.
+        Committed = "committed",
+        /// Decided: cancel.
+        Aborted = "aborted",
+        /// Older than the history that is kept: do nothing, raise attention.
+        Forgotten = "forgotten",
+        /// Another log's transaction: do nothing, raise attention.
+        NotMine = "not_mine",
+    }
+);
