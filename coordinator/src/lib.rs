@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The Unanimity coordinator as a library.
+
+pub mod log;
