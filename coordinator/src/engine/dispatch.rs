@@ -1,0 +1,75 @@
+//! The seam between the engine, which knows what is owed, and delivery, which knows how to bring it.
+
+use bytes::Bytes;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use unanimity_core::ResultOutcome;
+use unanimity_types::{BranchId, BranchKey, LogPosition, Name, Operation, Target, Xid};
+
+/// One operation of one branch, to be brought to its target once. What follows from it is durable
+/// already.
+#[derive(Debug, Clone)]
+pub struct BranchCall {
+    /// The transaction.
+    pub xid: Xid,
+    /// The transaction's name, for people.
+    pub transaction_name: Option<Name>,
+    /// The branch's number.
+    pub branch_id: BranchId,
+    /// The branch's identity.
+    pub key: BranchKey,
+    /// What to do.
+    pub operation: Operation,
+    /// Where.
+    pub target: Target,
+    /// The branch's payload.
+    pub payload: Bytes,
+    /// Counted from 1.
+    pub attempt: u32,
+    /// The owner's place: carried to the participant as a witness, and shown back with the result.
+    pub position: LogPosition,
+}
+
+/// How a [`BranchCall`] ended. Exactly one for each call that was dispatched.
+#[derive(Debug, Clone)]
+pub struct BranchReply {
+    /// The transaction.
+    pub xid: Xid,
+    /// The branch.
+    pub branch_id: BranchId,
+    /// What was asked.
+    pub operation: Operation,
+    /// Which attempt it was.
+    pub attempt: u32,
+    /// The place that the call carried.
+    pub position: LogPosition,
+    /// What came back.
+    pub outcome: ResultOutcome,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Where a [`BranchReply`] goes: back to the partition that dispatched the call. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ResultSink(mpsc::UnboundedSender<BranchReply>);
+
+impl ResultSink {
+    /// A sink and the end that the partition reads. Unbounded, because the calls in flight bound it.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<BranchReply>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Hands a result back. Nobody is owed anything if the partition is gone: recovery asks again.
+    pub fn send(&self, reply: BranchReply) {
+        let _ = self.0.send(reply);
+    }
+}
+
+/// Brings operations to participants.
+pub trait Dispatcher: std::fmt::Debug + Send + Sync + 'static {
+    /// Takes a call. Never blocks and never loses one: for each call exactly one [`BranchReply`] goes
+    /// into `results`, if only to say that it could not be sent.
+    fn dispatch(&self, call: BranchCall, results: &ResultSink);
+}

@@ -1,0 +1,57 @@
+//! What a command's caller is told when it did not go well.
+
+use std::time::Duration;
+
+use unanimity_core::Refusal;
+use unanimity_types::{AbortReason, ErrorCode, Status, Xid};
+
+/// A command's failure: a stable code, a sentence for people, and what else helps the caller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// The stable code; `docs/errors/<code>.md` explains it.
+    pub code: ErrorCode,
+    /// What happened and what to do, without secrets.
+    pub message: String,
+    /// The transaction that it is about.
+    pub xid: Option<Xid>,
+    /// Its true status, where that is the reason.
+    pub status: Option<Status>,
+    /// Why it was aborted, where that is the reason.
+    pub abort_reason: Option<AbortReason>,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+}
+
+impl Error {
+    /// A failure with nothing but a code and a sentence.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), xid: None, status: None, abort_reason: None, retry_after: None }
+    }
+
+    /// The same about a transaction.
+    #[must_use]
+    pub fn about(mut self, xid: Xid) -> Self {
+        self.xid = Some(xid);
+        self
+    }
+
+    /// The same with a hint when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, duration: Duration) -> Self {
+        self.retry_after = Some(duration);
+        self
+    }
+
+    /// A refusal of the core as its caller sees it.
+    #[must_use]
+    pub fn refused(xid: Xid, refusal: &Refusal) -> Self {
+        let mut error = Self::new(refusal.code(), refusal.to_string()).about(xid);
+        if let Refusal::AlreadyDecided { status, reason } = refusal {
+            error.status = Some(*status);
+            error.abort_reason = *reason;
+        }
+        error
+    }
+}

@@ -1,0 +1,521 @@
+//! [`Coordinator`]: the handle through which everybody talks to the engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{mpsc, oneshot, watch};
+use unanimity_core::{Answer, BeginSpec, Command, Registration};
+use unanimity_types::{
+    AbortReason, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Mode, Name, PartitionId, Xid, partition_of,
+};
+use uuid::Uuid;
+
+use super::detail;
+use super::error::Error;
+use super::mailbox::{Mail, Outcome, Reply, Unknown};
+use super::request::{
+    Begin, Begun, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo, PartitionState,
+    Register, Registered, Resolve, Standing, TransactionView, Wait,
+};
+use crate::log::TransactionLog;
+
+/// How long a command may wait for its answer before the caller is told that its outcome is unknown.
+/// Longer than any healthy database needs, shorter than people wait.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// What every partition's mailbox and state watch have in common.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) id: PartitionId,
+    pub(super) mail: mpsc::Sender<Mail>,
+    pub(super) state: watch::Receiver<PartitionInfo>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) log: Arc<dyn TransactionLog>,
+    pub(super) node: String,
+    pub(super) partitions: Vec<Partition>,
+}
+
+/// The engine's handle: cheap to clone. Every method's answer is released only when the last block
+/// that it looked at is durable (protocol C5). Dropping a call's future never takes a command back.
+#[derive(Debug, Clone)]
+pub struct Coordinator {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Coordinator {
+    /// Who this coordinator is and how its partitions are.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        let identity = self.shared.log.identity();
+        Info {
+            log_id: identity.log_id,
+            node: self.shared.node.clone(),
+            partitions: identity.partitions,
+            states: self.shared.partitions.iter().map(|partition| partition.state.borrow().clone()).collect(),
+        }
+    }
+
+    /// The log's identity.
+    #[must_use]
+    pub fn log_id(&self) -> LogId {
+        self.shared.log.identity().log_id
+    }
+
+    /// The last durable place of every partition: what participants keep as witnesses.
+    #[must_use]
+    pub fn positions(&self) -> Vec<LogPosition> {
+        self.shared.partitions.iter().filter_map(|partition| partition.state.borrow().position).collect()
+    }
+
+    /// Whether every partition works.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.shared.partitions.iter().all(|partition| partition.state.borrow().state == PartitionState::Running)
+    }
+
+    /// Waits until every partition works, has stopped for good, or the time is over.
+    ///
+    /// # Errors
+    /// If one stopped, or not all work in time.
+    pub async fn ready(&self, limit: Duration) -> Result<(), Error> {
+        let all = async {
+            for partition in &self.shared.partitions {
+                let mut state = partition.state.clone();
+                let settled = state
+                    .wait_for(|info| {
+                        matches!(info.state, PartitionState::Running | PartitionState::Stopped(_) | PartitionState::Closed)
+                    })
+                    .await;
+                match settled.as_ref().map(|info| &info.state) {
+                    Ok(PartitionState::Running) => {}
+                    Ok(other) => return Err(not_running(partition.id, other)),
+                    Err(_) => return Err(closed()),
+                }
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(limit, all).await {
+            Ok(result) => result,
+            Err(_) => {
+                let late = self.shared.partitions.iter().find_map(|partition| {
+                    let info = partition.state.borrow();
+                    (info.state != PartitionState::Running).then(|| not_running(partition.id, &info.state))
+                });
+                late.map_or(Ok(()), Err)
+            }
+        }
+    }
+
+    /// Begins a global transaction. A repetition (same xid, same body) is answered as the first time.
+    ///
+    /// # Errors
+    /// `xid_reused`, `already_decided` (presumed aborted before it began), or the engine's state.
+    pub async fn begin(&self, begin: Begin) -> Result<Begun, Error> {
+        let timeout = begin.timeout.unwrap_or(Limits::TIMEOUT_DEFAULT);
+        if timeout.is_zero() || timeout > Limits::TIMEOUT_MAX {
+            let message = format!("a timeout is more than 0 and at most {} days", Limits::TIMEOUT_MAX.as_secs() / 86_400);
+            return Err(Error::new(ErrorCode::InvalidTimeout, message));
+        }
+        let minted = begin.xid.is_none();
+        let xid = begin.xid.unwrap_or_else(|| Xid::new(Uuid::new_v4()));
+        let spec = BeginSpec {
+            mode: begin.mode,
+            digest: begin_digest(begin.mode, begin.name.as_ref(), timeout),
+            name: begin.name,
+            timeout,
+        };
+        let digest = spec.digest;
+        let unknown = if minted { Unknown::New } else { Unknown::AskHistory };
+        match self.command(xid, Command::Begin(spec), Wait::Accepted, unknown).await? {
+            Outcome::Done(reply) => Ok(Begun { xid, status: reply.status, position: reply.position }),
+            Outcome::InHistory(view, row_digest) => {
+                if view.mode.is_none() {
+                    return Err(already_decided(&view));
+                }
+                if row_digest != digest {
+                    let message = format!("the xid {xid} was used before for another transaction");
+                    return Err(Error::new(ErrorCode::XidReused, message).about(xid));
+                }
+                Ok(Begun { xid, status: view.status, position: view.position })
+            }
+        }
+    }
+
+    /// Registers a branch. A repetition (same key, same body) is the same branch.
+    ///
+    /// # Errors
+    /// `already_decided`, `commit_in_progress`, `branch_key_reused`, `too_many_branches`, or the engine's state.
+    pub async fn register(&self, register: Register) -> Result<Registered, Error> {
+        if register.payload.len() > Limits::PAYLOAD_BYTES_MAX {
+            let message = format!(
+                "a payload has at most {} bytes, this one has {}; keep large data in your database and pass its key",
+                Limits::PAYLOAD_BYTES_MAX,
+                register.payload.len()
+            );
+            return Err(Error::new(ErrorCode::PayloadTooLarge, message).about(register.xid));
+        }
+        let key = match register.key {
+            Some(key) => key,
+            // A UUID is a valid key.
+            None => unanimity_types::BranchKey::new(Uuid::new_v4().to_string())
+                .map_err(|error| Error::new(ErrorCode::Internal, error.to_string()))?,
+        };
+        let xid = register.xid;
+        let registration = Registration {
+            digest: registration_digest(&register.targets, &register.payload),
+            key: key.clone(),
+            targets: register.targets,
+            payload: register.payload,
+        };
+        match self.command(xid, Command::Register(registration), Wait::Accepted, Unknown::AskHistory).await? {
+            Outcome::Done(reply) => match reply.answer {
+                Answer::Registered(branch_id) => Ok(Registered { branch_id, key, position: reply.position }),
+                Answer::Status | Answer::Undecided => {
+                    Err(Error::new(ErrorCode::Internal, "a registration was answered without a branch").about(xid))
+                }
+            },
+            Outcome::InHistory(view, _) => Err(already_decided(&view)),
+        }
+    }
+
+    /// Asks for the decision Commit. Answers when it is durable, or when every branch is settled.
+    ///
+    /// # Errors
+    /// `already_decided` with the true status if it is, or becomes, an abort; `outcome_unknown` if the
+    /// engine cannot tell; or the engine's state.
+    pub async fn commit(&self, commit: Commit) -> Result<Standing, Error> {
+        let Commit { xid, votes, wait } = commit;
+        let command = Command::Commit { votes };
+        match self.command(xid, command, wait.max(Wait::Decided), Unknown::AskHistory).await? {
+            Outcome::Done(reply) => Ok(reply.standing(xid)),
+            Outcome::InHistory(view, _) if view.status.decision() == Some(unanimity_types::Decision::Commit) => {
+                Ok(standing(&view))
+            }
+            Outcome::InHistory(view, _) => Err(already_decided(&view)),
+        }
+    }
+
+    /// Asks for the decision Abort. Answers when it is durable, or when every branch is settled.
+    ///
+    /// # Errors
+    /// `already_decided` with the true status if it was committed; or the engine's state.
+    pub async fn abort(&self, xid: Xid, wait: Wait) -> Result<Standing, Error> {
+        self.abort_because(xid, AbortReason::Requested, None, wait).await
+    }
+
+    /// An operator's abort of what is undecided.
+    ///
+    /// # Errors
+    /// As [`Coordinator::abort`].
+    pub async fn abort_by_operator(&self, xid: Xid, action: OperatorAction, wait: Wait) -> Result<Standing, Error> {
+        self.abort_because(xid, AbortReason::Operator, Some(action), wait).await
+    }
+
+    async fn abort_because(
+        &self,
+        xid: Xid,
+        reason: AbortReason,
+        action: Option<OperatorAction>,
+        wait: Wait,
+    ) -> Result<Standing, Error> {
+        let command = Command::Abort { reason, by: action.map(into_core) };
+        match self.command(xid, command, wait.max(Wait::Decided), Unknown::AskHistory).await? {
+            Outcome::Done(reply) => Ok(reply.standing(xid)),
+            Outcome::InHistory(view, _) if view.status.decision() == Some(unanimity_types::Decision::Abort) => {
+                Ok(standing(&view))
+            }
+            Outcome::InHistory(view, _) => Err(already_decided(&view)),
+        }
+    }
+
+    /// A transaction as it durably is, at once or when it is decided or finished, whichever `wait`
+    /// says, but not later than `limit`: then as it is.
+    ///
+    /// # Errors
+    /// `transaction_not_found` (which is no outcome), or the engine's state.
+    pub async fn get(&self, xid: Xid, wait: Wait, limit: Duration) -> Result<TransactionView, Error> {
+        let partition = self.partition(xid)?;
+        let (reply, answer) = oneshot::channel();
+        let limit = limit.min(ANSWER_WAIT_MAX);
+        self.send(partition, Mail::Get { xid, wait, limit, reply })?;
+        let found = self.answer(partition, answer, limit + ANSWER_WAIT_MAX).await??;
+        if let Some(view) = found {
+            return Ok(*view);
+        }
+        match self.history(&[xid]).await?.pop() {
+            Some((view, _)) => Ok(view),
+            None => Err(Error::new(
+                ErrorCode::TransactionNotFound,
+                format!(
+                    "nothing is known about {xid}; this is no outcome: a commit may be on its way. To settle it, abort it."
+                ),
+            )
+            .about(xid)),
+        }
+    }
+
+    /// A page of transactions, open and over, newest begun first.
+    ///
+    /// # Errors
+    /// The engine's or the log's state.
+    pub async fn list(&self, filter: ListFilter) -> Result<Page, Error> {
+        super::list::list(&self.shared, filter).await
+    }
+
+    /// What became of transactions whose branches are in doubt. An unknown xid is aborted by asking,
+    /// durably, before it is answered (protocol C2).
+    ///
+    /// # Errors
+    /// `invalid_request` for too many xids, or the engine's state.
+    pub async fn inquire(&self, log_id: Option<LogId>, xids: Vec<Xid>) -> Result<Vec<Inquiry>, Error> {
+        if xids.len() > Limits::INQUIRY_XIDS_MAX {
+            let message = format!("an inquiry has at most {} xids", Limits::INQUIRY_XIDS_MAX);
+            return Err(Error::new(ErrorCode::InvalidRequest, message));
+        }
+        if log_id.is_some_and(|log_id| log_id != self.log_id()) {
+            let not_mine = |xid| Inquiry { xid, answer: InquiryAnswer::NotMine, settled: false };
+            return Ok(xids.into_iter().map(not_mine).collect());
+        }
+        super::inquire::inquire(self, xids).await
+    }
+
+    /// Operator: try what is owed again now.
+    ///
+    /// # Errors
+    /// `transaction_not_found`, `illegal_transition`, or the engine's state.
+    pub async fn retry(&self, xid: Xid, action: OperatorAction) -> Result<Standing, Error> {
+        let command = Command::Retry { by: into_core(action) };
+        self.operate(xid, command).await
+    }
+
+    /// Operator: settle a branch by hand.
+    ///
+    /// # Errors
+    /// `transaction_not_found`, `branch_not_found`, `illegal_transition`, or the engine's state.
+    pub async fn resolve(&self, resolve: Resolve) -> Result<Standing, Error> {
+        let Resolve { xid, branch_id, resolve_as, action } = resolve;
+        self.operate(xid, Command::Resolve { branch_id, resolve_as, by: into_core(action) }).await
+    }
+
+    async fn operate(&self, xid: Xid, command: Command) -> Result<Standing, Error> {
+        match self.command(xid, command, Wait::Accepted, Unknown::AskHistory).await? {
+            Outcome::Done(reply) => Ok(reply.standing(xid)),
+            Outcome::InHistory(view, _) => {
+                let message = format!("{xid} is over: {}", view.status);
+                let mut error = Error::new(ErrorCode::IllegalTransition, message).about(xid);
+                error.status = Some(view.status);
+                Err(error)
+            }
+        }
+    }
+
+    /// Operator: go on with a partition whose log lost its tail (protocol C8, H6).
+    ///
+    /// # Errors
+    /// `invalid_request` for an unknown partition, `illegal_transition` if it did not lose any.
+    pub async fn accept_loss(&self, partition: PartitionId, action: OperatorAction) -> Result<LogPosition, Error> {
+        let Some(partition) = self.shared.partitions.iter().find(|candidate| candidate.id == partition) else {
+            return Err(Error::new(ErrorCode::InvalidRequest, format!("there is no partition {partition}")));
+        };
+        let (reply, answer) = oneshot::channel();
+        self.send_anyway(partition, Mail::AcceptLoss { action, reply })?;
+        self.answer(partition, answer, ANSWER_WAIT_MAX).await?
+    }
+
+    /// A witness shows the highest places that it saw. A partition whose log cannot have had such a
+    /// place stops until an operator accepts the loss (protocol H6).
+    ///
+    /// # Errors
+    /// `log_lost_tail` if a witness knows more than a log of ours holds.
+    pub async fn witness(&self, positions: &[LogPosition]) -> Result<(), Error> {
+        for position in positions {
+            let Some(partition) = self.shared.partitions.iter().find(|p| p.id == position.partition) else {
+                return Err(Error::new(ErrorCode::NotMine, format!("there is no partition {}", position.partition)));
+            };
+            let (reply, answer) = oneshot::channel();
+            self.send(partition, Mail::Witness { position: *position, reply })?;
+            self.answer(partition, answer, ANSWER_WAIT_MAX).await??;
+        }
+        Ok(())
+    }
+
+    /// Delivery says that a participant can be reached again: what waits for it is tried soon.
+    pub async fn participant_available(&self, participant: Name) {
+        for partition in &self.shared.partitions {
+            // Lost only if the partition closed; its retry timers do without.
+            let _ = partition.mail.send(Mail::ParticipantAvailable(participant.clone())).await;
+        }
+    }
+
+    pub(super) fn partition(&self, xid: Xid) -> Result<&Partition, Error> {
+        let id = partition_of(xid, self.shared.log.identity().partitions);
+        self.shared
+            .partitions
+            .iter()
+            .find(|candidate| candidate.id == id)
+            .ok_or_else(|| Error::new(ErrorCode::NotOwner, format!("this node does not run partition {id}")))
+    }
+
+    /// Sends a command into its partition, asking history first where the partition does not know
+    /// the xid. The order is memory, history, and memory again (protocol C2).
+    async fn command(&self, xid: Xid, command: Command, wait: Wait, unknown: Unknown) -> Result<Outcome, Error> {
+        let partition = self.partition(xid)?;
+        let mut unknown = unknown;
+        loop {
+            let (reply, answer) = oneshot::channel();
+            let mail = Mail::Command { xid, command: command.clone(), wait, unknown, reply };
+            self.send(partition, mail)?;
+            match self.answer(partition, answer, ANSWER_WAIT_MAX).await?? {
+                Reply::Done(done) => return Ok(Outcome::Done(done)),
+                Reply::AskHistory { as_of } => {
+                    if let Some((view, digest)) = self.history(&[xid]).await?.pop() {
+                        return Ok(Outcome::InHistory(Box::new(view), digest));
+                    }
+                    unknown = Unknown::NotInHistory { as_of };
+                }
+            }
+        }
+    }
+
+    pub(super) async fn history(&self, xids: &[Xid]) -> Result<Vec<(TransactionView, Digest)>, Error> {
+        let rows = self.shared.log.find_history(xids).await.map_err(|error| unavailable(&error))?;
+        rows.into_iter()
+            .map(|row| {
+                let digest = row.digest;
+                detail::view_of(row).map(|view| (view, digest))
+            })
+            .collect()
+    }
+
+    pub(super) fn send(&self, partition: &Partition, mail: Mail) -> Result<(), Error> {
+        {
+            let info = partition.state.borrow();
+            if info.state != PartitionState::Running {
+                return Err(not_running(partition.id, &info.state));
+            }
+        }
+        self.send_anyway(partition, mail)
+    }
+
+    fn send_anyway(&self, partition: &Partition, mail: Mail) -> Result<(), Error> {
+        partition.mail.try_send(mail).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::new(
+                ErrorCode::TooBusy,
+                format!("partition {} has as much to do as it can queue; try again", partition.id),
+            )
+            .retry_after(Duration::from_millis(100)),
+            mpsc::error::TrySendError::Closed(_) => closed(),
+        })
+    }
+
+    pub(super) async fn answer<T>(
+        &self,
+        partition: &Partition,
+        answer: oneshot::Receiver<T>,
+        limit: Duration,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            // The partition threw its memory away with the answer in it.
+            Ok(Err(_)) => Err(outcome_unknown(partition.id, "the partition was recovered meanwhile")),
+            Err(_) => Err(outcome_unknown(partition.id, "its log did not answer in time")),
+        }
+    }
+}
+
+pub(super) fn outcome_unknown(partition: PartitionId, why: &str) -> Error {
+    let message =
+        format!("partition {partition}: {why}; whether the command took effect is not known: repeat it with the same xid");
+    Error::new(ErrorCode::OutcomeUnknown, message).retry_after(Duration::from_millis(500))
+}
+
+pub(super) fn unavailable(error: &crate::log::Error) -> Error {
+    match error {
+        crate::log::Error::Damaged { .. } => Error::new(ErrorCode::LogDamaged, error.to_string()),
+        _ => Error::new(ErrorCode::Unavailable, error.to_string()).retry_after(Duration::from_millis(500)),
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorCode::Unavailable, "this node is shutting down; try another one, or this one later")
+        .retry_after(Duration::from_secs(1))
+}
+
+fn not_running(partition: PartitionId, state: &PartitionState) -> Error {
+    use super::request::StopReason;
+    let hint = Duration::from_millis(500);
+    match state {
+        PartitionState::Running | PartitionState::Recovering => {
+            Error::new(ErrorCode::Unavailable, format!("partition {partition} is reading its log")).retry_after(hint)
+        }
+        PartitionState::Waiting(who) => {
+            Error::new(ErrorCode::NotOwner, format!("partition {partition} belongs to {who}")).retry_after(hint)
+        }
+        PartitionState::Unavailable(why) => {
+            Error::new(ErrorCode::Unavailable, format!("partition {partition}: {why}; nothing is lost")).retry_after(hint)
+        }
+        PartitionState::Closed => closed(),
+        PartitionState::Stopped(StopReason::LostTail(why)) => Error::new(
+            ErrorCode::LogLostTail,
+            format!("partition {partition} stopped: {why}; see docs/errors/log_lost_tail.md"),
+        ),
+        PartitionState::Stopped(StopReason::Damaged(why) | StopReason::Unreadable(why)) => Error::new(
+            ErrorCode::LogDamaged,
+            format!("partition {partition} stopped: {why}; see docs/errors/log_damaged.md"),
+        ),
+    }
+}
+
+fn already_decided(view: &TransactionView) -> Error {
+    let mut error = Error::new(
+        ErrorCode::AlreadyDecided,
+        match view.abort_reason {
+            Some(reason) => format!("{} is {} ({reason})", view.xid, view.status),
+            None => format!("{} is {}", view.xid, view.status),
+        },
+    )
+    .about(view.xid);
+    error.status = Some(view.status);
+    error.abort_reason = view.abort_reason;
+    error
+}
+
+fn standing(view: &TransactionView) -> Standing {
+    Standing { xid: view.xid, status: view.status, abort_reason: view.abort_reason, position: view.position }
+}
+
+fn into_core(action: OperatorAction) -> unanimity_core::OperatorAction {
+    unanimity_core::OperatorAction { operator: action.operator.into(), reason: action.reason.into() }
+}
+
+/// What tells one begin from another under the same xid (protocol M1).
+fn begin_digest(mode: Mode, name: Option<&Name>, timeout: Duration) -> Digest {
+    let mut hash = Sha256::new();
+    hash.update(mode.as_str());
+    hash.update([0]);
+    hash.update(name.map_or("", Name::as_str));
+    hash.update([0]);
+    hash.update(timeout.as_millis().to_be_bytes());
+    first16(&hash.finalize())
+}
+
+/// What tells one registration from another under the same key (protocol H8).
+fn registration_digest(targets: &unanimity_types::BranchTargets, payload: &[u8]) -> Digest {
+    let mut hash = Sha256::new();
+    for target in targets.iter() {
+        hash.update(target.to_string());
+        hash.update([0]);
+    }
+    hash.update(payload);
+    first16(&hash.finalize())
+}
+
+fn first16(bytes: &[u8]) -> Digest {
+    let mut first = [0; 16];
+    first.copy_from_slice(&bytes[..16]);
+    Digest(first)
+}

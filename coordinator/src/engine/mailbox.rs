@@ -1,0 +1,76 @@
+//! What goes into a partition's mailbox.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use unanimity_core::{Answer, Command};
+use unanimity_types::{AbortReason, Digest, LogPosition, Name, Status, Xid};
+
+use super::error::Error;
+use super::request::{Inquiry, ListFilter, OperatorAction, Standing, TransactionView, Wait};
+
+/// What to do with an xid that the partition does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// It was minted a moment ago: nobody can know it.
+    New,
+    /// Say [`Reply::AskHistory`].
+    AskHistory,
+    /// History was asked and did not have it, when so many transactions had left memory. If it was
+    /// among those that left since, history must be asked again.
+    NotInHistory { as_of: u64 },
+}
+
+/// The answer to a command, released when it is durable.
+#[derive(Debug, Clone)]
+pub(super) struct Done {
+    pub(super) answer: Answer,
+    pub(super) status: Status,
+    pub(super) abort_reason: Option<AbortReason>,
+    pub(super) position: LogPosition,
+}
+
+impl Done {
+    pub(super) fn standing(&self, xid: Xid) -> Standing {
+        Standing { xid, status: self.status, abort_reason: self.abort_reason, position: self.position }
+    }
+}
+
+/// What a partition says to a command.
+#[derive(Debug, Clone)]
+pub(super) enum Reply {
+    Done(Done),
+    AskHistory { as_of: u64 },
+}
+
+/// How a command ended, after history was asked where need was.
+#[derive(Debug, Clone)]
+pub(super) enum Outcome {
+    Done(Done),
+    InHistory(Box<TransactionView>, Digest),
+}
+
+/// The answers about known xids and what to ask history for.
+#[derive(Debug, Default)]
+pub(super) struct Inquired {
+    pub(super) known: Vec<(Inquiry, LogPosition)>,
+    pub(super) unknown: Vec<Xid>,
+    pub(super) as_of: u64,
+}
+
+/// A sender for one answer.
+pub(super) type ReplyTo<T> = oneshot::Sender<Result<T, Error>>;
+
+/// One thing in a partition's mailbox.
+#[derive(Debug)]
+pub(super) enum Mail {
+    Command { xid: Xid, command: Command, wait: Wait, unknown: Unknown, reply: ReplyTo<Reply> },
+    Get { xid: Xid, wait: Wait, limit: Duration, reply: ReplyTo<Option<Box<TransactionView>>> },
+    List { filter: ListFilter, reply: ReplyTo<Vec<TransactionView>> },
+    /// A batch of xids; with `as_of` history was asked about them and does not know them: they are
+    /// aborted, with one append for the batch (protocol M21).
+    Inquire { xids: Vec<Xid>, as_of: Option<u64>, reply: ReplyTo<Inquired> },
+    Witness { position: LogPosition, reply: ReplyTo<()> },
+    AcceptLoss { action: OperatorAction, reply: ReplyTo<LogPosition> },
+    ParticipantAvailable(Name),
+}

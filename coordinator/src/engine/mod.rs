@@ -1,0 +1,27 @@
+//! The engine: one loop per partition that decides in memory, writes to the log in groups and lets
+//! nothing out before it is durable.
+//!
+//! ```text
+//!  callers ──mail──▶ partition loop ──block──▶ TransactionLog
+//!     ▲                │  ▲   decide/apply         │
+//!     │                │  └────────durable─────────┘
+//!     └──replies───────┤ released by their block
+//!                      └──effects──▶ Dispatcher ──▶ participants
+//! ```
+
+mod detail;
+mod dispatch;
+mod error;
+mod handle;
+mod inquire;
+mod list;
+mod mailbox;
+mod request;
+
+pub use dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};
+pub use error::Error;
+pub use handle::Coordinator;
+pub use request::{
+    Begin, Begun, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo, PartitionState, Register,
+    Registered, Resolve, Standing, StopReason, TransactionView, Wait,
+};

@@ -1,0 +1,247 @@
+//! What the engine is asked and what it answers: domain types, the same for gRPC, HTTP and users
+//! who embed the coordinator.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use unanimity_core::{Attention, BranchView, TimelineEntry};
+use unanimity_types::{
+    AbortReason, BranchId, BranchKey, BranchTargets, Decision, InquiryAnswer, LogId, LogPosition, Mode, Name,
+    PartitionId, ResolveAs, Status, Timestamp, Xid,
+};
+
+/// How far an answer waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Wait {
+    /// The command is durable.
+    Accepted,
+    /// The decision is durable.
+    Decided,
+    /// Every branch is settled.
+    Finished,
+}
+
+/// Begin a global transaction.
+#[derive(Debug, Clone)]
+pub struct Begin {
+    /// Its mode.
+    pub mode: Mode,
+    /// What it is for people.
+    pub name: Option<Name>,
+    /// Its xid, if the caller minted one.
+    pub xid: Option<Xid>,
+    /// Until when it must be decided.
+    pub timeout: Option<Duration>,
+}
+
+/// The answer to [`Begin`], also to a repeated one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// The xid.
+    pub xid: Xid,
+    /// Its status.
+    pub status: Status,
+    /// The durable place that says so.
+    pub position: LogPosition,
+}
+
+/// Register a branch.
+#[derive(Debug, Clone)]
+pub struct Register {
+    /// The transaction.
+    pub xid: Xid,
+    /// The branch's identity; minted if the caller has none.
+    pub key: Option<BranchKey>,
+    /// Where its operations go.
+    pub targets: BranchTargets,
+    /// Given back with every operation.
+    pub payload: Bytes,
+}
+
+/// The answer to [`Register`], also to a repeated one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registered {
+    /// The branch's number.
+    pub branch_id: BranchId,
+    /// Its identity.
+    pub key: BranchKey,
+    /// The durable place that says so.
+    pub position: LogPosition,
+}
+
+/// Ask for the decision Commit.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// The transaction.
+    pub xid: Xid,
+    /// The keys of the branches that answered with a vote (protocol 1.3); `None`: those registered
+    /// are those that voted, on the caller's word.
+    pub votes: Option<BTreeSet<BranchKey>>,
+    /// How far to wait.
+    pub wait: Wait,
+}
+
+/// Where a transaction stands, after a command about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The transaction.
+    pub xid: Xid,
+    /// Its status.
+    pub status: Status,
+    /// Why it was aborted, if it was.
+    pub abort_reason: Option<AbortReason>,
+    /// The durable place that says so.
+    pub position: LogPosition,
+}
+
+/// An operator's action: who and why. It is recorded with what it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorAction {
+    /// Who; the identity that the API found out, or what the caller says.
+    pub operator: String,
+    /// Why; never empty.
+    pub reason: String,
+}
+
+/// Settle a branch by hand.
+#[derive(Debug, Clone)]
+pub struct Resolve {
+    /// The transaction.
+    pub xid: Xid,
+    /// The branch.
+    pub branch_id: BranchId,
+    /// How it ended, as the operator knows.
+    pub resolve_as: ResolveAs,
+    /// Who and why.
+    pub action: OperatorAction,
+}
+
+/// A transaction as people and programs see it: the durable prefix of its state, or its row in
+/// history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransactionView {
+    /// The xid.
+    pub xid: Xid,
+    /// Its mode; none for a presumed abort of an xid that nobody had begun.
+    pub mode: Option<Mode>,
+    /// Its name; empty if it has none.
+    pub name: String,
+    /// Its status.
+    pub status: Status,
+    /// Its decision.
+    pub decision: Option<Decision>,
+    /// Why it was aborted.
+    pub abort_reason: Option<AbortReason>,
+    /// When it began.
+    pub begun_at: Timestamp,
+    /// Until when it had to be decided.
+    pub deadline: Timestamp,
+    /// When it was decided.
+    pub decided_at: Option<Timestamp>,
+    /// When its last branch was settled.
+    pub finished_at: Option<Timestamp>,
+    /// Its branches.
+    pub branches: Vec<BranchView>,
+    /// What happened, in order.
+    pub timeline: Vec<TimelineEntry>,
+    /// Why somebody should look, if somebody should.
+    pub attention: Option<Attention>,
+    /// The durable place that says so.
+    pub position: LogPosition,
+}
+
+/// What to list. All conditions hold together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ListFilter {
+    /// Only this status.
+    pub status: Option<Status>,
+    /// Only this mode.
+    pub mode: Option<Mode>,
+    /// Only this name.
+    pub name: Option<String>,
+    /// Only with a branch at this participant.
+    pub participant: Option<String>,
+    /// Only begun at least so long ago.
+    pub older_than: Option<Duration>,
+    /// Only what needs attention.
+    pub attention: bool,
+    /// After this place (exclusive), newest first.
+    pub after: Option<(Timestamp, Xid)>,
+    /// At most so many.
+    pub limit: u32,
+}
+
+/// A page of transactions, newest begun first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Page {
+    /// The transactions.
+    pub transactions: Vec<TransactionView>,
+    /// Where the next page starts, if there is one.
+    pub next: Option<(Timestamp, Xid)>,
+}
+
+/// The answer about one xid of an inquiry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inquiry {
+    /// Which.
+    pub xid: Xid,
+    /// What became of it.
+    pub answer: InquiryAnswer,
+    /// Whether every branch is settled: fence rows may go (protocol H9).
+    pub settled: bool,
+}
+
+/// Who the coordinator is and how its partitions are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info {
+    /// The log's identity.
+    pub log_id: LogId,
+    /// This node's name.
+    pub node: String,
+    /// How many partitions the log has.
+    pub partitions: u16,
+    /// How each of them is.
+    pub states: Vec<PartitionInfo>,
+}
+
+/// How a partition is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionInfo {
+    /// Which.
+    pub partition: PartitionId,
+    /// Its state.
+    pub state: PartitionState,
+    /// The last durable place.
+    pub position: Option<LogPosition>,
+    /// How many transactions it holds in memory.
+    pub open: u64,
+}
+
+/// What a partition is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PartitionState {
+    /// Another node holds its lease; this one waits. Says whose.
+    Waiting(String),
+    /// Reading its log.
+    Recovering,
+    /// Working.
+    Running,
+    /// Its log does not answer; work goes on by itself when it does. Says why.
+    Unavailable(String),
+    /// Stopped until an operator acts. Says why.
+    Stopped(StopReason),
+    /// Shut down.
+    Closed,
+}
+
+/// Why a partition stopped for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    /// A witness knows of more than the log holds (protocol C8, H6): `unanimity log accept-loss`.
+    LostTail(String),
+    /// A block is damaged or missing.
+    Damaged(String),
+    /// The log was written by a newer version, or says something impossible.
+    Unreadable(String),
+}
