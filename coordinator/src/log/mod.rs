@@ -14,11 +14,16 @@
 //! `FaultyLog` wraps any of them and makes what can go wrong go wrong.
 
 mod block;
+mod chain;
 mod history;
-// The implementations: memory, postgres, sqlite, and the fault-injecting wrapper.
+mod memory;
+mod rules;
 
 pub use block::{Block, BlockHeader, BlockKind, Checksum, DamagedBlock, FORMAT_VERSION, HEADER_BYTES};
+pub use chain::BLOCK_BYTES_MAX;
 pub use history::{HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark};
+pub use memory::{HeldAppends, MemoryLog};
+pub use rules::{HISTORY_PAGE_MAX, UNSTORABLE_TEXT};
 
 use std::fmt;
 use std::future::Future;
@@ -84,7 +89,7 @@ pub struct Lease {
 #[non_exhaustive]
 pub enum Error {
     /// The log was asked to do something and did definitely not do it, for a reason that may pass:
-    /// no connection could be had, the server refused for want of memory, disk or connections.
+    /// no connection could be had, the server refused for want of memory or connections.
     #[error("the log's database is unavailable: {0}")]
     Unavailable(String),
     /// Nobody knows whether it was done: the connection broke or the time ran out after it was sent.

@@ -1,0 +1,317 @@
+//! The log in memory: for tests, for the SDK's testing helpers, and as the model of how a real
+//! database interleaves.
+//!
+//! Clones share one storage, so that an engine can "crash" and another one recover from the same
+//! log. It behaves like PostgreSQL at READ COMMITTED where that matters to the protocol:
+//!
+//! - An append looks at its predecessor first and takes its place second. Between the two other
+//!   calls may run, a trim among them ([`MemoryLog::hold_appends`], [`MemoryLog::set_racy`]): with
+//!   epoch blocks trimmed, protocol C7's lost fence would show here as it does there.
+//! - A trim deletes row by row, ascending, and other calls may run in between.
+
+mod storage;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use unanimity_types::{LogId, PartitionId, Seq, Timestamp, Xid};
+use uuid::Uuid;
+
+use self::storage::Storage;
+use super::chain::{self, ChainReader};
+use super::{
+    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, Lease,
+    LogFuture, LogIdentity, Tip, TransactionLog, rules,
+};
+
+/// A log that lives as long as its last clone.
+#[derive(Clone)]
+pub struct MemoryLog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    identity: LogIdentity,
+    storage: Mutex<Storage>,
+    /// The clock: wall time at creation, then the runtime's monotonic (and pausable) time.
+    born: Instant,
+    born_at: Timestamp,
+    /// Whether calls give way to others in their middle.
+    racy: watch::Sender<bool>,
+    /// Whether appends wait between looking at the predecessor and taking their place.
+    held: watch::Sender<bool>,
+    /// How many wait there.
+    waiting: watch::Sender<usize>,
+}
+
+/// While it lives, appends wait between looking at their predecessor and taking their place.
+#[must_use = "appends go on as soon as this is dropped"]
+#[derive(Debug)]
+pub struct HeldAppends {
+    log: MemoryLog,
+}
+
+impl Drop for HeldAppends {
+    fn drop(&mut self) {
+        self.log.shared.held.send_replace(false);
+    }
+}
+
+impl HeldAppends {
+    /// Waits until at least so many appends have seen their predecessor and wait to go on.
+    pub async fn until_waiting(&self, count: usize) {
+        let mut waiting = self.log.shared.waiting.subscribe();
+        // The sender lives in `self.log`: it cannot be gone.
+        let _ = waiting.wait_for(|now| *now >= count).await;
+    }
+}
+
+impl MemoryLog {
+    /// A log that was just born, with an id of its own.
+    #[must_use]
+    pub fn new(partitions: u16) -> Self {
+        Self::with_id(partitions, LogId(Uuid::new_v4()))
+    }
+
+    /// A log that was just born with this id.
+    #[must_use]
+    pub fn with_id(partitions: u16, log_id: LogId) -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let born_at = Timestamp(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+        let storage = Storage::born(partitions, log_id, born_at);
+        Self::from_parts(LogIdentity { log_id, partitions }, storage, born_at)
+    }
+
+    fn from_parts(identity: LogIdentity, storage: Storage, born_at: Timestamp) -> Self {
+        let shared = Shared {
+            identity,
+            storage: Mutex::new(storage),
+            born: Instant::now(),
+            born_at,
+            racy: watch::Sender::new(false),
+            held: watch::Sender::new(false),
+            waiting: watch::Sender::new(0),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// A copy with a life of its own: a backup, to be "restored" by using it.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self::from_parts(self.shared.identity, self.storage().clone(), self.clock())
+    }
+
+    /// Moves the log's clock forward, for leases.
+    pub fn advance(&self, by: Duration) {
+        self.storage().advanced += by;
+    }
+
+    /// Lets calls give way to other tasks in their middle, as a database does.
+    pub fn set_racy(&self, racy: bool) {
+        self.shared.racy.send_replace(racy);
+    }
+
+    /// Holds every append between looking at its predecessor and taking its place: where
+    /// PostgreSQL's INSERT waits for a row that somebody else is deleting (protocol C7).
+    pub fn hold_appends(&self) -> HeldAppends {
+        self.shared.held.send_replace(true);
+        HeldAppends { log: self.clone() }
+    }
+
+    /// Every row of a partition as it stands, leftovers and damage included.
+    #[must_use]
+    pub fn raw_blocks(&self, partition: PartitionId) -> Vec<Block> {
+        self.storage().blocks(partition).values().cloned().collect()
+    }
+
+    /// Changes a row by hand. Answers whether it is there.
+    pub fn damage(&self, partition: PartitionId, seq: Seq, harm: impl FnOnce(&mut Block)) -> bool {
+        self.storage().blocks_mut(partition).get_mut(&seq).map(harm).is_some()
+    }
+
+    /// Deletes a row by hand. Answers whether it was there.
+    pub fn remove(&self, partition: PartitionId, seq: Seq) -> bool {
+        self.storage().blocks_mut(partition).remove(&seq).is_some()
+    }
+
+    /// Forgets every row above `last`: what a failover to an asynchronous standby does
+    /// (protocol H6).
+    pub fn lose_tail(&self, partition: PartitionId, last: Seq) {
+        self.storage().blocks_mut(partition).retain(|seq, _| *seq <= last);
+    }
+
+    /// The first half of an append: whether the predecessor is there. PostgreSQL answers this from
+    /// the statement's snapshot.
+    pub(super) fn sees_predecessor(&self, block: &Block) -> bool {
+        self.storage().has_predecessor(block)
+    }
+
+    /// The second half: takes the place if it is free, whatever became of the predecessor.
+    pub(super) fn take_place(&self, block: &Block) -> Appended {
+        self.storage().take_place(block)
+    }
+
+    async fn append_in_two_steps(&self, block: &Block) -> Result<Appended, Error> {
+        chain::check_offer(self.shared.identity, block)?;
+        if !self.sees_predecessor(block) {
+            return Ok(self.storage().settle(block));
+        }
+        let mut held = self.shared.held.subscribe();
+        if *held.borrow() {
+            let _here = Waiting::new(&self.shared.waiting);
+            // The sender lives in `self.shared`: it cannot be gone.
+            let _ = held.wait_for(|held| !held).await;
+        }
+        self.give_way().await;
+        Ok(self.take_place(block))
+    }
+
+    async fn trim_row_by_row(&self, partition: PartitionId, floor: Seq) -> Result<u64, Error> {
+        self.storage().check_trim(partition, floor)?;
+        let mut deleted = 0;
+        while self.storage().delete_first(partition, floor) {
+            deleted += 1;
+            self.give_way().await;
+        }
+        Ok(deleted)
+    }
+
+    fn read_chain(&self, partition: PartitionId) -> Result<Vec<Block>, Error> {
+        let storage = self.storage();
+        let blocks = storage.blocks(partition);
+        let Some((last, tip)) = blocks.last_key_value() else { return Err(chain::never_born(partition)) };
+        let mut reader = ChainReader::new(self.shared.identity.log_id, partition, tip.floor, *last)?;
+        for block in blocks.values() {
+            reader.push(block.clone())?;
+        }
+        reader.finish()
+    }
+
+    fn clock(&self) -> Timestamp {
+        let advanced = self.storage().advanced;
+        self.shared.born_at.after(self.shared.born.elapsed() + advanced)
+    }
+
+    async fn give_way(&self) {
+        if *self.shared.racy.borrow() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn storage(&self) -> MutexGuard<'_, Storage> {
+        // Every change under the lock is complete or not begun: a panic elsewhere harms nothing.
+        self.shared.storage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts one append that waits, until it is dropped.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+impl std::fmt::Debug for MemoryLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryLog").field("identity", &self.shared.identity).finish_non_exhaustive()
+    }
+}
+
+impl TransactionLog for MemoryLog {
+    fn identity(&self) -> LogIdentity {
+        self.shared.identity
+    }
+
+    fn describe(&self) -> String {
+        "memory (nothing survives the process)".to_owned()
+    }
+
+    fn now(&self) -> LogFuture<'_, Timestamp> {
+        Box::pin(async { Ok(self.clock()) })
+    }
+
+    fn append<'a>(&'a self, block: &'a Block) -> LogFuture<'a, Appended> {
+        Box::pin(self.append_in_two_steps(block))
+    }
+
+    fn tip(&self, partition: PartitionId) -> LogFuture<'_, Tip> {
+        Box::pin(async move {
+            let storage = self.storage();
+            let tip = storage.blocks(partition).last_key_value().map(|(_, block)| block);
+            let block = tip.ok_or_else(|| chain::never_born(partition))?;
+            Ok(Tip { seq: block.seq, epoch: block.epoch, checksum: block.checksum, time: block.time })
+        })
+    }
+
+    fn read(&self, partition: PartitionId) -> LogFuture<'_, Vec<Block>> {
+        Box::pin(async move { self.read_chain(partition) })
+    }
+
+    fn block_at(&self, partition: PartitionId, seq: Seq) -> LogFuture<'_, Option<Block>> {
+        Box::pin(async move { Ok(self.storage().blocks(partition).get(&seq).cloned()) })
+    }
+
+    fn trim(&self, partition: PartitionId, floor: Seq) -> LogFuture<'_, u64> {
+        Box::pin(self.trim_row_by_row(partition, floor))
+    }
+
+    fn lease<'a>(
+        &'a self,
+        partition: PartitionId,
+        node: &'a str,
+        address: &'a str,
+        duration: Duration,
+    ) -> LogFuture<'a, Lease> {
+        Box::pin(async move {
+            let now = self.clock();
+            self.storage().lease(partition, node, address, now, duration)
+        })
+    }
+
+    fn release<'a>(&'a self, partition: PartitionId, node: &'a str) -> LogFuture<'a, ()> {
+        Box::pin(async move {
+            self.storage().release(partition, node);
+            Ok(())
+        })
+    }
+
+    fn write_history<'a>(&'a self, batch: &'a HistoryBatch) -> LogFuture<'a, ()> {
+        Box::pin(async move {
+            rules::check_batch(self.shared.identity.partitions, batch)?;
+            self.storage().write_history(batch);
+            Ok(())
+        })
+    }
+
+    fn history_watermark(&self, partition: PartitionId) -> LogFuture<'_, HistoryWatermark> {
+        Box::pin(async move { Ok(self.storage().watermark(partition)) })
+    }
+
+    fn find_history<'a>(&'a self, xids: &'a [Xid]) -> LogFuture<'a, Vec<HistoryRow>> {
+        Box::pin(async move { Ok(self.storage().find_history(xids)) })
+    }
+
+    fn list_history<'a>(&'a self, filter: &'a HistoryFilter) -> LogFuture<'a, HistoryPage> {
+        Box::pin(async move { Ok(self.storage().list_history(filter)) })
+    }
+
+    fn warnings(&self) -> LogFuture<'_, Vec<String>> {
+        let warning = "the log is in memory: when this process ends, every transaction is forgotten";
+        Box::pin(async move { Ok(vec![warning.to_owned()]) })
+    }
+
+    fn close(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {})
+    }
+}

@@ -1,0 +1,174 @@
+//! What the memory log holds, and each step that happens to it at once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use unanimity_types::{LogId, PartitionId, Seq, Timestamp, Xid};
+
+use crate::log::{
+    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, Lease,
+    chain, rules,
+};
+
+type Blocks = BTreeMap<Seq, Block>;
+
+#[derive(Debug, Clone)]
+pub(super) struct Storage {
+    partitions: Vec<Partition>,
+    history: BTreeMap<Xid, HistoryRow>,
+    /// How far the clock was moved by hand.
+    pub(super) advanced: Duration,
+    /// What a partition that does not exist has.
+    none: Blocks,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Partition {
+    blocks: Blocks,
+    lease: Option<LeaseRow>,
+    watermark: HistoryWatermark,
+}
+
+#[derive(Debug, Clone)]
+struct LeaseRow {
+    owner: String,
+    address: String,
+    until: Timestamp,
+}
+
+impl Storage {
+    pub(super) fn born(partitions: u16, log_id: LogId, at: Timestamp) -> Self {
+        let partitions = (0..partitions).map(|number| {
+            let block = Block::birth(PartitionId(number), log_id, at);
+            Partition { blocks: BTreeMap::from([(block.seq, block)]), ..Partition::default() }
+        });
+        Self {
+            partitions: partitions.collect(),
+            history: BTreeMap::new(),
+            advanced: Duration::ZERO,
+            none: Blocks::new(),
+        }
+    }
+
+    pub(super) fn blocks(&self, partition: PartitionId) -> &Blocks {
+        self.partitions.get(usize::from(partition.0)).map_or(&self.none, |partition| &partition.blocks)
+    }
+
+    pub(super) fn blocks_mut(&mut self, partition: PartitionId) -> &mut Blocks {
+        match self.partitions.get_mut(usize::from(partition.0)) {
+            Some(partition) => &mut partition.blocks,
+            None => &mut self.none,
+        }
+    }
+
+    pub(super) fn has_predecessor(&self, block: &Block) -> bool {
+        let before = block.seq.0.checked_sub(1).map(Seq);
+        let before = before.and_then(|seq| self.blocks(block.partition).get(&seq));
+        before.is_some_and(|before| before.checksum == block.previous)
+    }
+
+    /// Writes the block if its place is free.
+    pub(super) fn take_place(&mut self, block: &Block) -> Appended {
+        let blocks = self.blocks_mut(block.partition);
+        if blocks.contains_key(&block.seq) {
+            return self.settle(block);
+        }
+        blocks.insert(block.seq, block.clone());
+        Appended::Written
+    }
+
+    /// What became of an append that did not write.
+    pub(super) fn settle(&self, block: &Block) -> Appended {
+        match self.blocks(block.partition).get(&block.seq) {
+            Some(there) if there.checksum == block.checksum => Appended::AlreadyThere,
+            Some(_) | None => Appended::Conflict,
+        }
+    }
+
+    /// Only what a durable block records as not needed may go (protocol H17).
+    pub(super) fn check_trim(&self, partition: PartitionId, floor: Seq) -> Result<(), Error> {
+        let tip = self.blocks(partition).last_key_value().map(|(_, block)| block);
+        let recorded = tip.ok_or_else(|| chain::never_born(partition))?.floor;
+        if floor > recorded { Err(rules::trim_above_floor(partition, floor, recorded)) } else { Ok(()) }
+    }
+
+    /// Deletes the first row below the floor that may go; answers whether there was one.
+    pub(super) fn delete_first(&mut self, partition: PartitionId, floor: Seq) -> bool {
+        let blocks = self.blocks_mut(partition);
+        let first = blocks.range(..floor).find(|(_, block)| !block.kind.is_kept()).map(|(seq, _)| *seq);
+        first.is_some_and(|seq| blocks.remove(&seq).is_some())
+    }
+
+    pub(super) fn lease(
+        &mut self,
+        partition: PartitionId,
+        node: &str,
+        address: &str,
+        now: Timestamp,
+        duration: Duration,
+    ) -> Result<Lease, Error> {
+        let row = self.partitions.get_mut(usize::from(partition.0));
+        let row = &mut row.ok_or_else(|| rules::no_partition(partition))?.lease;
+        if let Some(other) = row.as_ref().filter(|row| row.owner != node && row.until > now) {
+            return Ok(Lease {
+                held: false,
+                owner: other.owner.clone(),
+                address: other.address.clone(),
+                remaining: other.until.since(now),
+            });
+        }
+        *row = Some(LeaseRow {
+            owner: node.to_owned(),
+            address: address.to_owned(),
+            until: now.after(duration),
+        });
+        Ok(Lease { held: true, owner: node.to_owned(), address: address.to_owned(), remaining: duration })
+    }
+
+    pub(super) fn release(&mut self, partition: PartitionId, node: &str) {
+        if let Some(partition) = self.partitions.get_mut(usize::from(partition.0)) {
+            partition.lease.take_if(|row| row.owner == node);
+        }
+    }
+
+    pub(super) fn write_history(&mut self, batch: &HistoryBatch) {
+        for row in &batch.rows {
+            let row = rules::storable(row);
+            if self.history.get(&row.xid).is_none_or(|old| rules::replaces(old, &row)) {
+                self.history.insert(row.xid, row.into_owned());
+            }
+        }
+        if let Some(partition) = self.partitions.get_mut(usize::from(batch.partition.0)) {
+            let (old, new) = (&mut partition.watermark, batch.watermark);
+            if (new.epoch, new.seq) > (old.epoch, old.seq) {
+                *old = new;
+            }
+        }
+    }
+
+    pub(super) fn watermark(&self, partition: PartitionId) -> HistoryWatermark {
+        self.partitions.get(usize::from(partition.0)).map(|partition| partition.watermark).unwrap_or_default()
+    }
+
+    pub(super) fn find_history(&self, xids: &[Xid]) -> Vec<HistoryRow> {
+        let distinct: std::collections::BTreeSet<_> = xids.iter().collect();
+        distinct.into_iter().filter_map(|xid| self.history.get(xid)).cloned().collect()
+    }
+
+    pub(super) fn list_history(&self, filter: &HistoryFilter) -> HistoryPage {
+        let limit = rules::page_limit(filter);
+        let mut rows: Vec<_> = self.history.values().filter(|row| matches(filter, row)).collect();
+        rows.sort_unstable_by_key(|row| std::cmp::Reverse((row.begun_at, row.xid)));
+        HistoryPage { more: rows.len() > limit, rows: rows.into_iter().take(limit).cloned().collect() }
+    }
+}
+
+fn matches(filter: &HistoryFilter, row: &HistoryRow) -> bool {
+    filter.status.is_none_or(|status| row.status == status)
+        && filter.mode.is_none_or(|mode| row.mode == Some(mode))
+        && filter.name.as_ref().is_none_or(|name| row.name == *name)
+        && filter.participant.as_ref().is_none_or(|name| row.participants.contains(name))
+        && filter.begun_before.is_none_or(|moment| row.begun_at < moment)
+        && (!filter.attention || row.attention.is_some())
+        && filter.after.is_none_or(|after| (row.begun_at, row.xid) < after)
+}
