@@ -127,7 +127,7 @@ pub struct DamagedBlock {
 }
 
 /// The fields of a block that its writer chooses.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct BlockHeader {
     /// What it is for.
     pub kind: BlockKind,

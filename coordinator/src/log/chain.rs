@@ -10,7 +10,7 @@
 //! was interrupted, or of a stale append, and are ignored. From the floor on nothing may be missing
 //! (protocol H17): a row deleted by hand is found, also if it is the first one.
 
-use unanimity_types::{Epoch, LogId, PartitionId, Seq};
+use unanimity_types::{LogId, PartitionId, Seq};
 
 use super::{Block, BlockKind, Error, FORMAT_VERSION, LogIdentity};
 
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
     use crate::log::{BlockHeader, Checksum};
     use bytes::Bytes;
-    use unanimity_types::Timestamp;
+    use unanimity_types::{Epoch, Timestamp};
     use uuid::Uuid;
 
     const P: PartitionId = PartitionId(0);

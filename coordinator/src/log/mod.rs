@@ -15,12 +15,14 @@
 
 mod block;
 mod chain;
+mod faulty;
 mod history;
 mod memory;
 mod rules;
 
 pub use block::{Block, BlockHeader, BlockKind, Checksum, DamagedBlock, FORMAT_VERSION, HEADER_BYTES};
 pub use chain::BLOCK_BYTES_MAX;
+pub use faulty::{Fault, FaultRates, FaultyLog};
 pub use history::{HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark};
 pub use memory::{HeldAppends, MemoryLog};
 pub use rules::{HISTORY_PAGE_MAX, UNSTORABLE_TEXT};

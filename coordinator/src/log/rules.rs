@@ -140,13 +140,17 @@ fn clean_value(value: &mut Value) -> bool {
             }
             lost
         }
-        Value::Array(items) => items.iter_mut().fold(false, |lost, item| clean_value(item) || lost),
+        // `filter` and `count`, not `any`: every item is to be cleaned, not only the first.
+        Value::Array(items) => {
+            items.iter_mut().filter_map(|item| clean_value(item).then_some(())).count() > 0
+        }
         Value::Object(fields) => {
             let poisoned: Vec<String> = fields.keys().filter(|key| key.contains('\0')).cloned().collect();
             for key in &poisoned {
                 fields.remove(key);
             }
-            fields.values_mut().fold(!poisoned.is_empty(), |lost, field| clean_value(field) || lost)
+            let cleaned = fields.values_mut().filter_map(|field| clean_value(field).then_some(())).count();
+            cleaned > 0 || !poisoned.is_empty()
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
