@@ -1,0 +1,307 @@
+//! Events change the state, live and in recovery alike.
+
+use unanimity_types::{
+    AbortReason, BranchId, BranchStatus, Decision, Limits, Operation, ResolveAs, Timestamp, Xid,
+};
+
+use crate::command::{OperatorAction, Timer};
+use crate::effect::Effect;
+use crate::event::Event;
+use crate::tcc;
+use crate::timeline::{TIMELINE_MAX, TimelineEntry, TimelineKind};
+use crate::transaction::{Attention, Branch, CommitAsked, DecisionRecord, Resolution, Transaction};
+
+/// An event that cannot have happened in this state: a bug, or a log that somebody changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} cannot happen to {xid} now")]
+pub struct IllegalEvent {
+    /// The transaction.
+    pub xid: Xid,
+    /// Which event and why not.
+    pub what: &'static str,
+}
+
+/// Applies an event that happened at `at` to a transaction (`None` before its first) and adds what
+/// follows from it to `effects`.
+///
+/// # Errors
+/// [`IllegalEvent`]; the state is then as before.
+pub fn apply(
+    state: &mut Option<Transaction>,
+    xid: Xid,
+    event: Event,
+    at: Timestamp,
+    effects: &mut Vec<Effect>,
+) -> Result<(), IllegalEvent> {
+    let illegal = |what| Err(IllegalEvent { xid, what });
+    match (state.as_mut(), event) {
+        (None, Event::Begun { mode, name, digest, deadline }) => {
+            let mut transaction = new(xid, at, deadline);
+            transaction.mode = Some(mode);
+            transaction.name = name;
+            transaction.digest = digest;
+            note(&mut transaction, at, TimelineKind::Begun, None, None);
+            effects.push(Effect::SetTimer { at: deadline, timer: Timer::Deadline });
+            *state = Some(transaction);
+            Ok(())
+        }
+        (None, Event::Presumed) => {
+            let mut transaction = new(xid, at, at);
+            transaction.decision =
+                Some(DecisionRecord { decision: Decision::Abort, reason: Some(AbortReason::Presumed), at });
+            transaction.finished_at = Some(at);
+            let detail = Some(abort_detail(Some(AbortReason::Presumed), None));
+            note(&mut transaction, at, TimelineKind::Decided, None, detail);
+            effects.push(Effect::Decided(Decision::Abort));
+            effects.push(Effect::Finished);
+            *state = Some(transaction);
+            Ok(())
+        }
+        // A snapshot stands for all events before it. In recovery those may still be there.
+        (_, Event::Snapshot(snapshot)) => {
+            if snapshot.xid != xid {
+                return illegal("a snapshot of another transaction");
+            }
+            *state = Some(*snapshot);
+            Ok(())
+        }
+        (None, _) => illegal("an event before its beginning"),
+        (Some(_), Event::Begun { .. } | Event::Presumed) => illegal("a second beginning"),
+        (Some(transaction), event) => apply_to(transaction, event, at, effects),
+    }
+}
+
+fn new(xid: Xid, at: Timestamp, deadline: Timestamp) -> Transaction {
+    Transaction {
+        xid,
+        mode: None,
+        name: None,
+        digest: unanimity_types::Digest::default(),
+        begun_at: at,
+        deadline,
+        decision: None,
+        finished_at: None,
+        branches: Vec::new(),
+        timeline: Vec::new(),
+        attention: None,
+        unsettled: 0,
+        commit_asked: None,
+    }
+}
+
+fn apply_to(
+    transaction: &mut Transaction,
+    event: Event,
+    at: Timestamp,
+    effects: &mut Vec<Effect>,
+) -> Result<(), IllegalEvent> {
+    let xid = transaction.xid;
+    let illegal = |what| Err(IllegalEvent { xid, what });
+    match event {
+        Event::Begun { .. } | Event::Presumed | Event::Snapshot(_) => illegal("a second beginning"),
+        Event::Registered { branch_id, key, targets, payload, digest } => {
+            if transaction.decision.is_some() {
+                return illegal("a registration after the decision");
+            }
+            if usize::try_from(branch_id.0) != Ok(transaction.branches.len() + 1) {
+                return illegal("a registration out of order");
+            }
+            transaction.branches.push(Branch {
+                id: branch_id,
+                key,
+                targets,
+                payload,
+                digest,
+                status: BranchStatus::Registered,
+                attempts: 0,
+                last_error: None,
+                next_attempt_at: None,
+                resolved: None,
+            });
+            transaction.unsettled += 1;
+            note(transaction, at, TimelineKind::Registered, Some(branch_id), None);
+            Ok(())
+        }
+        Event::CommitAsked { votes, until } => {
+            if transaction.decision.is_some() {
+                return illegal("a waiting commit after the decision");
+            }
+            transaction.commit_asked = Some(CommitAsked { votes, until });
+            effects.push(Effect::SetTimer { at: until, timer: Timer::CommitWait });
+            Ok(())
+        }
+        Event::Decided { decision, reason, branches, by } => {
+            if transaction.decision.is_some() {
+                return illegal("a second decision");
+            }
+            if usize::try_from(branches) != Ok(transaction.branches.len()) {
+                return illegal("a decision over another number of branches");
+            }
+            decided(transaction, decision, reason, by.as_ref(), at, effects);
+            Ok(())
+        }
+        Event::Dispatched { branch_id } => {
+            let Some((branch, operation)) = owed(transaction, branch_id) else {
+                return illegal("a dispatch that nobody is owed");
+            };
+            branch.next_attempt_at = None;
+            effects.push(Effect::Dispatch { branch_id, operation, attempt: branch.attempts + 1 });
+            Ok(())
+        }
+        Event::AttemptFailed { branch_id, attempts, error, next_at } => {
+            let Some((branch, _)) = owed(transaction, branch_id) else {
+                return illegal("a failed attempt of what nobody is owed");
+            };
+            branch.attempts = attempts;
+            branch.next_attempt_at = Some(next_at);
+            branch.last_error = Some(error.clone());
+            effects.push(Effect::SetTimer { at: next_at, timer: Timer::Retry(branch_id) });
+            if attempts.is_power_of_two() {
+                note(transaction, at, TimelineKind::AttemptFailed, Some(branch_id), Some(error));
+            }
+            Ok(())
+        }
+        Event::Deferred { branch_id, next_at } => {
+            let Some((branch, _)) = owed(transaction, branch_id) else {
+                return illegal("a deferral of what nobody is owed");
+            };
+            branch.next_attempt_at = Some(next_at);
+            effects.push(Effect::SetTimer { at: next_at, timer: Timer::Retry(branch_id) });
+            Ok(())
+        }
+        Event::BranchSettled { branch_id, attempts } => {
+            let Some((branch, _)) = owed(transaction, branch_id) else {
+                return illegal("a settlement of what nobody is owed");
+            };
+            if let Some(status) = tcc::settled(branch.status) {
+                branch.status = status;
+            }
+            branch.attempts = attempts;
+            branch.next_attempt_at = None;
+            transaction.unsettled -= 1;
+            note(transaction, at, TimelineKind::Settled, Some(branch_id), None);
+            Ok(())
+        }
+        Event::BranchResolved { branch_id, resolve_as, by } => {
+            let Some((branch, _)) = owed(transaction, branch_id) else {
+                return illegal("a resolution of what nobody is owed");
+            };
+            branch.status = match resolve_as {
+                ResolveAs::Confirmed => BranchStatus::HeuristicConfirmed,
+                ResolveAs::Cancelled => BranchStatus::HeuristicCancelled,
+            };
+            branch.next_attempt_at = None;
+            let detail = format!("{resolve_as} by {}: {}", by.operator, by.reason);
+            branch.resolved =
+                Some(Resolution { operator: by.operator, reason: by.reason, contradicted: false });
+            transaction.unsettled -= 1;
+            note(transaction, at, TimelineKind::Resolved, Some(branch_id), Some(detail.into()));
+            Ok(())
+        }
+        Event::Contradicted { branch_id, operation } => {
+            let Some(resolved) =
+                transaction.branch_mut(branch_id).and_then(|branch| branch.resolved.as_mut())
+            else {
+                return illegal("a contradiction of what nobody resolved");
+            };
+            resolved.contradicted = true;
+            let detail = format!("its participant says that it did {operation}");
+            note(transaction, at, TimelineKind::Contradicted, Some(branch_id), Some(detail.into()));
+            Ok(())
+        }
+        Event::AttentionRaised { code, branch_id, message } => {
+            let message = clip(message);
+            let detail = Some(format!("{}: {message}", code.as_str()).into());
+            transaction.attention = Some(Attention { code, branch_id, message, since: at });
+            note(transaction, at, TimelineKind::Attention, branch_id, detail);
+            Ok(())
+        }
+        Event::RetryRequested { by } => {
+            let detail = Some(format!("{}: {}", by.operator, by.reason).into());
+            note(transaction, at, TimelineKind::Retried, None, detail);
+            Ok(())
+        }
+        Event::Finished => {
+            if transaction.decision.is_none()
+                || transaction.unsettled > 0
+                || transaction.finished_at.is_some()
+            {
+                return illegal("an end before every branch is settled, or a second one");
+            }
+            transaction.finished_at = Some(at);
+            if transaction.attention.as_ref().is_some_and(|attention| attention.code.ends_with_transaction())
+            {
+                transaction.attention = None;
+            }
+            note(transaction, at, TimelineKind::Finished, None, None);
+            effects.push(Effect::Finished);
+            Ok(())
+        }
+    }
+}
+
+fn decided(
+    transaction: &mut Transaction,
+    decision: Decision,
+    reason: Option<AbortReason>,
+    by: Option<&OperatorAction>,
+    at: Timestamp,
+    effects: &mut Vec<Effect>,
+) {
+    transaction.decision = Some(DecisionRecord { decision, reason, at });
+    transaction.commit_asked = None;
+    effects.push(Effect::Decided(decision));
+    for branch in &mut transaction.branches {
+        branch.status = tcc::owed(decision);
+        effects.push(Effect::Dispatch {
+            branch_id: branch.id,
+            operation: tcc::operation(decision),
+            attempt: 1,
+        });
+    }
+    let detail = match decision {
+        Decision::Commit => "commit".into(),
+        Decision::Abort => abort_detail(reason, by),
+    };
+    note(transaction, at, TimelineKind::Decided, None, Some(detail));
+}
+
+fn abort_detail(reason: Option<AbortReason>, by: Option<&OperatorAction>) -> Box<str> {
+    let reason = reason.map_or("", AbortReason::as_str);
+    match by {
+        Some(by) => format!("abort ({reason}) by {}: {}", by.operator, by.reason).into(),
+        None => format!("abort ({reason})").into(),
+    }
+}
+
+/// The branch and the operation that it is owed.
+fn owed(transaction: &mut Transaction, id: BranchId) -> Option<(&mut Branch, Operation)> {
+    let branch = transaction.branch_mut(id)?;
+    tcc::owed_operation(branch.status).map(|operation| (branch, operation))
+}
+
+fn note(
+    transaction: &mut Transaction,
+    at: Timestamp,
+    kind: TimelineKind,
+    branch_id: Option<BranchId>,
+    detail: Option<Box<str>>,
+) {
+    if transaction.timeline.len() >= TIMELINE_MAX && kind.is_frequent() {
+        return;
+    }
+    // Operators can act for ever; what they did is in the log's audit, here the first acts stay.
+    if transaction.timeline.len() >= 2 * TIMELINE_MAX && kind != TimelineKind::Finished {
+        return;
+    }
+    transaction.timeline.push(TimelineEntry { at, kind, branch_id, detail });
+}
+
+/// Cuts a text to what is kept of an error, at a character's boundary.
+pub(crate) fn clip(text: Box<str>) -> Box<str> {
+    if text.len() <= Limits::ERROR_BYTES_MAX {
+        return text;
+    }
+    let end = (0..=Limits::ERROR_BYTES_MAX).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    text[..end].into()
+}

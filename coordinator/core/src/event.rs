@@ -1,0 +1,168 @@
+//! What happened to a transaction: the log's contents.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use unanimity_types::{
+    AbortReason, BranchId, BranchKey, BranchTargets, Decision, Digest, Mode, Name, Operation, ResolveAs,
+    Timestamp,
+};
+
+use crate::command::OperatorAction;
+use crate::transaction::{AttentionCode, Transaction};
+
+/// Who waits for an event's block (protocol 1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    /// Replies and effects that it causes are released when its block is durable.
+    Waits,
+    /// It goes into the log, and nobody waits.
+    Lazy,
+    /// It is not written: lost in a crash without harm.
+    Volatile,
+}
+
+/// An event. Applied live and in recovery alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A transaction begun by call: durable from birth.
+    Begun {
+        /// Its mode.
+        mode: Mode,
+        /// Its name.
+        name: Option<Name>,
+        /// What began it.
+        digest: Digest,
+        /// Until when it must be decided.
+        deadline: Timestamp,
+    },
+    /// Somebody asked about an xid that nobody knew: aborted, for good (protocol C2).
+    Presumed,
+    /// A branch registered.
+    Registered {
+        /// Its number: the next one.
+        branch_id: BranchId,
+        /// Its identity.
+        key: BranchKey,
+        /// Where its operations go.
+        targets: BranchTargets,
+        /// Given back with every operation.
+        payload: Bytes,
+        /// What registered it.
+        digest: Digest,
+    },
+    /// A commit named branches that are not all registered yet, and waits for them.
+    CommitAsked {
+        /// The branches that it named.
+        votes: BTreeSet<BranchKey>,
+        /// Until when it waits.
+        until: Timestamp,
+    },
+    /// The decision. There is one at most.
+    Decided {
+        /// Which.
+        decision: Decision,
+        /// Why, if it is an abort.
+        reason: Option<AbortReason>,
+        /// How many branches it covers.
+        branches: u32,
+        /// Who, if an operator did.
+        by: Option<OperatorAction>,
+    },
+    /// An operation is on its way again, after a back-off.
+    Dispatched {
+        /// Of which branch.
+        branch_id: BranchId,
+    },
+    /// An attempt ended without a result.
+    AttemptFailed {
+        /// Of which branch.
+        branch_id: BranchId,
+        /// How many there were with this one.
+        attempts: u32,
+        /// What was seen.
+        error: Box<str>,
+        /// When the next one is due. Not written: recovery spreads anew.
+        next_at: Timestamp,
+    },
+    /// The next attempt is due at another time than planned.
+    Deferred {
+        /// Of which branch.
+        branch_id: BranchId,
+        /// When.
+        next_at: Timestamp,
+    },
+    /// A branch's participant did what was decided.
+    BranchSettled {
+        /// Which branch.
+        branch_id: BranchId,
+        /// How many attempts it took, as far as is known.
+        attempts: u32,
+    },
+    /// An operator settled a branch by hand: a heuristic outcome.
+    BranchResolved {
+        /// Which branch.
+        branch_id: BranchId,
+        /// How it ended.
+        resolve_as: ResolveAs,
+        /// Who and why.
+        by: OperatorAction,
+    },
+    /// A participant's late answer contradicts a heuristic outcome (protocol M14).
+    Contradicted {
+        /// Which branch.
+        branch_id: BranchId,
+        /// What its participant says that it did.
+        operation: Operation,
+    },
+    /// Somebody should look.
+    AttentionRaised {
+        /// Why, in one word.
+        code: AttentionCode,
+        /// Which branch.
+        branch_id: Option<BranchId>,
+        /// For people.
+        message: Box<str>,
+    },
+    /// An operator asked to try again now.
+    RetryRequested {
+        /// Who and why.
+        by: OperatorAction,
+    },
+    /// Every branch is settled.
+    Finished,
+    /// The whole transaction, re-appended by cleaning. Only its durable part.
+    Snapshot(Box<Transaction>),
+}
+
+impl Event {
+    /// Who waits for the event's block.
+    ///
+    /// Attempts are written sparsely (the 1st, 2nd, 4th, 8th …): enough to keep the back-off's
+    /// magnitude over a takeover (protocol M9) without a write for each of them.
+    #[must_use]
+    pub const fn persistence(&self) -> Persistence {
+        match self {
+            Self::Begun { .. }
+            | Self::Presumed
+            | Self::Registered { .. }
+            | Self::Decided { .. }
+            | Self::BranchResolved { .. }
+            | Self::Contradicted { .. }
+            | Self::AttentionRaised { .. }
+            | Self::RetryRequested { .. }
+            | Self::Finished => Persistence::Waits,
+            Self::BranchSettled { .. } | Self::Snapshot(_) => Persistence::Lazy,
+            Self::AttemptFailed { attempts, .. } => {
+                if attempts.is_power_of_two() {
+                    Persistence::Lazy
+                } else {
+                    Persistence::Volatile
+                }
+            }
+            Self::CommitAsked { .. } | Self::Dispatched { .. } | Self::Deferred { .. } => {
+                Persistence::Volatile
+            }
+        }
+    }
+}

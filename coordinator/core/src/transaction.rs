@@ -1,0 +1,277 @@
+//! The state of a global transaction: the fold of its events.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use unanimity_types::{
+    AbortReason, BranchId, BranchKey, BranchStatus, BranchTargets, Decision, Digest, Mode, Name, Status,
+    Timestamp, Xid,
+};
+
+use crate::timeline::TimelineEntry;
+
+/// A global transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// Its id.
+    pub xid: Xid,
+    /// Its mode; none for a presumed abort of an xid that nobody had begun.
+    pub mode: Option<Mode>,
+    /// What it is for people.
+    pub name: Option<Name>,
+    /// What began it.
+    pub digest: Digest,
+    /// When it began.
+    pub begun_at: Timestamp,
+    /// Until when it must be decided.
+    pub deadline: Timestamp,
+    /// The decision, once there is one.
+    pub decision: Option<DecisionRecord>,
+    /// When the last branch was settled.
+    pub finished_at: Option<Timestamp>,
+    /// Its branches; number `n` stands at place `n - 1`.
+    pub branches: Vec<Branch>,
+    /// What happened.
+    pub timeline: Vec<TimelineEntry>,
+    /// Why somebody should look.
+    pub attention: Option<Attention>,
+    /// How many branches are not settled: kept beside them so that the end is seen without a scan.
+    pub(crate) unsettled: u32,
+    /// Volatile: a commit that waits for branches.
+    pub commit_asked: Option<CommitAsked>,
+}
+
+/// A decision and its circumstances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecisionRecord {
+    /// Which.
+    pub decision: Decision,
+    /// Why, if it is an abort.
+    pub reason: Option<AbortReason>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A commit that waits for branches that it named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitAsked {
+    /// The branches that it named.
+    pub votes: BTreeSet<BranchKey>,
+    /// Until when it waits.
+    pub until: Timestamp,
+}
+
+/// One participant's part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Branch {
+    /// Its number.
+    pub id: BranchId,
+    /// Its identity.
+    pub key: BranchKey,
+    /// Where its operations go.
+    pub targets: BranchTargets,
+    /// Given back with every operation.
+    pub payload: Bytes,
+    /// What registered it.
+    pub digest: Digest,
+    /// Its status.
+    pub status: BranchStatus,
+    /// How many attempts failed or succeeded, as far as is known: written sparsely.
+    pub attempts: u32,
+    /// What the last failed attempt saw.
+    pub last_error: Option<Box<str>>,
+    /// Volatile: when the next attempt is due; `None` while one is on its way or nothing is owed.
+    pub next_attempt_at: Option<Timestamp>,
+    /// Who settled it by hand, and why.
+    pub resolved: Option<Resolution>,
+}
+
+/// A heuristic outcome's author.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolution {
+    /// Who.
+    pub operator: Box<str>,
+    /// Why.
+    pub reason: Box<str>,
+    /// Whether the participant said otherwise afterwards.
+    pub contradicted: bool,
+}
+
+/// Why somebody should look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attention {
+    /// Why, in one word.
+    pub code: AttentionCode,
+    /// Which branch.
+    pub branch_id: Option<BranchId>,
+    /// For people.
+    pub message: Box<str>,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// Why somebody should look, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AttentionCode {
+    /// A participant does not do what was decided, attempt after attempt.
+    ParticipantFailing,
+    /// A participant refuses what was decided.
+    ParticipantRefuses,
+    /// A target cannot be right.
+    TargetUnusable,
+    /// A branch was settled by hand against the decision.
+    HeuristicMixed,
+    /// A participant contradicts what was settled by hand.
+    HeuristicContradicted,
+}
+
+impl AttentionCode {
+    /// Every code.
+    pub const ALL: &'static [Self] = &[
+        Self::ParticipantFailing,
+        Self::ParticipantRefuses,
+        Self::TargetUnusable,
+        Self::HeuristicMixed,
+        Self::HeuristicContradicted,
+    ];
+
+    /// The code's word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ParticipantFailing => "participant_failing",
+            Self::ParticipantRefuses => "participant_refuses",
+            Self::TargetUnusable => "target_unusable",
+            Self::HeuristicMixed => "heuristic_mixed",
+            Self::HeuristicContradicted => "heuristic_contradicted",
+        }
+    }
+
+    /// The code behind a word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|code| code.as_str() == word)
+    }
+
+    /// Whether the matter is over when the transaction is finished. Heuristic outcomes are shown for
+    /// ever.
+    pub(crate) const fn ends_with_transaction(self) -> bool {
+        match self {
+            Self::ParticipantFailing | Self::ParticipantRefuses | Self::TargetUnusable => true,
+            Self::HeuristicMixed | Self::HeuristicContradicted => false,
+        }
+    }
+}
+
+/// A branch as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BranchView {
+    /// Its number.
+    pub id: BranchId,
+    /// Its identity.
+    pub key: String,
+    /// Where its operations go.
+    pub target: String,
+    /// Its status.
+    pub status: BranchStatus,
+    /// How many attempts were made, as far as is known.
+    pub attempts: u32,
+    /// What the last failed attempt saw.
+    pub last_error: Option<String>,
+    /// When the next attempt is due.
+    pub next_attempt_at: Option<Timestamp>,
+    /// Who settled it by hand, and why.
+    pub resolved: Option<(String, String)>,
+}
+
+impl Branch {
+    /// The branch as people see it.
+    #[must_use]
+    pub fn view(&self) -> BranchView {
+        let target = match &self.targets {
+            BranchTargets::One(target) => target.to_string(),
+            BranchTargets::Tcc { confirm, cancel } => format!("{confirm} | {cancel}"),
+        };
+        BranchView {
+            id: self.id,
+            key: self.key.to_string(),
+            target,
+            status: self.status,
+            attempts: self.attempts,
+            last_error: self.last_error.as_deref().map(str::to_owned),
+            next_attempt_at: self.next_attempt_at,
+            resolved: self.resolved.as_ref().map(|by| (by.operator.to_string(), by.reason.to_string())),
+        }
+    }
+}
+
+impl Transaction {
+    /// Its status, which follows from the decision and from whether all branches are settled.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        match (&self.decision, self.finished_at) {
+            (None, _) => Status::Active,
+            (Some(record), finished) => match (record.decision, finished.is_some()) {
+                (Decision::Commit, false) => Status::Committing,
+                (Decision::Commit, true) => Status::Committed,
+                (Decision::Abort, false) => Status::Aborting,
+                (Decision::Abort, true) => Status::Aborted,
+            },
+        }
+    }
+
+    /// Why it was aborted, if it was.
+    #[must_use]
+    pub fn abort_reason(&self) -> Option<AbortReason> {
+        self.decision.as_ref().and_then(|record| record.reason)
+    }
+
+    /// The branch with this number.
+    #[must_use]
+    pub fn branch(&self, id: BranchId) -> Option<&Branch> {
+        let place = usize::try_from(id.0).ok()?.checked_sub(1)?;
+        self.branches.get(place)
+    }
+
+    pub(crate) fn branch_mut(&mut self, id: BranchId) -> Option<&mut Branch> {
+        let place = usize::try_from(id.0).ok()?.checked_sub(1)?;
+        self.branches.get_mut(place)
+    }
+
+    /// The branch with this key.
+    #[must_use]
+    pub fn branch_by_key(&self, key: &BranchKey) -> Option<&Branch> {
+        self.branches.iter().find(|branch| branch.key == *key)
+    }
+
+    /// Whether a branch ended by hand.
+    #[must_use]
+    pub fn has_heuristic(&self) -> bool {
+        self.branches.iter().any(|branch| branch.resolved.is_some())
+    }
+
+    /// How many branches are not settled.
+    #[must_use]
+    pub const fn unsettled(&self) -> u32 {
+        self.unsettled
+    }
+
+    /// Counts anew what is kept beside the branches; for whoever builds a transaction from a
+    /// snapshot.
+    pub fn recount(&mut self) {
+        let unsettled = self.branches.iter().filter(|branch| !branch.status.is_settled()).count();
+        self.unsettled = u32::try_from(unsettled).unwrap_or(u32::MAX);
+    }
+
+    /// The durable part: what a replay of the log gives. Volatile waits are gone, and the counts of
+    /// attempts that were not written are rounded down to the last that was.
+    #[must_use]
+    pub fn durable(&self) -> Self {
+        let mut durable = self.clone();
+        durable.commit_asked = None;
+        for branch in &mut durable.branches {
+            branch.next_attempt_at = None;
+        }
+        durable
+    }
+}
