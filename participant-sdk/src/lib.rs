@@ -1,1 +1,61 @@
-//! Placeholder.
+//! Unanimity's SDK: begin and decide global transactions, own branches of them.
+//!
+//! A global transaction either takes effect in every service that takes part in it, or in none.
+//! This crate has the three things that a service needs for that:
+//!
+//! * **The transaction manager's side.** [`Client::transaction`] runs a closure; its `Ok` commits,
+//!   its `Err` aborts, and [`TransactionError::OutcomeUnknown`] says honestly when nobody knows yet.
+//! * **The participant's side.** [`Participant`] owns branches: [`TccHooks`] reserve, confirm and
+//!   cancel in the service's own database, and a [`Fence`] in that database makes each of them
+//!   happen at most once and in a legal order, whatever is repeated, late or lost.
+//! * **Propagation.** [`ClientLayer`], [`ServerLayer`] and [`SendInTransaction`] carry the context
+//!   along with calls and the votes back.
+//!
+//! ```text
+//!   your handler ── client.transaction(…).run ──┐ begin, commit
+//!        │ ClientLayer                           ▼
+//!        ▼                                  coordinator
+//!   another service: ServerLayer ─► handler ─► try_branch ── register ──►┘ │
+//!                                              hook + fence row            │ confirm / cancel
+//!                                              in one local transaction ◄──┘ (attached session)
+//! ```
+//!
+//! Features, all on by default: `postgres` and `sqlite` (the fence), `axum`, `reqwest`.
+
+// The participant's half of the client has no user then.
+#![cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+
+mod backoff;
+mod client;
+mod context;
+mod error;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod fence;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod participant;
+mod propagation;
+mod wire;
+mod witness;
+
+pub use client::{
+    AbortCause, Client, ClientBuilder, CommitError, GlobalTransaction, TransactionBuilder, TransactionError,
+    TransactionInfo,
+};
+pub use context::Context;
+pub use error::ClientError;
+#[cfg(feature = "sqlite")]
+pub use fence::sqlite_pool;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use fence::{Durability, Fence, FenceDatabase, FenceError};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use participant::{
+    Attention, Branch, BuildError, Callback, Health, HookError, Participant, ParticipantBuilder, Refused, TccHooks,
+    TryError,
+};
+#[cfg(feature = "axum")]
+pub use propagation::MissingTransaction;
+#[cfg(feature = "reqwest")]
+pub use propagation::SendInTransaction;
+pub use propagation::{ClientLayer, ClientService, ServerLayer, ServerService};
+pub use unanimity_types::{AbortReason, BranchKey, Decision, ErrorCode, LogId, Status, Xid};
+pub use wire::{CallId, InvalidContext, WireContext};

@@ -1,0 +1,215 @@
+//! The calls to the coordinator, each with its deadline and its repetitions.
+
+use std::time::Duration;
+
+use unanimity_proto::v1;
+use unanimity_types::{AbortReason, BranchKey, LogId, LogPosition, Status, Xid};
+
+use crate::backoff::retried;
+use crate::client::{Client, TransactionInfo, info_from_wire};
+use crate::error::ClientError;
+
+/// What a commit or abort brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Decided {
+    pub(crate) status: Status,
+    pub(crate) abort_reason: Option<AbortReason>,
+}
+
+/// What a registration brought.
+#[derive(Debug, Clone)]
+pub(crate) struct Registered {
+    pub(crate) branch_id: u32,
+    pub(crate) log_id: Option<LogId>,
+    pub(crate) position: Option<LogPosition>,
+}
+
+/// A request with its deadline in `grpc-timeout`, so that the server stops as well.
+fn with_deadline<T>(message: T, timeout: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+impl Client {
+    pub(crate) async fn begin_call(
+        &self,
+        xid: Xid,
+        name: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Option<LogId>, ClientError> {
+        let options = self.options();
+        let message = v1::BeginRequest {
+            mode: v1::Mode::Tcc.into(),
+            name: name.to_owned(),
+            xid: xid.to_string(),
+            timeout_ms: timeout.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+        };
+        let answer = retried(options.begin_retry_for, options.call_timeout, || async {
+            let request = with_deadline(message.clone(), options.call_timeout);
+            Ok(self.service().begin(request).await?.into_inner())
+        })
+        .await?;
+        let log_id = self.met(&answer.log_id)?;
+        self.witnesses().observe_wire(answer.position.as_ref());
+        Ok(log_id)
+    }
+
+    pub(crate) async fn register_branch(
+        &self,
+        message: v1::RegisterBranchRequest,
+        bound: Duration,
+    ) -> Result<Registered, ClientError> {
+        let timeout = self.options().call_timeout.min(bound);
+        let answer = retried(bound, timeout, || async {
+            let request = with_deadline(message.clone(), timeout);
+            Ok(self.service().register_branch(request).await?.into_inner())
+        })
+        .await?;
+        if answer.key != message.key {
+            return Err(ClientError::protocol("the branch was registered under another key"));
+        }
+        let log_id = self.met(&answer.log_id)?;
+        let position = self.witnesses().observe_wire(answer.position.as_ref());
+        Ok(Registered { branch_id: answer.branch_id, log_id, position })
+    }
+
+    /// Asks for the decision Commit, again and again for the time that is set.
+    pub(crate) async fn commit_call(
+        &self,
+        xid: Xid,
+        votes: &[BranchKey],
+        finished: bool,
+    ) -> Result<Decided, ClientError> {
+        let options = self.options();
+        let wait = if finished { v1::Wait::Finished } else { v1::Wait::Decided };
+        let message = v1::CommitRequest {
+            xid: xid.to_string(),
+            votes: Some(v1::VoteSet { keys: votes.iter().map(ToString::to_string).collect() }),
+            wait: wait.into(),
+        };
+        let answer = retried(options.commit_retry_for, options.call_timeout, || async {
+            let request = with_deadline(message.clone(), options.call_timeout);
+            decided(self.service().commit(request).await)
+        })
+        .await?;
+        self.decided(answer)
+    }
+
+    /// Asks for the decision Abort.
+    pub(crate) async fn abort_for(&self, xid: Xid, bound: Duration) -> Result<(), ClientError> {
+        let timeout = self.options().call_timeout;
+        let message = v1::AbortRequest { xid: xid.to_string(), wait: v1::Wait::Decided.into() };
+        let answer = retried(bound, timeout, || async {
+            let request = with_deadline(message.clone(), timeout);
+            Ok(self.service().abort(request).await?.into_inner())
+        })
+        .await?;
+        let decided = self.decided(answer)?;
+        match decided.status {
+            Status::Aborting | Status::Aborted => Ok(()),
+            status => Err(ClientError::Refused {
+                code: unanimity_types::ErrorCode::AlreadyDecided,
+                message: format!("the transaction is {status}"),
+                status: Some(status),
+                abort_reason: None,
+                retry_after: None,
+            }),
+        }
+    }
+
+    pub(crate) async fn get(
+        &self,
+        xid: Xid,
+        wait: v1::Wait,
+        wait_for: Duration,
+    ) -> Result<TransactionInfo, ClientError> {
+        let timeout = self.options().call_timeout + wait_for;
+        let message = v1::GetTransactionRequest {
+            xid: xid.to_string(),
+            wait: wait.into(),
+            wait_ms: u64::try_from(wait_for.as_millis()).unwrap_or(u64::MAX),
+        };
+        let bound = self.options().call_timeout + wait_for;
+        let answer = retried(bound, timeout, || async {
+            let request = with_deadline(message.clone(), timeout);
+            Ok(self.service().get_transaction(request).await?.into_inner())
+        })
+        .await?;
+        self.witnesses().observe_wire(answer.position.as_ref());
+        info_from_wire(answer)
+    }
+
+    /// Asks about branches in doubt: at most 1,000 xids of one log.
+    pub(crate) async fn inquire(
+        &self,
+        xids: Vec<String>,
+        log_id: Option<LogId>,
+    ) -> Result<Vec<v1::Inquiry>, ClientError> {
+        // Witnesses belong to the log that was met; shown with another log's id they would accuse
+        // the wrong one.
+        let mine = log_id.is_none() || log_id == self.log_id();
+        let witnesses = if mine { self.witnesses().to_wire() } else { Vec::new() };
+        let timeout = self.options().call_timeout;
+        let message = v1::InquireRequest {
+            xids,
+            log_id: log_id.map(|id| id.to_string()).unwrap_or_default(),
+            witnesses,
+        };
+        let answer = retried(timeout, timeout, || async {
+            let request = with_deadline(message.clone(), timeout);
+            Ok(self.service().inquire(request).await?.into_inner())
+        })
+        .await?;
+        for position in &answer.positions {
+            self.witnesses().observe_wire(Some(position));
+        }
+        if answer.answers.len() > message.xids.len() {
+            return Err(ClientError::protocol("more answers than questions"));
+        }
+        Ok(answer.answers)
+    }
+
+    /// Remembers the log that answered. Another log than the one met before is an error: what one
+    /// log knows of a transaction says nothing about another's (protocol C8).
+    fn met(&self, text: &str) -> Result<Option<LogId>, ClientError> {
+        let Some(log_id) = parse_log_id(text) else { return Ok(None) };
+        if let Err(known) = self.witnesses().meet(log_id) {
+            tracing::warn!(%known, answered = %log_id, "the coordinator answers from another log than before");
+            // Not refused here: a transaction that begins now lives wholly in the new log. What
+            // was begun in the old one is refused by its own log id.
+        }
+        Ok(Some(log_id))
+    }
+
+    fn decided(&self, answer: v1::DecideResponse) -> Result<Decided, ClientError> {
+        self.witnesses().observe_wire(answer.position.as_ref());
+        let status = answer
+            .status()
+            .to_domain()
+            .ok_or_else(|| ClientError::protocol("the status is missing"))?;
+        Ok(Decided { status, abort_reason: answer.abort_reason.parse().ok() })
+    }
+}
+
+/// The log id of an answer; `None` if it is missing or not one.
+pub(crate) fn parse_log_id(text: &str) -> Option<LogId> {
+    uuid::Uuid::try_parse(text).ok().filter(|id| !id.is_nil()).map(LogId)
+}
+
+/// An answer to commit. A commit that meets itself (an earlier attempt still waits for its
+/// branches) is asked again.
+fn decided(
+    answer: Result<tonic::Response<v1::DecideResponse>, tonic::Status>,
+) -> Result<v1::DecideResponse, ClientError> {
+    let error = match answer {
+        Ok(answer) => return Ok(answer.into_inner()),
+        Err(status) => ClientError::from(status),
+    };
+    match error.code() {
+        Some(unanimity_types::ErrorCode::CommitInProgress) => {
+            Err(ClientError::no_answer("an earlier attempt of this commit is under way"))
+        }
+        _ => Err(error),
+    }
+}

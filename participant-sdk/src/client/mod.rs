@@ -1,0 +1,290 @@
+//! The transaction manager's side: begin and decide global transactions.
+
+mod calls;
+mod error;
+mod run;
+mod transaction;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::transport::{Channel, Endpoint};
+use unanimity_proto::v1;
+use unanimity_proto::v1::coordinator_client::CoordinatorClient;
+use unanimity_types::{AbortReason, Decision, Limits, LogId, Status, Xid};
+
+use crate::error::{ClientError, xid_in_answer};
+use crate::witness::Witnesses;
+
+pub use error::{AbortCause, CommitError, TransactionError};
+pub use run::TransactionBuilder;
+pub use transaction::GlobalTransaction;
+
+/// A coordinator's client: cheap to clone, one connection, connects when it is first used and
+/// again whenever the connection is lost.
+///
+/// ```no_run
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use unanimity_sdk::Client;
+///
+/// let client = Client::connect("http://127.0.0.1:7460")?;
+/// let answer = client
+///     .transaction("place-order")
+///     .timeout(Duration::from_secs(10))
+///     .run(async |tx| {
+///         // call services here
+///         Ok::<_, std::io::Error>(tx.xid())
+///     })
+///     .await;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    channel: Channel,
+    options: Options,
+    witnesses: Witnesses,
+}
+
+#[derive(Debug, Clone)]
+struct Options {
+    connect_timeout: Duration,
+    call_timeout: Duration,
+    begin_retry_for: Duration,
+    commit_retry_for: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            // Longer than a lost SYN and its repetition.
+            connect_timeout: Duration::from_secs(3),
+            // A call waits for one durable block: milliseconds, or a few seconds on a sick disk.
+            call_timeout: Duration::from_secs(10),
+            begin_retry_for: Duration::from_secs(10),
+            // Longer than a coordinator's restart.
+            commit_retry_for: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Sets how a [`Client`] behaves.
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    url: String,
+    options: Options,
+}
+
+impl ClientBuilder {
+    /// How long an attempt to connect may take; 3 s if not set.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.options.connect_timeout = timeout;
+        self
+    }
+
+    /// How long one attempt of a call may take; 10 s if not set.
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.options.call_timeout = timeout;
+        self
+    }
+
+    /// For how long a begin is repeated; 10 s if not set. It names its xid, so repeating is safe.
+    #[must_use]
+    pub fn begin_retry_for(mut self, bound: Duration) -> Self {
+        self.options.begin_retry_for = bound;
+        self
+    }
+
+    /// For how long a commit is repeated before its outcome is called unknown; 30 s if not set.
+    #[must_use]
+    pub fn commit_retry_for(mut self, bound: Duration) -> Self {
+        self.options.commit_retry_for = bound;
+        self
+    }
+
+    /// Makes the client. Connects later, when it is used; must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidUrl`].
+    pub fn connect(self) -> Result<Client, ClientError> {
+        let invalid =
+            |message: String| ClientError::InvalidUrl { url: self.url.clone(), message };
+        if !self.url.starts_with("http://") {
+            return Err(invalid("it must begin with http:// (TLS is not built in yet)".into()));
+        }
+        let endpoint = Endpoint::from_shared(self.url.clone())
+            .map_err(|error| invalid(error.to_string()))?
+            .connect_timeout(self.options.connect_timeout)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Some(Duration::from_secs(30)))
+            // A peer that vanished without a word is noticed within 15 s, idle or not.
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true);
+        let shared = Shared {
+            channel: endpoint.connect_lazy(),
+            options: self.options,
+            witnesses: Witnesses::default(),
+        };
+        Ok(Client { shared: Arc::new(shared) })
+    }
+}
+
+/// What the coordinator says of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransactionInfo {
+    /// The transaction.
+    pub xid: Xid,
+    /// Its name.
+    pub name: String,
+    /// Its status. Only a terminal status is final; [`Status::decision`] never changes either.
+    pub status: Status,
+    /// Why it was aborted, if it was.
+    pub abort_reason: Option<AbortReason>,
+    /// How many branches it has.
+    pub branches: usize,
+    /// Why somebody should look at it, if so.
+    pub attention: Option<String>,
+}
+
+impl TransactionInfo {
+    /// What was decided, if it was.
+    #[must_use]
+    pub fn decision(&self) -> Option<Decision> {
+        self.status.decision()
+    }
+}
+
+impl Client {
+    /// A client with the defaults. Connects later, when it is used; must be called inside a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidUrl`].
+    pub fn connect(url: impl Into<String>) -> Result<Self, ClientError> {
+        Self::builder(url).connect()
+    }
+
+    /// A client with settings of its own.
+    pub fn builder(url: impl Into<String>) -> ClientBuilder {
+        ClientBuilder { url: url.into(), options: Options::default() }
+    }
+
+    /// A transaction that runs a closure: see [`TransactionBuilder::run`]. The name is for people:
+    /// up to 128 bytes.
+    pub fn transaction(&self, name: impl Into<String>) -> TransactionBuilder {
+        TransactionBuilder::new(self.clone(), name.into())
+    }
+
+    /// Begins a transaction by hand, with the default timeout of 60 s. Dropping every clone of the
+    /// handle undecided aborts it.
+    ///
+    /// # Errors
+    /// [`ClientError`]; then nothing was begun, or it ends by its deadline without an effect.
+    pub async fn begin(&self, name: impl Into<String>) -> Result<GlobalTransaction, ClientError> {
+        self.transaction(name).begin().await
+    }
+
+    /// What the coordinator says of a transaction now.
+    ///
+    /// # Errors
+    /// [`ClientError`]. `transaction_not_found` is no outcome: a commit may still be under way to
+    /// the coordinator; [`Client::abort`] settles it.
+    pub async fn status(&self, xid: Xid) -> Result<TransactionInfo, ClientError> {
+        self.get(xid, v1::Wait::Unspecified, Duration::ZERO).await
+    }
+
+    /// Waits until every branch of a transaction is settled, or `limit` has passed: look at the
+    /// status that comes back.
+    ///
+    /// # Errors
+    /// [`ClientError`], if the coordinator cannot be asked within the limit.
+    pub async fn wait_finished(&self, xid: Xid, limit: Duration) -> Result<TransactionInfo, ClientError> {
+        self.wait(xid, v1::Wait::Finished, limit, Status::is_terminal).await
+    }
+
+    /// Waits until a transaction is decided, or `limit` has passed: look at the status that comes
+    /// back. This settles [`TransactionError::OutcomeUnknown`].
+    ///
+    /// # Errors
+    /// [`ClientError`], if the coordinator cannot be asked within the limit.
+    pub async fn wait_decided(&self, xid: Xid, limit: Duration) -> Result<TransactionInfo, ClientError> {
+        self.wait(xid, v1::Wait::Decided, limit, |status| status.decision().is_some()).await
+    }
+
+    /// Aborts a transaction, or learns that it was committed. Settles what is not known.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with the code `already_decided` and the true status if it was
+    /// committed.
+    pub async fn abort(&self, xid: Xid) -> Result<(), ClientError> {
+        self.abort_for(xid, self.options().call_timeout).await
+    }
+
+    /// The log of the coordinator, once it answered.
+    #[must_use]
+    pub fn log_id(&self) -> Option<LogId> {
+        self.witnesses().log_id()
+    }
+
+    async fn wait(
+        &self,
+        xid: Xid,
+        wait: v1::Wait,
+        limit: Duration,
+        enough: impl Fn(Status) -> bool,
+    ) -> Result<TransactionInfo, ClientError> {
+        // Long polls of at most 20 s: proxies commonly cut a silent request after 30 to 60 s.
+        const POLL_MAX: Duration = Duration::from_secs(20);
+        let end = tokio::time::Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            let info = self.get(xid, wait, left.min(POLL_MAX)).await?;
+            if enough(info.status) || tokio::time::Instant::now() >= end {
+                return Ok(info);
+            }
+            // In case the coordinator answers at once: never a busy loop.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.shared.channel.clone()
+    }
+
+    pub(crate) fn witnesses(&self) -> &Witnesses {
+        &self.shared.witnesses
+    }
+
+    fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    fn service(&self) -> CoordinatorClient<Channel> {
+        CoordinatorClient::new(self.channel())
+            .max_decoding_message_size(Limits::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(Limits::MESSAGE_BYTES_MAX)
+    }
+}
+
+fn info_from_wire(answer: v1::Transaction) -> Result<TransactionInfo, ClientError> {
+    Ok(TransactionInfo {
+        xid: xid_in_answer(&answer.xid)?,
+        status: answer
+            .status()
+            .to_domain()
+            .ok_or_else(|| ClientError::protocol("the transaction's status is missing"))?,
+        abort_reason: answer.abort_reason.parse().ok(),
+        branches: answer.branches.len(),
+        attention: answer.attention.map(|attention| format!("{}: {}", attention.code, attention.message)),
+        name: answer.name,
+    })
+}

@@ -1,0 +1,118 @@
+//! A transaction as a closure.
+
+use std::time::Duration;
+
+use unanimity_types::{ErrorCode, Limits, Name, Xid};
+
+use crate::client::error::TransactionError;
+use crate::client::transaction::GlobalTransaction;
+use crate::client::Client;
+use crate::error::ClientError;
+
+/// A transaction that is about to begin: see [`Client::transaction`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing happens before `run` or `begin`"]
+pub struct TransactionBuilder {
+    client: Client,
+    name: String,
+    timeout: Option<Duration>,
+    xid: Option<Xid>,
+    finished: bool,
+}
+
+impl TransactionBuilder {
+    pub(super) fn new(client: Client, name: String) -> Self {
+        Self { client, name, timeout: None, xid: None, finished: false }
+    }
+
+    /// Until when it must be decided, counted from its begin; the coordinator's default (60 s) if
+    /// not set. Undecided then, it aborts.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The xid to use, for example one that was stored with the order before; minted if not set.
+    /// The same work under the same xid takes effect at most once.
+    pub fn xid(mut self, xid: Xid) -> Self {
+        self.xid = Some(xid);
+        self
+    }
+
+    /// Makes the commit wait until every branch has confirmed, not only for the decision. What was
+    /// decided happens in any case; this is for callers that read it right after.
+    pub fn wait_finished(mut self) -> Self {
+        self.finished = true;
+        self
+    }
+
+    /// Begins the transaction, to be decided by hand.
+    ///
+    /// # Errors
+    /// [`ClientError`]; then nothing was begun, or it ends by its deadline without an effect.
+    pub async fn begin(self) -> Result<GlobalTransaction, ClientError> {
+        if !self.name.is_empty() {
+            Name::new(self.name.as_str()).map_err(|error| ClientError::Invalid {
+                code: ErrorCode::InvalidName,
+                message: error.to_string(),
+            })?;
+        }
+        if self.timeout.is_some_and(|timeout| timeout.as_millis() == 0 || timeout > Limits::TIMEOUT_MAX) {
+            return Err(ClientError::Invalid {
+                code: ErrorCode::InvalidTimeout,
+                message: "a timeout is at least a millisecond and at most 31 days".into(),
+            });
+        }
+        let xid = self.xid.unwrap_or_else(|| Xid::new(uuid::Uuid::new_v4()));
+        let log_id = self.client.begin_call(xid, &self.name, self.timeout).await?;
+        let timeout = self.timeout.unwrap_or(Limits::TIMEOUT_DEFAULT);
+        Ok(GlobalTransaction::new(self.client, xid, log_id, timeout, self.finished))
+    }
+
+    /// Begins the transaction, runs the closure with it, and decides: `Ok` commits, naming the
+    /// votes that came back with the answers, `Err` aborts.
+    ///
+    /// The transaction is the current one while the closure runs, so the layers of this crate find
+    /// it by themselves; tasks that the closure spawns need [`GlobalTransaction::scope`].
+    ///
+    /// # Dropping the future
+    /// Before the closure ended: the transaction is aborted in the background. After it ended with
+    /// `Ok`, when the commit may have been sent: **nothing is aborted**, the commit goes on in the
+    /// background, and its xid is logged. So an elapsed `tokio::time::timeout(…, run(…))` does not
+    /// mean "aborted" (protocol M20): give the transaction its [`TransactionBuilder::timeout`]
+    /// instead, or mint the xid yourself ([`TransactionBuilder::xid`]) and ask
+    /// [`Client::wait_decided`] about it.
+    ///
+    /// # Errors
+    /// [`TransactionError`] says what is known of the outcome.
+    pub async fn run<T, E, F>(self, body: F) -> Result<T, TransactionError<E>>
+    where
+        F: AsyncFnOnce(GlobalTransaction) -> Result<T, E>,
+    {
+        let tx = self.begin().await.map_err(TransactionError::Begin)?;
+        let guard = Abandon(tx.clone());
+        let result = tx.context().scope(body(tx.clone())).await;
+        let ended = match result {
+            Ok(value) => tx.commit().await.map(|()| value).map_err(TransactionError::widen),
+            Err(error) => {
+                // Its deadline aborts it if the coordinator cannot be told.
+                if let Err(failure) = tx.abort().await {
+                    tracing::warn!(xid = %tx.xid(), error = %failure, "abort could not be told; the deadline does it");
+                }
+                Err(TransactionError::User { xid: tx.xid(), error })
+            }
+        };
+        drop(guard);
+        ended
+    }
+}
+
+/// Aborts on the way out, unless something was decided or may have been: clones of the handle may
+/// live on in spawned tasks.
+struct Abandon(GlobalTransaction);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}

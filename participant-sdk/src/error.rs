@@ -1,0 +1,228 @@
+//! Errors of calls to the coordinator.
+
+use std::time::Duration;
+
+use prost::Message as _;
+use unanimity_proto::v1;
+use unanimity_types::{AbortReason, ErrorCode, Limits, Status, Xid};
+
+/// Why a call to the coordinator did not bring what it asked for.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The address of the coordinator is no URL that can be called.
+    #[error("{url:?} is not an address of a coordinator: {message}")]
+    InvalidUrl {
+        /// The address as it was given.
+        url: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The coordinator answered, and the answer is no.
+    #[error("the coordinator answered {code}: {message}")]
+    Refused {
+        /// The stable code; each has a page in docs/errors/.
+        code: ErrorCode,
+        /// What the coordinator says about it.
+        message: String,
+        /// The transaction's true status, where that is the reason.
+        status: Option<Status>,
+        /// Why the transaction was aborted, where that is the reason.
+        abort_reason: Option<AbortReason>,
+        /// When to try again, if the coordinator says.
+        retry_after: Option<Duration>,
+    },
+    /// No answer: whether the call had an effect is unknown.
+    #[error("no answer from the coordinator: {message}")]
+    NoAnswer {
+        /// What the transport says.
+        message: String,
+    },
+    /// The coordinator answered something that makes no sense.
+    #[error("the coordinator's answer cannot be understood: {message}")]
+    Protocol {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Something that was about to be sent cannot be.
+    #[error("not sent: {message}")]
+    Invalid {
+        /// The stable code that the coordinator would answer with.
+        code: ErrorCode,
+        /// What is wrong with it.
+        message: String,
+    },
+}
+
+impl ClientError {
+    /// Whether the same call, sent again unchanged, may succeed.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused { code, .. } => code.is_retryable(),
+            Self::NoAnswer { .. } => true,
+            Self::InvalidUrl { .. } | Self::Protocol { .. } | Self::Invalid { .. } => false,
+        }
+    }
+
+    /// The stable code, if the coordinator answered with one or would have.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Refused { code, .. } | Self::Invalid { code, .. } => Some(*code),
+            Self::InvalidUrl { .. } | Self::NoAnswer { .. } | Self::Protocol { .. } => None,
+        }
+    }
+
+    /// How long the coordinator asks to wait before the next attempt.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    pub(crate) fn protocol(message: impl Into<String>) -> Self {
+        Self::Protocol { message: message.into() }
+    }
+
+    pub(crate) fn no_answer(message: impl Into<String>) -> Self {
+        Self::NoAnswer { message: message.into() }
+    }
+}
+
+impl From<tonic::Status> for ClientError {
+    fn from(status: tonic::Status) -> Self {
+        let message = shorten(status.message());
+        if let Some(detail) = detail_of(status.details()) {
+            if let Ok(code) = detail.code.parse() {
+                return Self::Refused {
+                    code,
+                    message,
+                    status: detail.status().to_domain(),
+                    abort_reason: detail.abort_reason.parse().ok(),
+                    retry_after: (detail.retry_after_ms > 0)
+                        // A minute at most: a damaged answer must not park a caller for years.
+                        .then(|| Duration::from_millis(detail.retry_after_ms.min(60_000))),
+                };
+            }
+        }
+        match bare_code(status.code()) {
+            Some(code) => {
+                Self::Refused { code, message, status: None, abort_reason: None, retry_after: None }
+            }
+            None => Self::NoAnswer { message: format!("{}: {message}", status.code()) },
+        }
+    }
+}
+
+/// The stable code behind a gRPC code that came without details: from a proxy, or from tonic
+/// itself. `None` where nothing is known about the call.
+fn bare_code(code: tonic::Code) -> Option<ErrorCode> {
+    match code {
+        tonic::Code::InvalidArgument => Some(ErrorCode::InvalidRequest),
+        tonic::Code::NotFound => Some(ErrorCode::TransactionNotFound),
+        tonic::Code::Unimplemented => Some(ErrorCode::RouteNotFound),
+        tonic::Code::ResourceExhausted => Some(ErrorCode::TooBusy),
+        tonic::Code::OutOfRange => Some(ErrorCode::MessageTooLarge),
+        _ => None,
+    }
+}
+
+/// `google.rpc.Status`, the usual wrapping of error details.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<prost_types::Any>,
+}
+
+/// Finds our detail in `grpc-status-details-bin`, wrapped in `google.rpc.Status` as is usual, or
+/// as a bare `Any`.
+fn detail_of(bytes: &[u8]) -> Option<v1::ErrorDetail> {
+    let ours = |any: &prost_types::Any| {
+        any.type_url
+            .ends_with("unanimity.v1.ErrorDetail")
+            .then(|| v1::ErrorDetail::decode(any.value.as_slice()).ok())
+            .flatten()
+    };
+    if bytes.is_empty() {
+        return None;
+    }
+    if let Some(detail) =
+        RpcStatus::decode(bytes).ok().and_then(|status| status.details.iter().find_map(ours))
+    {
+        return Some(detail);
+    }
+    prost_types::Any::decode(bytes).ok().as_ref().and_then(ours)
+}
+
+/// Cuts a text to what is kept of an error, at a character's border.
+pub(crate) fn shorten(text: &str) -> String {
+    let mut end = text.len().min(Limits::ERROR_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+/// The xid in an answer.
+pub(crate) fn xid_in_answer(text: &str) -> Result<Xid, ClientError> {
+    text.parse().map_err(|_| ClientError::protocol("the answer's xid is not one"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn detail() -> v1::ErrorDetail {
+        v1::ErrorDetail {
+            code: "already_decided".into(),
+            xid: String::new(),
+            status: v1::Status::Aborted.into(),
+            retry_after_ms: 250,
+            abort_reason: "deadline".into(),
+        }
+    }
+
+    fn any() -> prost_types::Any {
+        prost_types::Any {
+            type_url: "type.googleapis.com/unanimity.v1.ErrorDetail".into(),
+            value: detail().encode_to_vec(),
+        }
+    }
+
+    #[test]
+    fn details_are_found_in_both_wrappings() {
+        let wrapped = RpcStatus { code: 9, message: "x".into(), details: vec![any()] }.encode_to_vec();
+        for bytes in [wrapped, any().encode_to_vec()] {
+            let status = tonic::Status::with_details(tonic::Code::FailedPrecondition, "no", bytes.into());
+            let error = ClientError::from(status);
+            assert!(
+                matches!(
+                    &error,
+                    ClientError::Refused {
+                        code: ErrorCode::AlreadyDecided,
+                        status: Some(Status::Aborted),
+                        abort_reason: Some(AbortReason::Deadline),
+                        ..
+                    }
+                ),
+                "{error:?}"
+            );
+            assert!(!error.is_retryable());
+        }
+    }
+
+    #[test]
+    fn hostile_details_are_no_answer() {
+        let status =
+            tonic::Status::with_details(tonic::Code::Unknown, "é".repeat(4_000), vec![0xff; 64].into());
+        let error = ClientError::from(status);
+        assert!(matches!(error, ClientError::NoAnswer { .. }));
+        assert!(error.to_string().len() < 2_000);
+    }
+}

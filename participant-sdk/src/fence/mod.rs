@@ -1,0 +1,163 @@
+//! The fence: a table in the participant's own database that makes every operation of a branch
+//! happen at most once and in a legal order.
+//!
+//! Each operation writes its fence row in the **same local transaction** as its effect, so both
+//! are there or neither. What the rows say:
+//!
+//! ```text
+//!            try                 confirm
+//!   (none) ───────► tried ──────────────► confirmed      confirm without a row: "not yet"
+//!      │              │ cancel                           confirm after cancel, cancel after
+//!      │ cancel       └─────────────────► cancelled      confirm: refused, somebody is told
+//!      └────────────────────────────────► tombstone      try after cancel: an error, no effect
+//! ```
+//!
+//! **Insert first.** Who comes first to a branch inserts its row; who comes second conflicts, waits
+//! for the first one's transaction (bounded), and reads what it left. Nobody looks for a row that
+//! is not there and then inserts it, so many cancels of one branch cannot deadlock (Seata #6679).
+//!
+//! **The last statement is ours.** After a hook we change the row's state and check that exactly
+//! one row changed, right before the commit. PostgreSQL answers `COMMIT` in a failed transaction
+//! with a rollback and no error, and sqlx does not look: a hook that swallowed a statement's error
+//! would otherwise be acknowledged without an effect (measured, reliability 3.1.1).
+
+mod durability;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod row;
+mod rules;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod statements;
+
+use std::fmt;
+use std::time::Duration;
+
+use sqlx::Pool;
+
+pub use durability::Durability;
+pub(crate) use row::{Cursor, FenceRow, FenceState, NewRow, Tally, now_ms};
+pub(crate) use rules::{SecondPhase, TryStart, finish_second_phase, finish_try, start_second_phase, start_try};
+#[cfg(feature = "sqlite")]
+pub use sqlite::sqlite_pool;
+pub use statements::FenceDatabase;
+
+/// How the fence failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FenceError {
+    /// The database answered an error, or did not answer.
+    #[error("the fence's database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The fence's table could not be made or brought up to date.
+    #[error("the fence's table could not be migrated: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The fence's row could not be changed as it must: the hook ended the local transaction, or
+    /// swallowed the error of a statement that made the database roll it back.
+    #[error("the local transaction did not survive its hook: was it ended, or an error in it swallowed?")]
+    TransactionLost,
+    /// The row that was there a moment ago is not there now.
+    #[error("the fence's row is being changed by another transaction")]
+    Contended,
+    /// A row holds something that this version cannot read.
+    #[error("a row of the fence cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl FenceError {
+    /// Whether a lock could not be had in time, so that trying again soon makes sense.
+    #[must_use]
+    pub fn is_contention(&self) -> bool {
+        match self {
+            // 55P03 lock_not_available, 40001 and 40P01 serialization and deadlock (PostgreSQL);
+            // 5 and 6, busy and locked, with SQLite's extended codes above the first byte.
+            Self::Database(sqlx::Error::Database(error)) => error.code().is_some_and(|code| {
+                matches!(&*code, "55P03" | "40001" | "40P01")
+                    || code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6) && code < 1_000)
+            }),
+            Self::Contended => true,
+            _ => false,
+        }
+    }
+}
+
+/// The fence of a participant: a pool of connections to its database.
+///
+/// ```no_run
+/// # #[cfg(feature = "sqlite")]
+/// # async fn f() -> Result<(), unanimity_sdk::FenceError> {
+/// use unanimity_sdk::{Fence, sqlite_pool};
+///
+/// let fence = Fence::new(sqlite_pool("inventory.db").await?);
+/// fence.migrate().await?;
+/// # Ok(()) }
+/// ```
+pub struct Fence<DB: FenceDatabase> {
+    pool: Pool<DB>,
+    lock_timeout: Duration,
+}
+
+impl<DB: FenceDatabase> Fence<DB> {
+    /// A fence in the database of this pool, which must be the one that the hooks write to.
+    #[must_use]
+    pub fn new(pool: Pool<DB>) -> Self {
+        // Longer than an ordinary transaction holds a row, shorter than the coordinator waits.
+        Self { pool, lock_timeout: Duration::from_secs(5) }
+    }
+
+    /// How long a statement may wait for a lock, in the fence and in the hooks; 5 s if not set.
+    /// An operation that could not get its lock is answered as unknown and comes again.
+    ///
+    /// PostgreSQL only: SQLite's `busy_timeout` belongs to the pool's connections.
+    #[must_use]
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Makes the fence's table, or brings it up to date. Keeps its own record
+    /// (`unanimity_fence_migrations`), beside whatever migrates your tables. May run at every start,
+    /// in several processes at once.
+    ///
+    /// # Errors
+    /// [`FenceError::Migrate`], [`FenceError::Database`].
+    pub async fn migrate(&self) -> Result<(), FenceError> {
+        DB::migrate(&self.pool).await
+    }
+
+    /// Settings of the database that can lose a try after it was acknowledged (protocol M13).
+    /// Empty: none found. A participant logs them when it starts.
+    ///
+    /// # Errors
+    /// [`FenceError::Database`].
+    pub async fn check_durability(&self) -> Result<Vec<Durability>, FenceError> {
+        let mut connection = self.pool.acquire().await?;
+        DB::check_durability(&mut connection).await
+    }
+
+    /// The pool, for your own queries.
+    #[must_use]
+    pub fn pool(&self) -> &Pool<DB> {
+        &self.pool
+    }
+
+    /// Begins a local transaction that can write.
+    ///
+    /// Never call this in a future that may be dropped: sqlx can return a connection with an open
+    /// transaction to the pool then (sqlx #4385). All our callers are spawned tasks.
+    pub(crate) async fn begin(&self) -> Result<sqlx::Transaction<'static, DB>, FenceError> {
+        DB::begin(&self.pool, self.lock_timeout).await
+    }
+}
+
+impl<DB: FenceDatabase> Clone for Fence<DB> {
+    fn clone(&self) -> Self {
+        Self { pool: self.pool.clone(), lock_timeout: self.lock_timeout }
+    }
+}
+
+impl<DB: FenceDatabase> fmt::Debug for Fence<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fence").field("lock_timeout", &self.lock_timeout).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,108 @@
+//! Rows of the fence.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use unanimity_types::{BranchKey, LogId, LogPosition, Xid};
+
+use crate::fence::FenceError;
+
+/// What a branch's row says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceState {
+    /// A try has begun: visible to others only in the external form.
+    Trying,
+    /// The try's effect is there.
+    Tried,
+    /// The confirm's effect is there.
+    Confirmed,
+    /// The cancel's effect is there.
+    Cancelled,
+    /// Cancelled before a try: none may follow.
+    Tombstone,
+}
+
+impl FenceState {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trying => "trying",
+            Self::Tried => "tried",
+            Self::Confirmed => "confirmed",
+            Self::Cancelled => "cancelled",
+            Self::Tombstone => "tombstone",
+        }
+    }
+
+    pub(crate) fn parse(word: &str) -> Result<Self, FenceError> {
+        match word {
+            "trying" => Ok(Self::Trying),
+            "tried" => Ok(Self::Tried),
+            "confirmed" => Ok(Self::Confirmed),
+            "cancelled" => Ok(Self::Cancelled),
+            "tombstone" => Ok(Self::Tombstone),
+            _ => Err(FenceError::Unreadable(format!("state {word:?}"))),
+        }
+    }
+}
+
+impl fmt::Display for FenceState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A row to insert.
+#[derive(Debug, Clone)]
+pub struct NewRow {
+    pub(crate) xid: Xid,
+    pub(crate) key: BranchKey,
+    pub(crate) participant: String,
+    pub(crate) operation: String,
+    pub(crate) log_id: Option<LogId>,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) witness: Option<LogPosition>,
+}
+
+/// A row as it is.
+#[derive(Debug, Clone)]
+pub struct FenceRow {
+    pub(crate) xid: Xid,
+    pub(crate) key: BranchKey,
+    pub(crate) operation: String,
+    pub(crate) state: FenceState,
+    pub(crate) log_id: Option<LogId>,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) answer: Option<Vec<u8>>,
+    pub(crate) witness: Option<LogPosition>,
+    pub(crate) created_at_ms: i64,
+    pub(crate) updated_at_ms: i64,
+}
+
+/// Where a scan goes on.
+#[derive(Debug, Clone)]
+pub struct Cursor {
+    pub(crate) at_ms: i64,
+    pub(crate) xid: uuid::Uuid,
+    pub(crate) key: String,
+}
+
+impl Cursor {
+    /// Before every row.
+    pub(crate) fn start() -> Self {
+        Self { at_ms: i64::MIN, xid: uuid::Uuid::nil(), key: String::new() }
+    }
+}
+
+/// Counts of open rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    pub(crate) open: u64,
+    pub(crate) in_doubt: u64,
+    pub(crate) oldest_ms: Option<i64>,
+}
+
+/// Milliseconds since the Unix epoch by this machine's clock: for ages, never for safety.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,115 @@
+//! What an operation may do, by what the fence's row says. Crash contract: all of these run inside
+//! the caller's local transaction, so before its commit nothing has happened.
+
+use unanimity_types::{BranchKey, LogId, Operation, Xid};
+
+use crate::fence::row::{FenceRow, FenceState, NewRow};
+use crate::fence::statements::FenceDatabase;
+use crate::fence::FenceError;
+
+/// What a try finds.
+#[derive(Debug)]
+pub(crate) enum TryStart {
+    /// Nobody was here: run the hook.
+    Fresh,
+    /// An external try began before and its end is not known: run the hook again.
+    Again,
+    /// It was done before: answer this.
+    Repeat(Vec<u8>),
+    /// The branch was cancelled before: an error, never a success (K3, DTM #453).
+    Late(FenceState),
+    /// The key belongs to another operation or payload.
+    Reused,
+}
+
+/// Claims the branch's row for a try.
+pub(crate) async fn start_try<DB: FenceDatabase>(
+    connection: &mut DB::Connection,
+    new: &NewRow,
+) -> Result<TryStart, FenceError> {
+    if DB::insert(connection, new, FenceState::Trying).await? {
+        return Ok(TryStart::Fresh);
+    }
+    let row = DB::read_locked(connection, new.xid, &new.key).await?.ok_or(FenceError::Contended)?;
+    Ok(match row.state {
+        FenceState::Cancelled | FenceState::Tombstone => TryStart::Late(row.state),
+        _ if row.operation != new.operation || row.payload != new.payload => TryStart::Reused,
+        FenceState::Trying => TryStart::Again,
+        FenceState::Tried | FenceState::Confirmed => {
+            let answer = row.answer.ok_or_else(|| FenceError::Unreadable("no answer in a tried row".into()))?;
+            TryStart::Repeat(answer)
+        }
+    })
+}
+
+/// Records a try's answer: the transaction's last statement.
+pub(crate) async fn finish_try<DB: FenceDatabase>(
+    connection: &mut DB::Connection,
+    xid: Xid,
+    key: &BranchKey,
+    answer: &[u8],
+) -> Result<(), FenceError> {
+    let (from, to) = (FenceState::Trying, FenceState::Tried);
+    one_row(DB::set_state(connection, xid, key, from, to, Some(answer)).await?)
+}
+
+/// What a confirm or a cancel finds.
+#[derive(Debug)]
+pub(crate) enum SecondPhase {
+    /// Run the hook for this row.
+    Run(FenceRow),
+    /// It was done before, or there is nothing to do.
+    Done,
+    /// There is no try yet that could be confirmed (K8).
+    NotYet,
+    /// The opposite was done (K6).
+    Contradicts(FenceState),
+    /// The row belongs to another log's transaction (C8).
+    OtherLog(LogId),
+}
+
+/// Looks at, and claims, the branch's row for a confirm or a cancel.
+pub(crate) async fn start_second_phase<DB: FenceDatabase>(
+    connection: &mut DB::Connection,
+    operation: Operation,
+    new: &NewRow,
+) -> Result<SecondPhase, FenceError> {
+    let confirm = operation == Operation::Confirm;
+    if !confirm && DB::insert(connection, new, FenceState::Tombstone).await? {
+        return Ok(SecondPhase::Done);
+    }
+    let Some(row) = DB::read_locked(connection, new.xid, &new.key).await? else {
+        // For a cancel: the row that it conflicted with is gone again. It comes back.
+        return if confirm { Ok(SecondPhase::NotYet) } else { Err(FenceError::Contended) };
+    };
+    if let (Some(mine), Some(theirs)) = (row.log_id, new.log_id) {
+        if mine != theirs {
+            return Ok(SecondPhase::OtherLog(mine));
+        }
+    }
+    Ok(match (confirm, row.state) {
+        (true, FenceState::Trying) => SecondPhase::NotYet,
+        (true, FenceState::Tried) | (false, FenceState::Trying | FenceState::Tried) => SecondPhase::Run(row),
+        (true, FenceState::Confirmed) | (false, FenceState::Cancelled | FenceState::Tombstone) => {
+            SecondPhase::Done
+        }
+        (true, FenceState::Cancelled | FenceState::Tombstone) | (false, FenceState::Confirmed) => {
+            SecondPhase::Contradicts(row.state)
+        }
+    })
+}
+
+/// Records what was done: the transaction's last statement.
+pub(crate) async fn finish_second_phase<DB: FenceDatabase>(
+    connection: &mut DB::Connection,
+    operation: Operation,
+    row: &FenceRow,
+) -> Result<(), FenceError> {
+    let to = if operation == Operation::Confirm { FenceState::Confirmed } else { FenceState::Cancelled };
+    one_row(DB::set_state(connection, row.xid, &row.key, row.state, to, None).await?)
+}
+
+/// Zero rows: the hook ended our transaction, so the row that we hold locked is not ours any more.
+fn one_row(changed: u64) -> Result<(), FenceError> {
+    if changed == 1 { Ok(()) } else { Err(FenceError::TransactionLost) }
+}

@@ -1,0 +1,93 @@
+//! The fence in SQLite.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Pool, Row as _, Sqlite, SqlitePool, Transaction};
+use unanimity_types::{BranchKey, Epoch, LogId, LogPosition, PartitionId, Seq, Xid};
+use uuid::fmt::Hyphenated;
+
+use crate::fence::FenceError;
+use crate::fence::durability::Durability;
+use crate::fence::row::{Cursor, FenceRow, FenceState, NewRow, Tally};
+use crate::fence::statements::sealed::Statements;
+use crate::fence::statements::{FenceDatabase, read_row, run_migrations, shared_statements};
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/participant/sqlite");
+
+impl FenceDatabase for Sqlite {}
+
+read_row!(SqliteRow, Hyphenated);
+
+/// A pool of connections to a SQLite file with the settings that a fence needs: WAL,
+/// `synchronous=FULL`, a `busy_timeout` of 5 s, foreign keys on. The file is made if it is missing.
+///
+/// # Errors
+/// [`FenceError::Database`] if the file cannot be opened.
+pub async fn sqlite_pool(path: impl AsRef<Path>) -> Result<SqlitePool, FenceError> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(true);
+    // One writes at a time; the others read.
+    Ok(SqlitePoolOptions::new().max_connections(8).connect_with(options).await?)
+}
+
+impl Statements for Sqlite {
+    async fn begin(
+        pool: &Pool<Self>,
+        _lock_timeout: Duration,
+    ) -> Result<Transaction<'static, Self>, FenceError> {
+        // IMMEDIATE: takes the write lock now, where waiting for it is possible. A transaction that
+        // reads first and writes later fails with "busy" at once when another wrote meanwhile.
+        Ok(pool.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    async fn migrate(pool: &Pool<Self>) -> Result<(), FenceError> {
+        run_migrations(pool, &MIGRATIONS).await
+    }
+
+    async fn check_durability(connection: &mut SqliteConnection) -> Result<Vec<Durability>, FenceError> {
+        let synchronous: i64 =
+            sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *connection).await?;
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await?;
+        let busy: i64 = sqlx::query_scalar("PRAGMA busy_timeout").fetch_one(&mut *connection).await?;
+        let mut found = Vec::new();
+        if synchronous < 2 {
+            found.push(Durability::loses(
+                "synchronous",
+                if synchronous == 1 { "NORMAL" } else { "OFF" },
+                "a power failure loses acknowledged tries; set it to FULL",
+            ));
+        }
+        match journal.as_str() {
+            "wal" => {}
+            "memory" | "off" => found.push(Durability::loses(
+                "journal_mode",
+                journal,
+                "a crash loses or corrupts the database; set it to WAL",
+            )),
+            _ => found.push(Durability::hurts(
+                "journal_mode",
+                journal,
+                "readers and the writer block each other; set it to WAL",
+            )),
+        }
+        if busy < 1_000 {
+            found.push(Durability::hurts(
+                "busy_timeout",
+                format!("{busy} ms"),
+                "operations fail instead of waiting for each other; set it to 5 s",
+            ));
+        }
+        Ok(found)
+    }
+
+    shared_statements!(SqliteConnection, Hyphenated, "");
+}

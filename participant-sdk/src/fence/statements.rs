@@ -1,0 +1,281 @@
+//! The fence's SQL: what both databases share, and the seam between them.
+
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::{Database, Pool, Transaction};
+use unanimity_types::{BranchKey, Xid};
+
+use crate::fence::durability::Durability;
+use crate::fence::row::{Cursor, FenceRow, FenceState, NewRow, Tally};
+use crate::fence::FenceError;
+
+/// A database that can hold a fence: `sqlx::Postgres`, `sqlx::Sqlite`. Its methods are this
+/// crate's own; the trait is sealed.
+pub trait FenceDatabase: Database + sealed::Statements {}
+
+pub(crate) mod sealed {
+    #![allow(unreachable_pub)]
+
+    use super::*;
+
+    /// The statements. Each runs in the caller's transaction.
+    pub trait Statements: Database {
+        /// Begins a transaction that can write and whose waits for locks are bounded.
+        fn begin(
+            pool: &Pool<Self>,
+            lock_timeout: Duration,
+        ) -> impl Future<Output = Result<Transaction<'static, Self>, FenceError>> + Send;
+        fn migrate(pool: &Pool<Self>) -> impl Future<Output = Result<(), FenceError>> + Send;
+        fn check_durability(
+            connection: &mut Self::Connection,
+        ) -> impl Future<Output = Result<Vec<Durability>, FenceError>> + Send;
+        /// Inserts a row; `false` if the branch has one. Waits for a transaction that inserts it.
+        fn insert(
+            connection: &mut Self::Connection,
+            row: &NewRow,
+            state: FenceState,
+        ) -> impl Future<Output = Result<bool, FenceError>> + Send;
+        /// Reads a row and keeps others from changing it.
+        fn read_locked(
+            connection: &mut Self::Connection,
+            xid: Xid,
+            key: &BranchKey,
+        ) -> impl Future<Output = Result<Option<FenceRow>, FenceError>> + Send;
+        /// Changes a row's state; answers how many rows changed.
+        fn set_state(
+            connection: &mut Self::Connection,
+            xid: Xid,
+            key: &BranchKey,
+            from: FenceState,
+            to: FenceState,
+            answer: Option<&[u8]>,
+        ) -> impl Future<Output = Result<u64, FenceError>> + Send;
+        /// A page of rows that are open (`true`) or settled, not touched since `before_ms`.
+        fn page(
+            connection: &mut Self::Connection,
+            participant: &str,
+            open: bool,
+            before_ms: i64,
+            after: &Cursor,
+            limit: i64,
+        ) -> impl Future<Output = Result<Vec<FenceRow>, FenceError>> + Send;
+        /// Deletes a settled row.
+        fn delete_settled(
+            connection: &mut Self::Connection,
+            xid: Xid,
+            key: &BranchKey,
+        ) -> impl Future<Output = Result<u64, FenceError>> + Send;
+        fn tally(
+            connection: &mut Self::Connection,
+            participant: &str,
+            doubtful_before_ms: i64,
+        ) -> impl Future<Output = Result<Tally, FenceError>> + Send;
+    }
+}
+
+/// The statements that read alike in both databases.
+macro_rules! shared_statements {
+    ($connection:ty, $xid:ty, $for_update:literal) => {
+        async fn insert(
+            connection: &mut $connection,
+            row: &NewRow,
+            state: FenceState,
+        ) -> Result<bool, FenceError> {
+            let now = $crate::fence::row::now_ms();
+            let witness = row.witness;
+            let done = sqlx::query(
+                "-- unanimity fence: insert
+                 INSERT INTO unanimity_fence (xid, branch_key, participant, operation, state, log_id, payload,
+                     witness_partition, witness_epoch, witness_epoch_tag, witness_seq, created_at_ms, updated_at_ms)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)
+                 ON CONFLICT (xid, branch_key) DO NOTHING",
+            )
+            .bind(<$xid>::from(row.xid.uuid()))
+            .bind(row.key.as_str())
+            .bind(row.participant.as_str())
+            .bind(row.operation.as_str())
+            .bind(state.as_str())
+            .bind(row.log_id.map(|id| id.to_string()))
+            .bind(row.payload.as_slice())
+            .bind(witness.map(|w| i64::from(w.partition.0)))
+            .bind(witness.map(|w| w.epoch.0.cast_signed()))
+            .bind(witness.map(|w| i64::from(w.epoch_tag)))
+            .bind(witness.map(|w| w.seq.0.cast_signed()))
+            .bind(now)
+            .execute(connection)
+            .await?;
+            Ok(done.rows_affected() == 1)
+        }
+
+        async fn read_locked(
+            connection: &mut $connection,
+            xid: Xid,
+            key: &BranchKey,
+        ) -> Result<Option<FenceRow>, FenceError> {
+            let row = sqlx::query(concat!(
+                "-- unanimity fence: read_locked
+                 SELECT * FROM unanimity_fence WHERE xid = $1 AND branch_key = $2 ",
+                $for_update
+            ))
+            .bind(<$xid>::from(xid.uuid()))
+            .bind(key.as_str())
+            .fetch_optional(connection)
+            .await?;
+            row.as_ref().map(read_row).transpose()
+        }
+
+        async fn set_state(
+            connection: &mut $connection,
+            xid: Xid,
+            key: &BranchKey,
+            from: FenceState,
+            to: FenceState,
+            answer: Option<&[u8]>,
+        ) -> Result<u64, FenceError> {
+            let done = sqlx::query(
+                "-- unanimity fence: set_state
+                 UPDATE unanimity_fence SET state = $4, answer = coalesce($5, answer), updated_at_ms = $6
+                 WHERE xid = $1 AND branch_key = $2 AND state = $3",
+            )
+            .bind(<$xid>::from(xid.uuid()))
+            .bind(key.as_str())
+            .bind(from.as_str())
+            .bind(to.as_str())
+            .bind(answer)
+            .bind($crate::fence::row::now_ms())
+            .execute(connection)
+            .await?;
+            Ok(done.rows_affected())
+        }
+
+        async fn page(
+            connection: &mut $connection,
+            participant: &str,
+            open: bool,
+            before_ms: i64,
+            after: &Cursor,
+            limit: i64,
+        ) -> Result<Vec<FenceRow>, FenceError> {
+            let sql = if open {
+                "-- unanimity fence: page of open rows
+                 SELECT * FROM unanimity_fence
+                 WHERE participant = $1 AND state IN ('trying', 'tried') AND created_at_ms < $2
+                   AND (created_at_ms, xid, branch_key) > ($3, $4, $5)
+                 ORDER BY created_at_ms, xid, branch_key LIMIT $6"
+            } else {
+                "-- unanimity fence: page of settled rows
+                 SELECT * FROM unanimity_fence
+                 WHERE participant = $1 AND state IN ('confirmed', 'cancelled', 'tombstone') AND updated_at_ms < $2
+                   AND (updated_at_ms, xid, branch_key) > ($3, $4, $5)
+                 ORDER BY updated_at_ms, xid, branch_key LIMIT $6"
+            };
+            let rows = sqlx::query(sql)
+                .bind(participant)
+                .bind(before_ms)
+                .bind(after.at_ms)
+                .bind(<$xid>::from(after.xid))
+                .bind(after.key.as_str())
+                .bind(limit)
+                .fetch_all(connection)
+                .await?;
+            rows.iter().map(read_row).collect()
+        }
+
+        async fn delete_settled(
+            connection: &mut $connection,
+            xid: Xid,
+            key: &BranchKey,
+        ) -> Result<u64, FenceError> {
+            let done = sqlx::query(
+                "-- unanimity fence: delete_settled
+                 DELETE FROM unanimity_fence
+                 WHERE xid = $1 AND branch_key = $2 AND state IN ('confirmed', 'cancelled', 'tombstone')",
+            )
+            .bind(<$xid>::from(xid.uuid()))
+            .bind(key.as_str())
+            .execute(connection)
+            .await?;
+            Ok(done.rows_affected())
+        }
+
+        async fn tally(
+            connection: &mut $connection,
+            participant: &str,
+            doubtful_before_ms: i64,
+        ) -> Result<Tally, FenceError> {
+            let row = sqlx::query(
+                "-- unanimity fence: tally
+                 SELECT count(*), count(CASE WHEN created_at_ms < $2 THEN 1 END), min(created_at_ms)
+                 FROM unanimity_fence WHERE participant = $1 AND state IN ('trying', 'tried')",
+            )
+            .bind(participant)
+            .bind(doubtful_before_ms)
+            .fetch_one(connection)
+            .await?;
+            Ok(Tally {
+                open: row.try_get::<i64, _>(0)?.unsigned_abs(),
+                in_doubt: row.try_get::<i64, _>(1)?.unsigned_abs(),
+                oldest_ms: row.try_get(2)?,
+            })
+        }
+    };
+}
+
+/// Reads a row, for the database of the module that uses it.
+macro_rules! read_row {
+    ($row:ty, $xid:ty) => {
+        fn read_row(row: &$row) -> Result<FenceRow, FenceError> {
+            let unreadable = |what: &str| FenceError::Unreadable(what.to_owned());
+            let xid = uuid::Uuid::from(row.try_get::<$xid, _>("xid")?);
+            let partition: Option<i64> = row.try_get("witness_partition")?;
+            let epoch: Option<i64> = row.try_get("witness_epoch")?;
+            let tag: Option<i64> = row.try_get("witness_epoch_tag")?;
+            let seq: Option<i64> = row.try_get("witness_seq")?;
+            let witness = match (partition.and_then(|p| u16::try_from(p).ok()), epoch, tag, seq) {
+                (Some(partition), Some(epoch), Some(tag), Some(seq)) => Some(LogPosition {
+                    partition: PartitionId(partition),
+                    epoch: Epoch(epoch.cast_unsigned()),
+                    epoch_tag: u32::try_from(tag).map_err(|_| unreadable("witness"))?,
+                    seq: Seq(seq.cast_unsigned()),
+                }),
+                _ => None,
+            };
+            let log_id: Option<String> = row.try_get("log_id")?;
+            let log_id = log_id
+                .map(|text| uuid::Uuid::try_parse(&text).map(LogId).map_err(|_| unreadable("log_id")))
+                .transpose()?;
+            Ok(FenceRow {
+                xid: Xid::new(xid),
+                key: BranchKey::new(row.try_get::<String, _>("branch_key")?)
+                    .map_err(|_| unreadable("branch_key"))?,
+                operation: row.try_get("operation")?,
+                state: FenceState::parse(row.try_get("state")?)?,
+                log_id,
+                payload: row.try_get("payload")?,
+                answer: row.try_get("answer")?,
+                witness,
+                created_at_ms: row.try_get("created_at_ms")?,
+                updated_at_ms: row.try_get("updated_at_ms")?,
+            })
+        }
+    };
+}
+
+/// A migrator with a record of its own, beside the user's `_sqlx_migrations`.
+pub(crate) async fn run_migrations<DB>(
+    pool: &Pool<DB>,
+    migrations: &'static sqlx::migrate::Migrator,
+) -> Result<(), FenceError>
+where
+    DB: Database,
+    DB::Connection: sqlx::migrate::Migrate,
+{
+    let mut migrator = sqlx::migrate::Migrator::with_migrations(migrations.migrations.to_vec());
+    migrator.dangerous_set_table_name("unanimity_fence_migrations");
+    let mut connection = pool.acquire().await?;
+    migrator.run_direct(None, &mut *connection, false).await?;
+    Ok(())
+}
+
+pub(crate) use {read_row, shared_statements};
