@@ -18,14 +18,21 @@ mod chain;
 mod faulty;
 mod history;
 mod memory;
+mod postgres;
+mod row;
 mod rules;
+mod schema;
+mod sqlite;
 
 pub use block::{Block, BlockHeader, BlockKind, Checksum, DamagedBlock, FORMAT_VERSION, HEADER_BYTES};
 pub use chain::BLOCK_BYTES_MAX;
 pub use faulty::{Fault, FaultRates, FaultyLog};
 pub use history::{HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark};
 pub use memory::{HeldAppends, MemoryLog};
+pub use postgres::{PostgresLog, PostgresOptions, migrate_postgres};
 pub use rules::{HISTORY_PAGE_MAX, UNSTORABLE_TEXT};
+pub use schema::{Migrated, PARTITIONS_DEFAULT};
+pub use sqlite::{SqliteLog, migrate_sqlite};
 
 use std::fmt;
 use std::future::Future;
@@ -200,4 +207,17 @@ pub trait TransactionLog: fmt::Debug + Send + Sync + 'static {
 
     /// Closes connections, bounded in time.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// Runs a call in a task of its own: its caller may be dropped, the call ends all the same.
+fn detached<T: Send + 'static>(
+    call: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> LogFuture<'static, T> {
+    Box::pin(async move {
+        match tokio::spawn(call).await {
+            Ok(answer) => answer,
+            // A bug in the call, or the runtime is shutting down: what was sent is sent.
+            Err(died) => Err(Error::Unknown(format!("the call's task ended early: {died}"))),
+        }
+    })
 }

@@ -105,7 +105,7 @@ fn bare_detail(since: Timestamp) -> String {
     )
 }
 
-fn strip(text: &str) -> String {
+pub(super) fn strip(text: &str) -> String {
     text.replace('\0', "")
 }
 

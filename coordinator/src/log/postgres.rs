@@ -1,0 +1,253 @@
+//! The log in PostgreSQL, or in a database that speaks its protocol and its SQL.
+//!
+//! Nothing beyond a primary key and a conditional insert is used on the hot path: no advisory locks,
+//! no LISTEN/NOTIFY. Every statement begins with a comment that names its purpose, so that it can be
+//! found in the server's logs and statistics.
+//!
+//! Every call runs in a task of its own. Its caller may be dropped at any moment (a gRPC deadline);
+//! the statement is not: it ends, or its connection is closed and the server ends it.
+
+mod blocks;
+mod checks;
+mod connections;
+mod error;
+mod history;
+mod leases;
+mod migrate;
+
+use std::fmt;
+use std::pin::Pin;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use unanimity_types::{PartitionId, Seq, Timestamp, Xid};
+
+use self::checks::Settings;
+use self::connections::Connections;
+pub use self::migrate::migrate_postgres;
+use super::{
+    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, Lease,
+    LogFuture, LogIdentity, Tip, TransactionLog, chain, detached, rules,
+};
+
+/// How the log uses its database.
+#[derive(Debug, Clone, Copy)]
+pub struct PostgresOptions {
+    /// Connections for appends only, so that a page of history never delays a decision. Each
+    /// partition has one append under way; a server commits a few at a time anyway.
+    pub append_connections: u32,
+    /// Connections for everything else.
+    pub work_connections: u32,
+    /// How long to wait for a connection. After it the answer is "unavailable": nothing was sent.
+    pub connect_limit: Duration,
+    /// How long to wait for an append's answer. After it the answer is "unknown".
+    pub append_limit: Duration,
+    /// How long to wait for any other statement's answer.
+    pub statement_limit: Duration,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self {
+            append_connections: 4,
+            work_connections: 8,
+            connect_limit: Duration::from_secs(5),
+            append_limit: Duration::from_secs(10),
+            statement_limit: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A log in PostgreSQL.
+pub struct PostgresLog {
+    identity: LogIdentity,
+    place: String,
+    limits: PostgresOptions,
+    appends: Arc<Connections>,
+    work: Arc<Connections>,
+}
+
+impl PostgresLog {
+    /// Opens the log behind a `postgres://` URL. The schema must be there and be one that this
+    /// binary knows; the server must be a primary.
+    ///
+    /// # Errors
+    /// [`Error::Schema`], [`Error::Refused`] with what to do, or [`Error::Unavailable`].
+    pub async fn open(url: &str, limits: PostgresOptions) -> Result<Self, Error> {
+        let options = connect_options(url)?;
+        let place = place(&options);
+        let appends =
+            Connections::new(options.clone(), limits.append_connections.max(1), limits.connect_limit);
+        let work = Connections::new(options, limits.work_connections.max(1), limits.connect_limit);
+        let mut lent = work.lend().await?;
+        let check = async {
+            Settings::read(lent.connection()).await?.check()?;
+            migrate::check_schema(lent.connection()).await
+        };
+        let identity = match tokio::time::timeout(limits.statement_limit, check).await {
+            Ok(identity) => identity?,
+            Err(_) => return Err(Error::Unavailable(format!("{place} does not answer"))),
+        };
+        lent.give_back();
+        Ok(Self { identity, place, limits, appends, work })
+    }
+}
+
+/// Reads a URL. Its text, which may hold a password, is never part of an error.
+fn connect_options(url: &str) -> Result<PgConnectOptions, Error> {
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(Error::Refused("the database's URL must begin with postgres://".to_owned()));
+    }
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|e| Error::Refused(format!("the database's URL cannot be read: {e}")))?;
+    Ok(options.application_name("unanimity"))
+}
+
+fn place(options: &PgConnectOptions) -> String {
+    let user = options.get_username();
+    let database = options.get_database().unwrap_or(user);
+    let host = options.get_socket().map_or_else(
+        || format!("{}:{}", options.get_host(), options.get_port()),
+        |socket| socket.display().to_string(),
+    );
+    format!("PostgreSQL at {host}, database {database}, role {user}")
+}
+
+impl fmt::Debug for PostgresLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresLog")
+            .field("identity", &self.identity)
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TransactionLog for PostgresLog {
+    fn identity(&self) -> LogIdentity {
+        self.identity
+    }
+
+    fn describe(&self) -> String {
+        self.place.clone()
+    }
+
+    fn now(&self) -> LogFuture<'_, Timestamp> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { leases::now(work.lend().await?, limit).await })
+    }
+
+    fn append<'a>(&'a self, block: &'a Block) -> LogFuture<'a, Appended> {
+        let (appends, limit) = (Arc::clone(&self.appends), self.limits.append_limit);
+        let (identity, block) = (self.identity, block.clone());
+        detached(async move {
+            chain::check_offer(identity, &block)?;
+            blocks::append(appends.lend().await?, block, limit).await
+        })
+    }
+
+    fn tip(&self, partition: PartitionId) -> LogFuture<'_, Tip> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { blocks::tip(work.lend().await?, partition, limit).await })
+    }
+
+    fn read(&self, partition: PartitionId) -> LogFuture<'_, Vec<Block>> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let log_id = self.identity.log_id;
+        detached(async move { blocks::read(work.lend().await?, log_id, partition, limit).await })
+    }
+
+    fn block_at(&self, partition: PartitionId, seq: Seq) -> LogFuture<'_, Option<Block>> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { blocks::block_at(work.lend().await?, partition, seq, limit).await })
+    }
+
+    fn trim(&self, partition: PartitionId, floor: Seq) -> LogFuture<'_, u64> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { blocks::trim(work.lend().await?, partition, floor, limit).await })
+    }
+
+    fn lease<'a>(
+        &'a self,
+        partition: PartitionId,
+        node: &'a str,
+        address: &'a str,
+        duration: Duration,
+    ) -> LogFuture<'a, Lease> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let (node, address) = (node.to_owned(), address.to_owned());
+        detached(
+            async move { leases::take(work.lend().await?, partition, node, address, duration, limit).await },
+        )
+    }
+
+    fn release<'a>(&'a self, partition: PartitionId, node: &'a str) -> LogFuture<'a, ()> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let node = node.to_owned();
+        detached(async move { leases::release(work.lend().await?, partition, node, limit).await })
+    }
+
+    fn write_history<'a>(&'a self, batch: &'a HistoryBatch) -> LogFuture<'a, ()> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let (partitions, batch) = (self.identity.partitions, batch.clone());
+        detached(async move {
+            rules::check_batch(partitions, &batch)?;
+            history::write(work.lend().await?, batch, limit).await
+        })
+    }
+
+    fn history_watermark(&self, partition: PartitionId) -> LogFuture<'_, HistoryWatermark> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { history::watermark(work.lend().await?, partition, limit).await })
+    }
+
+    fn find_history<'a>(&'a self, xids: &'a [Xid]) -> LogFuture<'a, Vec<HistoryRow>> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let xids = xids.to_vec();
+        detached(async move { history::find(work.lend().await?, xids, limit).await })
+    }
+
+    fn list_history<'a>(&'a self, filter: &'a HistoryFilter) -> LogFuture<'a, HistoryPage> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let filter = filter.clone();
+        detached(async move { history::list(work.lend().await?, filter, limit).await })
+    }
+
+    fn warnings(&self) -> LogFuture<'_, Vec<String>> {
+        let work = Arc::clone(&self.work);
+        detached(async move {
+            let mut lent = work.lend().await?;
+            let settings = Settings::read(lent.connection()).await?;
+            lent.give_back();
+            Ok(settings.warnings())
+        })
+    }
+
+    fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            tokio::join!(self.appends.close(), self.work.close());
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_printed() {
+        let secret = "s3cr3t";
+        for url in [
+            "postgres://user:s3cr3t@host:notaport/db",
+            "mysql://user:s3cr3t@host/db",
+            "postgres://user:s3cr3t@host/db?sslmode=nonsense",
+            "postgres://user:s3cr3t@[::1/db",
+        ] {
+            let error = connect_options(url).expect_err(url).to_string();
+            assert!(!error.contains(secret), "{error}");
+        }
+        let options = connect_options("postgres://user:s3cr3t@host:1/db").expect("a good URL");
+        assert_eq!(place(&options), "PostgreSQL at host:1, database db, role user");
+    }
+}

@@ -1,0 +1,248 @@
+//! The SQL of the log itself: append, read, trim.
+
+use std::time::Duration;
+
+use sqlx::FromRow;
+use tokio::time::timeout;
+use unanimity_types::{LogId, PartitionId, Seq};
+
+use super::connections::Lent;
+use super::error;
+use crate::log::chain::{self, ChainReader};
+use crate::log::row::{BlockRow, TipRow, to_sql};
+use crate::log::{Appended, Block, Checksum, Error, Tip, rules};
+
+/// One statement, one implicit transaction: there is no COMMIT that could answer ROLLBACK unnoticed.
+/// `execute` reads up to the server's ready message, which comes after the commit.
+const APPEND: &str = "/* append_block */ \
+    INSERT INTO log_blocks \
+        (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 \
+    WHERE current_setting('synchronous_commit') IN ('on', 'remote_apply') \
+        AND EXISTS (SELECT 1 FROM log_blocks WHERE partition = $1 AND seq = $2 - 1 AND checksum = $8) \
+    ON CONFLICT (partition, seq) DO NOTHING";
+
+const LOOK: &str = "/* look_at_refused_append */ \
+    SELECT \
+        (SELECT checksum FROM log_blocks WHERE partition = $1 AND seq = $2) AS there, \
+        (SELECT checksum FROM log_blocks WHERE partition = $1 AND seq = $2 - 1) AS before, \
+        current_setting('synchronous_commit') AS synchronous_commit";
+
+const TIP: &str = "/* read_tip */ \
+    SELECT seq, epoch, floor, time_ms, checksum FROM log_blocks \
+    WHERE partition = $1 ORDER BY seq DESC LIMIT 1";
+
+const PAGE: &str = "/* read_page */ \
+    SELECT partition::bigint AS partition, seq, version::bigint AS version, kind::bigint AS kind, epoch, \
+        floor, time_ms, previous, checksum, body \
+    FROM log_blocks \
+    WHERE partition = $1 AND seq > $2 AND (seq >= $3 OR kind <= 1) ORDER BY seq LIMIT $4";
+
+const BLOCK_AT: &str = "/* block_at */ \
+    SELECT partition::bigint AS partition, seq, version::bigint AS version, kind::bigint AS kind, epoch, \
+        floor, time_ms, previous, checksum, body \
+    FROM log_blocks WHERE partition = $1 AND seq = $2";
+
+/// An ascending prefix: the lowest rows that may go, never a birth or an epoch block (protocol C7),
+/// and only below what the last block records (H17).
+const TRIM: &str = "/* trim */ \
+    DELETE FROM log_blocks WHERE partition = $1 AND seq IN ( \
+        SELECT seq FROM log_blocks WHERE partition = $1 AND seq < $2 AND kind >= 2 ORDER BY seq LIMIT $3)";
+
+/// Rows of a page: a few MB at the usual block size.
+const PAGE_ROWS: i64 = 500;
+
+/// Rows that one DELETE takes: short transactions, so that a trim hinders nobody.
+const TRIM_ROWS: i64 = 1_000;
+
+/// How often an append is offered that found its place free and its predecessor there after it was
+/// refused. That takes a row that was there for one statement and gone for the next.
+const OFFERS: u32 = 3;
+
+#[derive(FromRow)]
+struct Look {
+    there: Option<Vec<u8>>,
+    before: Option<Vec<u8>>,
+    synchronous_commit: String,
+}
+
+pub(super) async fn append(mut lent: Lent, block: Block, limit: Duration) -> Result<Appended, Error> {
+    for _ in 0..OFFERS {
+        if offer(&mut lent, &block, limit).await? {
+            lent.give_back();
+            return Ok(Appended::Written);
+        }
+        let look = look(&mut lent, &block, limit).await?;
+        let there = look.there.as_deref();
+        let settled = if there == Some(&block.checksum.0) {
+            Ok(Appended::AlreadyThere)
+        } else if there.is_some() {
+            Ok(Appended::Conflict)
+        } else if !matches!(look.synchronous_commit.as_str(), "on" | "remote_apply") {
+            Err(synchronous_commit_off(&look.synchronous_commit))
+        } else if look.before.as_deref() != Some(&block.previous.0) {
+            Ok(Appended::Conflict)
+        } else {
+            continue;
+        };
+        lent.give_back();
+        return settled;
+    }
+    Err(Error::Unavailable(format!("block {} was refused {OFFERS} times without a reason", block.seq)))
+}
+
+/// Answers whether the block was written.
+async fn offer(lent: &mut Lent, block: &Block, limit: Duration) -> Result<bool, Error> {
+    let query = sqlx::query(APPEND)
+        .bind(i32::from(block.partition.0))
+        .bind(to_sql(block.seq.0))
+        .bind(i32::from(block.version))
+        .bind(i16::from(block.kind.number()))
+        .bind(to_sql(block.epoch.0))
+        .bind(to_sql(block.floor.0))
+        .bind(to_sql(block.time.0))
+        .bind(&block.previous.0[..])
+        .bind(&block.checksum.0[..])
+        .bind(&block.body[..]);
+    // When the time runs out the statement is not cancelled: the connection is closed and the server
+    // goes on by itself. (A cancelled wait for a standby would answer success: protocol C4.)
+    match timeout(limit, query.execute(lent.connection())).await {
+        Ok(Ok(done)) => Ok(done.rows_affected() == 1),
+        Ok(Err(e)) => Err(error::writing(&e)),
+        Err(_) => Err(Error::Unknown(format!("no answer to an append within {} s", limit.as_secs_f32()))),
+    }
+}
+
+/// The offer wrote nothing, for certain: a failure of this look is no unknown outcome.
+async fn look(lent: &mut Lent, block: &Block, limit: Duration) -> Result<Look, Error> {
+    let query = sqlx::query_as(LOOK).bind(i32::from(block.partition.0)).bind(to_sql(block.seq.0));
+    read_limited(limit, query.fetch_one(lent.connection())).await
+}
+
+pub(super) fn synchronous_commit_off(found: &str) -> Error {
+    Error::Refused(format!(
+        "synchronous_commit is {found:?} for this role or database, so that a crash could lose what was \
+         answered: set it to \"on\" (ALTER ROLE … SET synchronous_commit = on)"
+    ))
+}
+
+pub(super) async fn tip(mut lent: Lent, partition: PartitionId, limit: Duration) -> Result<Tip, Error> {
+    let (tip, _) = tip_and_floor(&mut lent, partition, limit).await?;
+    lent.give_back();
+    Ok(tip)
+}
+
+async fn tip_and_floor(
+    lent: &mut Lent,
+    partition: PartitionId,
+    limit: Duration,
+) -> Result<(Tip, Seq), Error> {
+    let query = sqlx::query_as::<_, TipRow>(TIP).bind(i32::from(partition.0));
+    let row = read_limited(limit, query.fetch_optional(lent.connection())).await?;
+    row.ok_or_else(|| chain::never_born(partition))?.into_tip(partition)
+}
+
+/// In pages, but in one snapshot: a trim that runs meanwhile makes no gap (protocol H17).
+pub(super) async fn read(
+    mut lent: Lent,
+    log_id: LogId,
+    partition: PartitionId,
+    limit: Duration,
+) -> Result<Vec<Block>, Error> {
+    control(&mut lent, limit, "/* read */ BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let (tip, floor) = tip_and_floor(&mut lent, partition, limit).await?;
+    let mut reader = ChainReader::new(log_id, partition, floor, tip.seq)?;
+    let mut after = -1;
+    loop {
+        let query = sqlx::query_as::<_, BlockRow>(PAGE)
+            .bind(i32::from(partition.0))
+            .bind(after)
+            .bind(to_sql(floor.0))
+            .bind(PAGE_ROWS);
+        let rows = read_limited(limit, query.fetch_all(lent.connection())).await?;
+        let full = rows.len() as i64 == PAGE_ROWS;
+        for row in rows {
+            let block = row.into_block()?;
+            after = to_sql(block.seq.0);
+            reader.push(block)?;
+        }
+        if !full {
+            break;
+        }
+    }
+    control(&mut lent, limit, "/* read */ COMMIT").await?;
+    lent.give_back();
+    reader.finish()
+}
+
+pub(super) async fn block_at(
+    mut lent: Lent,
+    partition: PartitionId,
+    seq: Seq,
+    limit: Duration,
+) -> Result<Option<Block>, Error> {
+    let query = sqlx::query_as::<_, BlockRow>(BLOCK_AT).bind(i32::from(partition.0)).bind(to_sql(seq.0));
+    let row = read_limited(limit, query.fetch_optional(lent.connection())).await?;
+    lent.give_back();
+    row.map(BlockRow::into_block).transpose()
+}
+
+pub(super) async fn trim(
+    mut lent: Lent,
+    partition: PartitionId,
+    floor: Seq,
+    limit: Duration,
+) -> Result<u64, Error> {
+    let (_, recorded) = tip_and_floor(&mut lent, partition, limit).await?;
+    if floor > recorded {
+        return Err(rules::trim_above_floor(partition, floor, recorded));
+    }
+    let mut deleted = 0;
+    loop {
+        let query = sqlx::query(TRIM).bind(i32::from(partition.0)).bind(to_sql(floor.0)).bind(TRIM_ROWS);
+        let rows = write_limited(limit, query.execute(lent.connection())).await?.rows_affected();
+        deleted += rows;
+        if rows < TRIM_ROWS.unsigned_abs() {
+            break;
+        }
+    }
+    lent.give_back();
+    Ok(deleted)
+}
+
+/// A statement that only reads, within a limit.
+pub(super) async fn read_limited<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    match timeout(limit, call).await {
+        Ok(done) => done.map_err(|e| error::reading(&e)),
+        Err(_) => Err(Error::Unavailable(format!("no answer within {} s", limit.as_secs_f32()))),
+    }
+}
+
+/// A statement that writes, within a limit.
+pub(super) async fn write_limited<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    match timeout(limit, call).await {
+        Ok(done) => done.map_err(|e| error::writing(&e)),
+        Err(_) => Err(Error::Unknown(format!("no answer within {} s", limit.as_secs_f32()))),
+    }
+}
+
+/// BEGIN and its like. Not for a COMMIT whose outcome matters: inside a failed transaction it
+/// answers ROLLBACK without an error.
+pub(super) async fn control(lent: &mut Lent, limit: Duration, sql: &'static str) -> Result<(), Error> {
+    write_limited(limit, sqlx::raw_sql(sql).execute(lent.connection())).await.map(drop)
+}
+
+/// Writes a birth block where there is none (in `migrate`).
+pub(super) const BIRTH: &str = "/* write_birth */ \
+    INSERT INTO log_blocks \
+        (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
+    VALUES ($1, 0, $2, 0, 0, 0, $3, $4, $5, $6)";
+
+/// What [`BIRTH`] binds for `previous`.
+pub(super) const NO_CHECKSUM: Checksum = Checksum([0; 16]);
