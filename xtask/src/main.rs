@@ -1,2 +1,62 @@
-//! Placeholder.
-fn main() {}
+//! The chores of this repository: `cargo xtask help` lists them.
+//!
+//! `check` says whether a change may land, `test` sets the machine up and runs every test, `migrations` keeps the record
+//! of the migrations. Plain `cargo` remains enough to build and to run single tests.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool speaks on its standard output"
+)]
+
+mod check;
+mod files;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Unanimity's chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Checks all that can be checked without running the tests.
+    Check {
+        /// Runs only the checks of these names.
+        only: Vec<String>,
+    },
+    /// Sets up what the tests need and runs `cargo test --workspace`.
+    Test {
+        /// Goes to `cargo test`: a filter, `-p`, `-- --nocapture` …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Says which migrations are recorded, changed or new.
+    Migrations {
+        /// Adds new migrations to the record. Recorded ones must not change any more.
+        #[arg(long)]
+        record: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().chore {
+        Chore::Check { only } => check::run(&only),
+        Chore::Test { arguments } => test::run(&arguments),
+        Chore::Migrations { record } => check::migrations::run(record),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

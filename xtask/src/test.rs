@@ -1,0 +1,204 @@
+//! `cargo xtask test`: makes sure that the tests will find a PostgreSQL, runs them, and removes what a killed test left.
+//!
+//! The finding itself is the tests' own (`integration-tests/src/postgres.rs`), so `cargo test` alone does as well on a
+//! machine that is set up.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+
+use crate::files;
+
+/// The names that `integration-tests/src/postgres.rs` knows.
+const URL_VARIABLE: &str = "UNANIMITY_TEST_DATABASE_URL";
+const REQUIRE_CONTAINERS_VARIABLE: &str = "UNANIMITY_TEST_REQUIRE_CONTAINERS";
+const RUN_VARIABLE: &str = "UNANIMITY_TEST_RUN";
+const RUN_LABEL: &str = "unanimity-test-run";
+
+/// Runs the tests and says whether they passed.
+pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
+    set_up()?;
+    let run = run_id();
+    let status = Command::new("cargo")
+        .args(["test", "--workspace"])
+        .args(arguments)
+        .env(RUN_VARIABLE, &run)
+        .current_dir(files::root())
+        .status()
+        .context("running cargo test");
+    sweep(&run);
+    Ok(status?.success())
+}
+
+/// Unlike every other run's, and fit for a file's name.
+fn run_id() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}x{}", std::process::id(), now.as_millis())
+}
+
+/// Where a server for the tests will come from.
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    Url,
+    Docker,
+    Binaries,
+    /// Debian's package is installed first.
+    Apt,
+}
+
+fn set_up() -> anyhow::Result<()> {
+    let requires_docker = std::env::var_os(REQUIRE_CONTAINERS_VARIABLE).is_some_and(|value| value == "1");
+    let has_docker = succeeds("docker", &["info"]);
+    if requires_docker && !has_docker {
+        bail!("{REQUIRE_CONTAINERS_VARIABLE} is 1, and no Docker engine answers to `docker info`");
+    }
+    let source = choose(
+        std::env::var_os(URL_VARIABLE).is_some_and(|url| !url.is_empty()),
+        has_docker,
+        binaries().is_some(),
+        is_root() && succeeds("apt-get", &["--version"]),
+    )?;
+    match source {
+        Source::Url => println!("PostgreSQL for the tests: the server in {URL_VARIABLE}"),
+        Source::Docker => println!("PostgreSQL for the tests: containers"),
+        Source::Binaries => println!("PostgreSQL for the tests: the binaries of this machine"),
+        Source::Apt => {
+            println!("PostgreSQL for the tests: installing Debian's package");
+            install()?;
+        }
+    }
+    Ok(())
+}
+
+fn choose(has_url: bool, has_docker: bool, has_binaries: bool, may_install: bool) -> anyhow::Result<Source> {
+    Ok(match (has_url, has_docker, has_binaries, may_install) {
+        (true, ..) => Source::Url,
+        (_, true, ..) => Source::Docker,
+        (_, _, true, _) => Source::Binaries,
+        (_, _, _, true) => Source::Apt,
+        _ => bail!(
+            "the tests need a PostgreSQL. One of these helps: set {URL_VARIABLE} to a server on which they may create \
+             databases; start a Docker engine; install PostgreSQL (initdb and postgres in PATH or in \
+             /usr/lib/postgresql/*/bin)"
+        ),
+    })
+}
+
+/// The tests make clusters of their own: the package shall not start one for the whole system.
+fn install() -> anyhow::Result<()> {
+    let configuration = Path::new("/etc/postgresql-common/createcluster.conf");
+    if !configuration.exists() {
+        std::fs::create_dir_all("/etc/postgresql-common")?;
+        std::fs::write(configuration, "create_main_cluster = false\n")?;
+    }
+    for arguments in [&["update", "-q"][..], &["install", "-yq", "--no-install-recommends", "postgresql"][..]]
+    {
+        let status = Command::new("apt-get")
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null())
+            .status()
+            .context("running apt-get")?;
+        if !status.success() {
+            bail!("apt-get {} failed ({status})", arguments.join(" "));
+        }
+    }
+    if binaries().is_none() {
+        bail!("the package postgresql is installed, and its binaries are not to be found");
+    }
+    Ok(())
+}
+
+/// The folder with `initdb` and `postgres`, looked for as the tests do it.
+fn binaries() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    std::env::split_paths(&path)
+        .chain(debian.map(|version| version.path().join("bin")))
+        .find(|bin| ["initdb", "postgres"].iter().all(|program| bin.join(program).is_file()))
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}
+
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Removes the containers and clusters of this run whose tests could not do it themselves. Best effort: the tests'
+/// verdict stands whatever happens here.
+fn sweep(run: &str) {
+    let filter = format!("label={RUN_LABEL}={run}");
+    if let Ok(output) =
+        Command::new("docker").args(["ps", "-aq", "--filter", &filter]).stderr(Stdio::null()).output()
+    {
+        let ids = String::from_utf8_lossy(&output.stdout).into_owned();
+        for id in ids.split_whitespace() {
+            println!("removing the container {id}, left by a test");
+            succeeds("docker", &["rm", "-f", "-v", id]);
+        }
+    }
+    for cluster in clusters(&std::env::temp_dir(), run) {
+        println!("removing {}, left by a test", cluster.display());
+        if let Some(postmaster) = postmaster(&cluster) {
+            succeeds("kill", &["-QUIT", &postmaster]);
+        }
+        std::fs::remove_dir_all(&cluster).ok();
+    }
+}
+
+fn clusters(folder: &Path, run: &str) -> Vec<PathBuf> {
+    let prefix = format!("unanimity-postgres-{run}-");
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// The process id of the cluster's server, if that process really runs in this cluster.
+fn postmaster(cluster: &Path) -> Option<String> {
+    let data = cluster.join("data");
+    let file = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    let pid: u32 = file.lines().next()?.trim().parse().ok()?;
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    String::from_utf8_lossy(&command).contains(data.to_str()?).then(|| pid.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_the_first_of_url_docker_binaries_package() {
+        assert_eq!(choose(true, true, true, true).unwrap(), Source::Url);
+        assert_eq!(choose(false, true, true, true).unwrap(), Source::Docker);
+        assert_eq!(choose(false, false, true, true).unwrap(), Source::Binaries);
+        assert_eq!(choose(false, false, false, true).unwrap(), Source::Apt);
+        let error = choose(false, false, false, false).unwrap_err().to_string();
+        assert!(error.contains(URL_VARIABLE), "{error}");
+    }
+
+    #[test]
+    fn only_this_runs_clusters_are_swept_and_no_foreign_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = folder.path().join("unanimity-postgres-7x1-abc");
+        std::fs::create_dir_all(ours.join("data")).unwrap();
+        std::fs::create_dir(folder.path().join("unanimity-postgres-7x12-abc")).unwrap();
+        assert_eq!(clusters(folder.path(), "7x1"), [ours.clone()]);
+
+        // A stale file that names a process of somebody else: ourselves.
+        std::fs::write(ours.join("data/postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+        assert_eq!(postmaster(&ours), None);
+    }
+}
