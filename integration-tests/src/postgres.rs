@@ -1,0 +1,326 @@
+//! A PostgreSQL server for a test, found wherever there is one.
+//!
+//! In this order: the server that `UNANIMITY_TEST_DATABASE_URL` names; a container, where a Docker engine answers
+//! (image `UNANIMITY_TEST_POSTGRES_IMAGE`, else `postgres:17-alpine`); the PostgreSQL binaries of this machine, with a
+//! throw-away cluster. With `UNANIMITY_TEST_REQUIRE_CONTAINERS=1` a silent engine is an error rather than a reason to
+//! look further, so that a run that must cover containers cannot skip them unnoticed.
+//!
+//! Containers and clusters belong to one [`TestPostgres`] and go with it. They are not removed from a `static`, whose
+//! destructor never runs, nor when the test process is killed: what is left of such a run carries the id in
+//! `UNANIMITY_TEST_RUN`, and `cargo xtask test` sweeps it up.
+
+mod binaries;
+mod choice;
+mod container;
+
+use std::str::FromStr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+
+use self::binaries::Binaries;
+use self::container::Container;
+
+pub use self::choice::{Kind, is_available};
+
+/// Names a server that is used as it is.
+pub const URL_VARIABLE: &str = "UNANIMITY_TEST_DATABASE_URL";
+/// Makes the absence of a Docker engine an error when it is `1`.
+pub const REQUIRE_CONTAINERS_VARIABLE: &str = "UNANIMITY_TEST_REQUIRE_CONTAINERS";
+/// The image that containers run.
+pub const IMAGE_VARIABLE: &str = "UNANIMITY_TEST_POSTGRES_IMAGE";
+/// The id of the test run, by which `cargo xtask test` finds what a killed test left behind.
+pub const RUN_VARIABLE: &str = "UNANIMITY_TEST_RUN";
+
+/// How long a server may take until it answers: a cold container on a busy machine with two cores took 12 s.
+const READY_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long the clean-up of one server may hold up the end of a test.
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(20);
+/// A port can be taken between our look at it and the server's start; three times in a row it is something else.
+const START_ATTEMPTS: u32 = 3;
+
+/// What a test asks of its server.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    kind: Option<Kind>,
+    settings: Vec<(String, String)>,
+}
+
+impl Options {
+    /// Takes this kind of server or none; without it, the first kind that there is.
+    #[must_use]
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Sets a parameter of the server (`postgres -c name=value`). An external server stays as it is.
+    #[must_use]
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// The server's arguments. Ours come first: of a parameter given twice, PostgreSQL takes the last.
+    ///
+    /// `fsync` is off because tests kill processes, never the machine: what a killed server has written is in the
+    /// kernel's cache and safe. `synchronous_commit` stays on, so that a commit is written before it is answered.
+    fn arguments(&self) -> Vec<String> {
+        [("fsync", "off"), ("max_connections", "200"), ("max_prepared_transactions", "100")]
+            .into_iter()
+            .chain(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+            .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")])
+            .collect()
+    }
+}
+
+/// A running PostgreSQL server. Dropping it removes what [`TestPostgres::start`] and
+/// [`TestPostgres::create_database`] made, and nothing else.
+#[derive(Debug)]
+pub struct TestPostgres {
+    kind: Kind,
+    server: Server,
+    /// How to reach the server as its superuser, with the maintenance database.
+    admin: PgConnectOptions,
+    /// Made by us on an external server, to be dropped with `self`.
+    databases: Mutex<Vec<String>>,
+    /// What our databases' names begin with: empty on a server of our own, unique on an external one.
+    prefix: String,
+}
+
+#[derive(Debug)]
+enum Server {
+    External,
+    Container(Container),
+    Binaries(Binaries),
+}
+
+impl TestPostgres {
+    /// Finds or starts a server and waits until it answers.
+    ///
+    /// # Errors
+    /// No kind of server is to be had (the message says what would help), or it did not come up.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let kind = choice::choose(&choice::Machine::look(options.kind).await)?;
+        let mut attempt = 1;
+        let postgres = loop {
+            match Self::start_kind(kind, &options).await {
+                Ok(postgres) => break postgres,
+                Err(error) if attempt == START_ATTEMPTS || kind == Kind::External => {
+                    return Err(
+                        error.context(format!("no PostgreSQL of kind {kind} after {attempt} attempts"))
+                    );
+                }
+                Err(_) => attempt += 1,
+            }
+        };
+        announce(&postgres);
+        Ok(postgres)
+    }
+
+    async fn start_kind(kind: Kind, options: &Options) -> anyhow::Result<Self> {
+        let (server, admin, prefix) = match kind {
+            Kind::External => {
+                let url =
+                    std::env::var(URL_VARIABLE).with_context(|| format!("{URL_VARIABLE} is not set"))?;
+                let admin =
+                    PgConnectOptions::from_str(&url).with_context(|| format!("{URL_VARIABLE} is no URL"))?;
+                (Server::External, admin, format!("unanimity_test_{:08x}_", fastrand::u32(..)))
+            }
+            Kind::Container => {
+                let container = Container::start(&options.arguments()).await?;
+                let admin = container.connect_options();
+                (Server::Container(container), admin, String::new())
+            }
+            Kind::Binaries => {
+                let binaries = Binaries::start(options.arguments()).await?;
+                let admin = binaries.connect_options();
+                (Server::Binaries(binaries), admin, String::new())
+            }
+        };
+        // From here on `postgres` cleans up if the server does not become ready.
+        let postgres = Self { kind, server, admin, databases: Mutex::default(), prefix };
+        postgres.wait_until_ready().await?;
+        Ok(postgres)
+    }
+
+    /// Which kind of server this is.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The URL of `database`, as [`TestPostgres::create_database`] named it.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        self.admin.clone().database(&self.full_name(database)).to_url_lossy().to_string()
+    }
+
+    /// The URL of the server's maintenance database.
+    #[must_use]
+    pub fn admin_url(&self) -> String {
+        self.admin.to_url_lossy().to_string()
+    }
+
+    /// Creates an empty database and returns its URL. On an external server the real name is a unique one.
+    ///
+    /// # Errors
+    /// The name is not made of lower-case letters, digits and `_`, the database exists, or the server is away.
+    pub async fn create_database(&self, name: &str) -> anyhow::Result<String> {
+        // Database names cannot be bound as parameters, so what goes into the statement is checked here.
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        {
+            bail!("{name:?} is no name for a test's database: use lower-case letters, digits and _");
+        }
+        let full_name = self.full_name(name);
+        let mut connection = self.admin.connect().await.context("connecting to create a database")?;
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE \"{full_name}\"")))
+            .execute(&mut connection)
+            .await
+            .with_context(|| format!("creating the database {full_name}"))?;
+        connection.close().await?;
+        self.databases.lock().expect("no holder panics").push(full_name);
+        Ok(self.url(name))
+    }
+
+    /// Freezes the server: connections stay open and nothing answers, as when a machine hangs.
+    ///
+    /// # Errors
+    /// The server is external.
+    pub async fn pause(&self) -> anyhow::Result<()> {
+        match &self.server {
+            Server::External => bail!("an external server is not ours to pause"),
+            Server::Container(container) => container.pause().await,
+            Server::Binaries(binaries) => binaries.pause(),
+        }
+    }
+
+    /// Lets a paused server go on.
+    ///
+    /// # Errors
+    /// The server is external.
+    pub async fn unpause(&self) -> anyhow::Result<()> {
+        match &self.server {
+            Server::External => bail!("an external server is not ours to unpause"),
+            Server::Container(container) => container.unpause().await,
+            Server::Binaries(binaries) => binaries.unpause(),
+        }
+    }
+
+    /// Ends the server with SIGKILL, all its processes at once. What it had acknowledged is on its disk.
+    ///
+    /// # Errors
+    /// The server is external.
+    pub async fn kill(&self) -> anyhow::Result<()> {
+        match &self.server {
+            Server::External => bail!("an external server is not ours to kill"),
+            Server::Container(container) => container.kill().await,
+            Server::Binaries(binaries) => binaries.kill().await,
+        }
+    }
+
+    /// Starts a killed server again, same data, same address, and waits until it answers.
+    ///
+    /// # Errors
+    /// The server is external, or it does not come up.
+    pub async fn restart(&self) -> anyhow::Result<()> {
+        match &self.server {
+            Server::External => bail!("an external server is not ours to restart"),
+            Server::Container(container) => container.start_again().await?,
+            Server::Binaries(binaries) => binaries.start_again()?,
+        }
+        self.wait_until_ready().await
+    }
+
+    fn full_name(&self, database: &str) -> String {
+        format!("{}{database}", self.prefix)
+    }
+
+    async fn wait_until_ready(&self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        loop {
+            let error = match answers(&self.admin).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let ended = match &self.server {
+                Server::External => None,
+                Server::Container(container) => container.ended().await,
+                Server::Binaries(binaries) => binaries.ended(),
+            };
+            if let Some(log) = ended {
+                bail!("PostgreSQL ended at once; its log: {log}");
+            }
+            if started.elapsed() > READY_TIMEOUT {
+                return Err(error.context(format!("PostgreSQL does not answer after {READY_TIMEOUT:?}")));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+impl Drop for TestPostgres {
+    fn drop(&mut self) {
+        let databases = std::mem::take(&mut *self.databases.lock().expect("no holder panics"));
+        match &mut self.server {
+            Server::External => {
+                let admin = self.admin.clone();
+                clean_up(async move { drop_databases(&admin, &databases).await });
+            }
+            Server::Container(container) => clean_up(container.removal()),
+            Server::Binaries(binaries) => binaries.remove(),
+        }
+    }
+}
+
+/// One round trip, within a limit that a frozen server would exceed.
+async fn answers(options: &PgConnectOptions) -> anyhow::Result<()> {
+    tokio::time::timeout(Duration::from_secs(3), async {
+        let mut connection: PgConnection = options.connect().await?;
+        sqlx::query("SELECT 1").execute(&mut connection).await?;
+        connection.close().await
+    })
+    .await
+    .context("no answer within 3 s")??;
+    Ok(())
+}
+
+async fn drop_databases(admin: &PgConnectOptions, databases: &[String]) -> anyhow::Result<()> {
+    let mut connection = admin.connect().await?;
+    for database in databases {
+        let statement = AssertSqlSafe(format!("DROP DATABASE IF EXISTS \"{database}\" WITH (FORCE)"));
+        sqlx::query(statement).execute(&mut connection).await?;
+    }
+    Ok(())
+}
+
+/// Runs an asynchronous clean-up to its end, or to [`CLEAN_UP_TIMEOUT`], from a destructor: on a thread of its own,
+/// because the test's runtime may be gone or busy with running this destructor.
+fn clean_up(work: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    let thread = std::thread::spawn(move || -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async { tokio::time::timeout(CLEAN_UP_TIMEOUT, work).await })?
+    });
+    let outcome = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the clean-up panicked")));
+    if let Err(error) = outcome {
+        report(&format!("a test's PostgreSQL was not cleaned up: {error:#}"));
+    }
+}
+
+/// Says on the test's output which server a test uses, so that a log shows what was covered.
+fn announce(postgres: &TestPostgres) {
+    report(&format!(
+        "PostgreSQL for this test: {} at {}:{}",
+        postgres.kind,
+        postgres.admin.get_host(),
+        postgres.admin.get_port()
+    ));
+}
+
+#[expect(clippy::print_stderr, reason = "the output of a test is where its developer looks")]
+fn report(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,297 @@
+//! PostgreSQL from the binaries of this machine: a throw-away cluster in a temporary directory.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use sqlx::postgres::PgConnectOptions;
+use tempfile::TempDir;
+
+use super::RUN_VARIABLE;
+use super::container::free_port;
+
+#[derive(Debug)]
+pub(super) struct Binaries {
+    programs: PathBuf,
+    /// Holds the data directory, the password file and the server's log.
+    home: TempDir,
+    account: Option<Account>,
+    arguments: Vec<String>,
+    port: u16,
+    password: String,
+    server: Mutex<Option<Child>>,
+}
+
+/// PostgreSQL refuses to run as root; root runs it as this account.
+#[derive(Debug, Clone, Copy)]
+struct Account {
+    user: u32,
+    group: u32,
+}
+
+/// Where `initdb` and `postgres` are: in PATH, else the newest of Debian's directories.
+pub(super) fn directory() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut debian: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
+        .unwrap_or_default();
+    debian.sort_by_key(|bin| {
+        let version = bin.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        std::cmp::Reverse(version.and_then(|name| name.parse::<u32>().ok()).unwrap_or(0))
+    });
+    std::env::split_paths(&path)
+        .chain(debian)
+        .find(|bin| ["initdb", "postgres"].iter().all(|program| bin.join(program).is_file()))
+}
+
+impl Binaries {
+    pub(super) async fn start(arguments: Vec<String>) -> anyhow::Result<Self> {
+        let programs = directory().context("no initdb and postgres on this machine")?;
+        let account = unprivileged_account()?;
+        let run = std::env::var(RUN_VARIABLE).unwrap_or_else(|_| "none".to_owned());
+        let home = tempfile::Builder::new().prefix(&format!("unanimity-postgres-{run}-")).tempdir()?;
+        let password = format!("{:016x}", fastrand::u64(..));
+        std::fs::write(home.path().join("password"), &password)?;
+        if let Some(account) = account {
+            for path in [home.path().to_owned(), home.path().join("password")] {
+                std::os::unix::fs::chown(path, Some(account.user), Some(account.group))?;
+            }
+        }
+        let port = free_port()?;
+        let server = Mutex::new(None);
+        let binaries = Self { programs, home, account, arguments, port, password, server };
+        binaries.initialise().await?;
+        binaries.start_again()?;
+        Ok(binaries)
+    }
+
+    pub(super) fn connect_options(&self) -> PgConnectOptions {
+        PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(self.port)
+            .username("postgres")
+            .password(&self.password)
+            .database("postgres")
+    }
+
+    async fn initialise(&self) -> anyhow::Result<()> {
+        let mut command = self.command("initdb");
+        command
+            .args([
+                "--username=postgres",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--no-locale",
+                "--no-sync",
+            ])
+            .arg(format!("--pwfile={}", self.home.path().join("password").display()))
+            .arg("--pgdata")
+            .arg(self.data());
+        let output = tokio::process::Command::from(command).output().await.context("running initdb")?;
+        if !output.status.success() {
+            bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    pub(super) fn start_again(&self) -> anyhow::Result<()> {
+        let mut server = self.server.lock().expect("no holder panics");
+        if server.is_some() {
+            bail!("the server runs already: kill it first");
+        }
+        let log = File::options().create(true).append(true).open(self.log())?;
+        let child = self
+            .command("postgres")
+            .arg("-D")
+            .arg(self.data())
+            .arg(format!("--port={}", self.port))
+            // No Unix socket: its path would have to be short, and a system-wide server may own the usual place.
+            .args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="])
+            .args(&self.arguments)
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // A group of its own: an interrupt at the terminal reaches the test, which then cleans up.
+            .process_group(0)
+            .spawn()
+            .context("starting postgres")?;
+        *server = Some(child);
+        Ok(())
+    }
+
+    /// Postmaster first, so that it starts no process that we do not see.
+    pub(super) fn pause(&self) -> anyhow::Result<()> {
+        let postmaster = self.postmaster()?;
+        signal("STOP", &[postmaster])?;
+        signal("STOP", &children(postmaster))
+    }
+
+    pub(super) fn unpause(&self) -> anyhow::Result<()> {
+        let postmaster = self.postmaster()?;
+        signal("CONT", &children(postmaster))?;
+        signal("CONT", &[postmaster])
+    }
+
+    pub(super) async fn kill(&self) -> anyhow::Result<()> {
+        let postmaster = self.postmaster()?;
+        // Stopped first: a postmaster that lives would replace the children that we kill.
+        signal("STOP", &[postmaster])?;
+        let mut all = children(postmaster);
+        all.push(postmaster);
+        signal("KILL", &all)?;
+        let child = self.server.lock().expect("no holder panics").take();
+        if let Some(mut child) = child {
+            child.wait()?;
+        }
+        // A restart is refused as long as a process holds the cluster's shared memory.
+        for _ in 0..200 {
+            if !all.iter().any(|pid| is_alive(*pid)) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("processes of the server are alive 10 s after SIGKILL")
+    }
+
+    /// The end of the log, where the server is no longer running.
+    pub(super) fn ended(&self) -> Option<String> {
+        let mut server = self.server.lock().expect("no holder panics");
+        let status = server.as_mut()?.try_wait().ok()??;
+        *server = None;
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let tail: Vec<&str> = log.lines().rev().take(20).collect();
+        Some(format!("{status}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n")))
+    }
+
+    /// Ends the server without ceremony; the directory goes when `self` does.
+    pub(super) fn remove(&mut self) {
+        let Some(mut child) = self.server.lock().expect("no holder panics").take() else { return };
+        let mut all = children(child.id());
+        all.push(child.id());
+        // An error means that they are gone already.
+        signal("KILL", &all).ok();
+        child.wait().ok();
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        // The account may not enter the directory that the tests run in.
+        command.current_dir(self.home.path()).env_remove("PGDATA").stdin(Stdio::null());
+        if let Some(account) = self.account {
+            command.uid(account.user).gid(account.group);
+        }
+        command
+    }
+
+    fn data(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.home.path().join("log")
+    }
+
+    fn postmaster(&self) -> anyhow::Result<u32> {
+        self.server
+            .lock()
+            .expect("no holder panics")
+            .as_ref()
+            .map(Child::id)
+            .context("the server does not run")
+    }
+}
+
+impl Drop for Binaries {
+    fn drop(&mut self) {
+        // Also where the start failed half-way and no TestPostgres came to be.
+        self.remove();
+    }
+}
+
+/// The account to run PostgreSQL as; none where we are not root.
+fn unprivileged_account() -> anyhow::Result<Option<Account>> {
+    use std::os::unix::fs::MetadataExt;
+    if std::fs::metadata("/proc/self")?.uid() != 0 {
+        return Ok(None);
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd")?;
+    ["postgres", "nobody"]
+        .iter()
+        .find_map(|name| account_in(&passwd, name))
+        .map(Some)
+        .context("PostgreSQL does not run as root, and there is no account postgres or nobody")
+}
+
+fn account_in(passwd: &str, name: &str) -> Option<Account> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        if fields.next()? != name {
+            return None;
+        }
+        Some(Account { user: fields.nth(1)?.parse().ok()?, group: fields.next()?.parse().ok()? })
+    })
+}
+
+/// Sends a signal with the command `kill`: without unsafe code there is no other way to do it.
+fn signal(name: &str, pids: &[u32]) -> anyhow::Result<()> {
+    if pids.is_empty() {
+        return Ok(());
+    }
+    // A child may have ended meanwhile, which makes `kill` fail after it did the rest.
+    let status = Command::new("kill")
+        .arg(format!("-{name}"))
+        .args(pids.iter().map(u32::to_string))
+        .stderr(Stdio::null())
+        .status()
+        .context("running kill")?;
+    if !status.success() && pids.iter().all(|pid| !is_alive(*pid)) {
+        bail!("no process to send {name} to");
+    }
+    Ok(())
+}
+
+/// The processes whose parent is `parent`.
+fn children(parent: u32) -> Vec<u32> {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| process(*pid).is_some_and(|(_, its_parent)| its_parent == parent))
+        .collect()
+}
+
+/// Whether the process exists and is more than an entry that nobody has collected.
+fn is_alive(pid: u32) -> bool {
+    process(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
+}
+
+/// State and parent of a process. The name before them is in brackets and may hold anything.
+fn process(pid: u32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_read_from_passwd() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
+        let account = account_in(passwd, "nobody").unwrap();
+        assert_eq!((account.user, account.group), (65_534, 65_534));
+        assert!(account_in(passwd, "postgres").is_none());
+    }
+
+    #[test]
+    fn we_are_alive_and_a_child_of_our_parent() {
+        let ours = std::process::id();
+        assert!(is_alive(ours));
+        let (_, parent) = process(ours).unwrap();
+        assert!(children(parent).contains(&ours));
+    }
+}

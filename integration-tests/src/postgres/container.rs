@@ -1,0 +1,164 @@
+//! PostgreSQL in a container of its own, run through testcontainers.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use sqlx::postgres::PgConnectOptions;
+use testcontainers::bollard::Docker;
+use testcontainers::bollard::query_parameters::{KillContainerOptions, RemoveContainerOptions};
+use testcontainers::core::client::docker_client_instance;
+use testcontainers::core::{IntoContainerPort, WaitFor};
+use testcontainers::runners::AsyncRunner;
+use testcontainers::{ContainerAsync, GenericImage, ImageExt};
+
+use super::{IMAGE_VARIABLE, READY_TIMEOUT, RUN_VARIABLE};
+
+const DEFAULT_IMAGE: &str = "postgres:17-alpine";
+/// The label by which `cargo xtask test` finds what a killed test left behind; its value is the run's id.
+const RUN_LABEL: &str = "unanimity-test-run";
+
+#[derive(Debug)]
+pub(super) struct Container {
+    /// `None` only after [`Container::removal`].
+    inner: Option<ContainerAsync<GenericImage>>,
+    host: String,
+    port: u16,
+    password: String,
+    paused: AtomicBool,
+}
+
+/// Whether a Docker engine answers within a moment.
+pub(super) async fn docker_answers() -> bool {
+    let ping = async { docker_client_instance().await.ok()?.ping().await.ok() };
+    tokio::time::timeout(Duration::from_secs(5), ping).await.is_ok_and(|answer| answer.is_some())
+}
+
+impl Container {
+    pub(super) async fn start(arguments: &[String]) -> anyhow::Result<Self> {
+        let image = std::env::var(IMAGE_VARIABLE).unwrap_or_else(|_| DEFAULT_IMAGE.to_owned());
+        let (name, tag) = split_image(&image);
+        let password = format!("{:016x}", fastrand::u64(..));
+        // Fixed, because the engine gives a container with a random port another one at each start.
+        let port = free_port()?;
+        let run = std::env::var(RUN_VARIABLE).unwrap_or_else(|_| "none".to_owned());
+        let inner = GenericImage::new(name, tag)
+            // Readiness is ours: the server answers a query from outside.
+            .with_wait_for(WaitFor::Nothing)
+            .with_mapped_port(port, 5432.tcp())
+            .with_env_var("POSTGRES_PASSWORD", &password)
+            .with_label(RUN_LABEL, run)
+            .with_startup_timeout(READY_TIMEOUT)
+            .with_cmd(arguments.to_vec())
+            .start()
+            .await
+            .with_context(|| format!("starting a container of {image}"))?;
+        let host = inner.get_host().await.context("the engine's host")?.to_string();
+        Ok(Self { inner: Some(inner), host, port, password, paused: AtomicBool::new(false) })
+    }
+
+    pub(super) fn connect_options(&self) -> PgConnectOptions {
+        // Not `localhost`, which may mean ::1 first, where the engine does not listen.
+        let host = if self.host == "localhost" { "127.0.0.1" } else { &self.host };
+        PgConnectOptions::new_without_pgpass()
+            .host(host)
+            .port(self.port)
+            .username("postgres")
+            .password(&self.password)
+            .database("postgres")
+    }
+
+    pub(super) async fn pause(&self) -> anyhow::Result<()> {
+        self.inner().pause().await?;
+        self.paused.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    pub(super) async fn unpause(&self) -> anyhow::Result<()> {
+        self.inner().unpause().await?;
+        self.paused.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// By the engine's API: testcontainers only stops, which asks the server first.
+    pub(super) async fn kill(&self) -> anyhow::Result<()> {
+        let docker = docker_client_instance().await?;
+        let signal = KillContainerOptions { signal: "SIGKILL".to_owned() };
+        docker.kill_container(self.inner().id(), Some(signal)).await?;
+        for _ in 0..200 {
+            if !self.inner().is_running().await? {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::bail!("the container still runs 10 s after SIGKILL")
+    }
+
+    pub(super) async fn start_again(&self) -> anyhow::Result<()> {
+        Ok(self.inner().start().await?)
+    }
+
+    /// The end of the log, where the container is no longer running.
+    pub(super) async fn ended(&self) -> Option<String> {
+        if self.inner().is_running().await.unwrap_or(true) {
+            return None;
+        }
+        let log = self.inner().stderr_to_vec().await.unwrap_or_default();
+        Some(String::from_utf8_lossy(&log[log.len().saturating_sub(2000)..]).into_owned())
+    }
+
+    /// Removes the container with its data. The destructor of testcontainers is not used: it has no time limit and
+    /// panics outside of a runtime.
+    pub(super) fn removal(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
+        let inner = self.inner.take();
+        let paused = self.paused.load(Ordering::SeqCst);
+        let id = inner.as_ref().map(|container| container.id().to_owned());
+        std::mem::forget(inner);
+        async move {
+            let Some(id) = id else { return Ok(()) };
+            let docker: Docker = docker_client_instance().await?;
+            if paused {
+                // A frozen process cannot take a signal.
+                docker.unpause_container(&id).await.ok();
+            }
+            let options =
+                RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
+            Ok(docker.remove_container(&id, Some(options)).await?)
+        }
+    }
+
+    fn inner(&self) -> &ContainerAsync<GenericImage> {
+        self.inner.as_ref().expect("taken only by the destructor of TestPostgres")
+    }
+}
+
+/// Splits `name:tag`; a colon before the last slash belongs to a registry's port.
+fn split_image(image: &str) -> (&str, &str) {
+    match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        _ => (image, "latest"),
+    }
+}
+
+/// A port of the loopback interface on which nothing listens, below the range from which the kernel takes ports of
+/// outgoing connections: one of those could take it while the server is down.
+pub(super) fn free_port() -> anyhow::Result<u16> {
+    (0..1000)
+        .map(|_| fastrand::u16(15_000..32_000))
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .context("no free port between 15000 and 32000")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_split_at_its_tag() {
+        assert_eq!(split_image("postgres:17-alpine"), ("postgres", "17-alpine"));
+        assert_eq!(split_image("postgres"), ("postgres", "latest"));
+        assert_eq!(split_image("mirror.example:5000/postgres"), ("mirror.example:5000/postgres", "latest"));
+        assert_eq!(split_image("mirror.example:5000/postgres:16"), ("mirror.example:5000/postgres", "16"));
+    }
+}
