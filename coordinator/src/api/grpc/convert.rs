@@ -1,0 +1,157 @@
+//! Between the wire and the domain, for the service `Coordinator`.
+
+use std::time::Duration;
+
+use unanimity_proto::{InvalidWire, position_to_wire, v1};
+use unanimity_types::{ErrorCode, LogId, Timestamp, Xid};
+
+use crate::api::handlers::PageOutput;
+use crate::engine::{Error, Info, PartitionState, Standing, TransactionView, Wait};
+use crate::telemetry::state_word;
+
+impl From<InvalidWire> for Error {
+    fn from(invalid: InvalidWire) -> Self {
+        Self::new(invalid.code, invalid.message)
+    }
+}
+
+/// An xid from the wire.
+pub(super) fn xid(text: &str) -> Result<Xid, Error> {
+    text.parse()
+        .map_err(|error: unanimity_types::ParseXidError| Error::new(ErrorCode::InvalidXid, error.to_string()))
+}
+
+/// A log's id from the wire; none for an empty text.
+pub(super) fn log_id(text: &str) -> Result<Option<LogId>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let uuid = uuid::Uuid::try_parse(text)
+        .map_err(|_| Error::new(ErrorCode::InvalidRequest, "log_id: not a UUID"))?;
+    Ok(Some(LogId(uuid)))
+}
+
+/// How far to wait, with what the call does by itself.
+pub(super) fn wait(number: i32, default: Wait) -> Result<Wait, Error> {
+    match v1::Wait::try_from(number) {
+        Ok(v1::Wait::Unspecified) => Ok(default),
+        Ok(v1::Wait::Accepted) => Ok(Wait::Accepted),
+        Ok(v1::Wait::Decided) => Ok(Wait::Decided),
+        Ok(v1::Wait::Finished) => Ok(Wait::Finished),
+        Err(_) => Err(Error::new(ErrorCode::InvalidRequest, format!("wait: {number} is no such value"))),
+    }
+}
+
+/// Milliseconds from the wire; none for 0.
+pub(super) fn duration(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
+}
+
+fn moment(at: Option<Timestamp>) -> u64 {
+    at.map_or(0, |at| at.0)
+}
+
+fn word(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
+/// Where a transaction stands.
+pub(super) fn standing(standing: &Standing) -> v1::DecideResponse {
+    v1::DecideResponse {
+        xid: standing.xid.to_string(),
+        status: v1::Status::from(standing.status) as i32,
+        abort_reason: word(standing.abort_reason),
+        position: Some(position_to_wire(standing.position)),
+    }
+}
+
+/// A transaction.
+pub(super) fn transaction(view: TransactionView) -> v1::Transaction {
+    v1::Transaction {
+        xid: view.xid.to_string(),
+        mode: view.mode.map_or(v1::Mode::Unspecified, v1::Mode::from) as i32,
+        name: view.name,
+        status: v1::Status::from(view.status) as i32,
+        decision: word(view.decision),
+        abort_reason: word(view.abort_reason),
+        begun_at_ms: view.begun_at.0,
+        deadline_ms: view.deadline.0,
+        decided_at_ms: moment(view.decided_at),
+        finished_at_ms: moment(view.finished_at),
+        branches: view.branches.into_iter().map(branch).collect(),
+        timeline: view.timeline.into_iter().map(entry).collect(),
+        attention: view.attention.map(|attention| v1::Attention {
+            code: attention.code.as_str().to_owned(),
+            message: attention.message.into(),
+            since_ms: attention.since.0,
+        }),
+        partition: u32::from(view.position.partition.0),
+        position: Some(position_to_wire(view.position)),
+    }
+}
+
+fn branch(view: unanimity_core::BranchView) -> v1::Branch {
+    let (resolved_by, resolved_reason) = view.resolved.unwrap_or_default();
+    v1::Branch {
+        branch_id: view.id.0,
+        key: view.key,
+        target: view.target,
+        status: view.status.to_string(),
+        attempts: view.attempts,
+        last_error: view.last_error.unwrap_or_default(),
+        next_attempt_at_ms: moment(view.next_attempt_at),
+        resolved_by,
+        resolved_reason,
+    }
+}
+
+fn entry(entry: unanimity_core::TimelineEntry) -> v1::TimelineEntry {
+    v1::TimelineEntry {
+        at_ms: entry.at.0,
+        event: entry.kind.as_str().to_owned(),
+        branch_id: entry.branch_id.map_or(0, |id| id.0),
+        detail: entry.detail.map(String::from).unwrap_or_default(),
+    }
+}
+
+/// A page.
+pub(super) fn page(page: PageOutput) -> v1::ListTransactionsResponse {
+    v1::ListTransactionsResponse {
+        transactions: page.transactions.into_iter().map(transaction).collect(),
+        next_cursor: page.next_cursor,
+    }
+}
+
+/// Who the coordinator is.
+pub(super) fn info(info: Info) -> v1::Info {
+    v1::Info {
+        log_id: info.log_id.to_string(),
+        partitions: u32::from(info.partitions),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        node: info.node,
+        partition_states: info
+            .states
+            .into_iter()
+            .map(|info| v1::PartitionInfo {
+                partition: u32::from(info.partition.0),
+                state: state_word(&info.state).to_owned(),
+                detail: state_detail(&info.state).to_owned(),
+                position: info.position.map(position_to_wire),
+                open_transactions: info.open,
+            })
+            .collect(),
+    }
+}
+
+/// Why a partition does not run; empty if it does.
+pub(in crate::api) fn state_detail(state: &PartitionState) -> &str {
+    use crate::engine::StopReason;
+    match state {
+        PartitionState::Running | PartitionState::Recovering | PartitionState::Closed => "",
+        PartitionState::Waiting(why)
+        | PartitionState::Unavailable(why)
+        | PartitionState::Stopped(
+            StopReason::LostTail(why) | StopReason::Damaged(why) | StopReason::Unreadable(why),
+        ) => why,
+    }
+}

@@ -1,0 +1,383 @@
+//! The handlers: domain types in, domain types out, the same for gRPC and HTTP.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use unanimity_types::{
+    BranchKey, BranchTargets, ErrorCode, Limits, LogId, LogPosition, Mode, Name, PartitionId, Status,
+    Timestamp, Xid,
+};
+
+use super::cursor;
+use crate::config::Config;
+use crate::delivery::AllowList;
+use crate::engine::{
+    Begin, Begun, Commit, Coordinator, Error, Info, Inquiry, ListFilter, OperatorAction, Register,
+    Registered, Resolve, Standing, TransactionView, Wait,
+};
+
+/// How many transactions a page has if nobody says.
+const PAGE_DEFAULT: u32 = 50;
+/// The most that a page has.
+const PAGE_MAX: u32 = 500;
+/// An answer must have left before the caller's deadline: what a wait leaves of it.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
+
+/// Register a branch, as both interfaces say it.
+#[derive(Debug, Clone)]
+pub struct RegisterInput {
+    /// The transaction.
+    pub xid: Xid,
+    /// The branch's identity.
+    pub key: Option<BranchKey>,
+    /// Where its operations go.
+    pub targets: BranchTargets,
+    /// Given back with every operation.
+    pub payload: Bytes,
+    /// The log's identity as the caller knows it.
+    pub log_id: Option<LogId>,
+}
+
+/// What to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListInput {
+    /// Only this status.
+    pub status: Option<Status>,
+    /// Only this mode.
+    pub mode: Option<Mode>,
+    /// Only this name.
+    pub name: Option<String>,
+    /// Only with a branch at this participant.
+    pub participant: Option<String>,
+    /// Only begun at least so long ago.
+    pub older_than: Option<Duration>,
+    /// Only what needs attention.
+    pub attention: bool,
+    /// From the page before; empty for the first.
+    pub cursor: String,
+    /// At most so many; 0 for the default.
+    pub limit: u32,
+}
+
+/// A page as both interfaces give it: without branches and timelines, which may be large.
+#[derive(Debug, Clone)]
+pub struct PageOutput {
+    /// The transactions.
+    pub transactions: Vec<TransactionView>,
+    /// Empty on the last page.
+    pub next_cursor: String,
+}
+
+/// Ask about branches in doubt.
+#[derive(Debug, Clone)]
+pub struct InquireInput {
+    /// Which transactions.
+    pub xids: Vec<Xid>,
+    /// The log that the branches were registered with.
+    pub log_id: Option<LogId>,
+    /// The highest places that the caller saw.
+    pub witnesses: Vec<LogPosition>,
+}
+
+/// Settle a branch by hand.
+pub type ResolveInput = Resolve;
+
+/// Go on with a log that lost its tail.
+#[derive(Debug, Clone)]
+pub struct AcceptLossInput {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Who and why.
+    pub action: OperatorAction,
+}
+
+/// The handlers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handlers {
+    coordinator: Coordinator,
+    allow: Arc<AllowList>,
+    payload_bytes_max: usize,
+    transaction_timeout: Duration,
+    closing: CancellationToken,
+}
+
+impl Handlers {
+    /// Handlers over an engine.
+    #[must_use]
+    pub fn new(
+        coordinator: Coordinator,
+        allow: AllowList,
+        config: &Config,
+        closing: CancellationToken,
+    ) -> Self {
+        Self {
+            coordinator,
+            allow: Arc::new(allow),
+            payload_bytes_max: config.limits.payload_bytes_max,
+            transaction_timeout: config.timeouts.transaction(),
+            closing,
+        }
+    }
+
+    /// The engine behind.
+    #[must_use]
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.coordinator
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// As [`Coordinator::begin`].
+    pub async fn begin(&self, mut begin: Begin, wait: Wait, deadline: Instant) -> Result<Begun, Error> {
+        begin.timeout.get_or_insert(self.transaction_timeout);
+        let coordinator = self.coordinator.clone();
+        let begun = detached(async move { coordinator.begin(begin).await }).await?;
+        if reached(begun.status, wait) {
+            return Ok(begun);
+        }
+        let view = self.get(begun.xid, wait, remaining(deadline)).await?;
+        Ok(Begun { xid: view.xid, status: view.status, position: view.position })
+    }
+
+    /// Registers a branch whose targets may be called.
+    ///
+    /// # Errors
+    /// `target_not_allowed`, `payload_too_large`, `not_mine`, or as [`Coordinator::register`].
+    pub async fn register(&self, input: RegisterInput) -> Result<Registered, Error> {
+        let RegisterInput { xid, key, targets, payload, log_id } = input;
+        if payload.len() > self.payload_bytes_max {
+            let message = format!(
+                "a payload has at most {} bytes, this one has {}; keep large data in your database and pass its key",
+                self.payload_bytes_max,
+                payload.len()
+            );
+            return Err(Error::new(ErrorCode::PayloadTooLarge, message).about(xid));
+        }
+        if log_id.is_some_and(|log_id| log_id != self.coordinator.log_id()) {
+            let message = format!(
+                "{xid} was begun in another log than the one of this coordinator ({}): check which coordinator the \
+                 participant points at",
+                self.coordinator.log_id()
+            );
+            return Err(Error::new(ErrorCode::NotMine, message).about(xid));
+        }
+        for target in targets.iter() {
+            self.allow
+                .check(target)
+                .map_err(|why| Error::new(ErrorCode::TargetNotAllowed, why).about(xid))?;
+        }
+        let coordinator = self.coordinator.clone();
+        detached(async move { coordinator.register(Register { xid, key, targets, payload }).await }).await
+    }
+
+    /// Asks for the decision Commit; waits for the branches too if `wait` says so, as long as the
+    /// deadline lets it. A decision that is there is always told: not finished in time is no error.
+    ///
+    /// # Errors
+    /// As [`Coordinator::commit`].
+    pub async fn commit(
+        &self,
+        xid: Xid,
+        votes: Option<BTreeSet<BranchKey>>,
+        wait: Wait,
+        deadline: Instant,
+    ) -> Result<Standing, Error> {
+        let coordinator = self.coordinator.clone();
+        let commit = Commit { xid, votes, wait: Wait::Decided };
+        let standing = detached(async move { coordinator.commit(commit).await }).await?;
+        self.follow(standing, wait, deadline).await
+    }
+
+    /// Asks for the decision Abort; `by` if an operator does.
+    ///
+    /// # Errors
+    /// As [`Coordinator::abort`]; `invalid_request` for an operator without a name or reason.
+    pub async fn abort(
+        &self,
+        xid: Xid,
+        by: Option<OperatorAction>,
+        wait: Wait,
+        deadline: Instant,
+    ) -> Result<Standing, Error> {
+        let by = by.map(checked).transpose()?;
+        let coordinator = self.coordinator.clone();
+        let standing = detached(async move {
+            match by {
+                Some(action) => coordinator.abort_by_operator(xid, action, Wait::Decided).await,
+                None => coordinator.abort(xid, Wait::Decided).await,
+            }
+        })
+        .await?;
+        self.follow(standing, wait, deadline).await
+    }
+
+    /// A transaction, at once or when it is as far as `wait` says, but not later than `limit`.
+    ///
+    /// # Errors
+    /// As [`Coordinator::get`].
+    pub async fn get(&self, xid: Xid, wait: Wait, limit: Duration) -> Result<TransactionView, Error> {
+        let waiting = self.coordinator.get(xid, wait, limit);
+        if wait == Wait::Accepted || limit.is_zero() {
+            return waiting.await;
+        }
+        tokio::select! {
+            view = waiting => view,
+            // The node stops: the caller is told what is known and asks again elsewhere.
+            () = self.closing.cancelled() => self.coordinator.get(xid, Wait::Accepted, Duration::ZERO).await,
+        }
+    }
+
+    /// A page of transactions.
+    ///
+    /// # Errors
+    /// `invalid_request` for a cursor that no page gave or a page that is too large, or as
+    /// [`Coordinator::list`].
+    pub async fn list(&self, input: ListInput) -> Result<PageOutput, Error> {
+        let ListInput { status, mode, name, participant, older_than, attention, cursor, limit } = input;
+        if limit > PAGE_MAX {
+            return Err(Error::new(
+                ErrorCode::InvalidRequest,
+                format!("limit: a page has at most {PAGE_MAX}"),
+            ));
+        }
+        let limit = if limit == 0 { PAGE_DEFAULT } else { limit };
+        let after: Option<(Timestamp, Xid)> = cursor::read(&cursor)?;
+        let filter = ListFilter { status, mode, name, participant, older_than, attention, after, limit };
+        let mut page = self.coordinator.list(filter).await?;
+        for transaction in &mut page.transactions {
+            transaction.branches = Vec::new();
+            transaction.timeline = Vec::new();
+        }
+        let next_cursor = page.next.map(cursor::write).unwrap_or_default();
+        Ok(PageOutput { transactions: page.transactions, next_cursor })
+    }
+
+    /// What became of transactions whose branches are in doubt.
+    ///
+    /// # Errors
+    /// `log_lost_tail` if a witness knows of more than the log holds, or as [`Coordinator::inquire`].
+    pub async fn inquire(&self, input: InquireInput) -> Result<Vec<Inquiry>, Error> {
+        let InquireInput { xids, log_id, witnesses } = input;
+        if witnesses.len() > usize::from(unanimity_types::SLOTS) {
+            let message = "witnesses: at most one for each partition";
+            return Err(Error::new(ErrorCode::InvalidRequest, message));
+        }
+        let coordinator = self.coordinator.clone();
+        detached(async move {
+            // Another log's witnesses say nothing about ours; the inquiry answers `not_mine`.
+            if log_id.is_none_or(|log_id| log_id == coordinator.log_id()) {
+                coordinator.witness(&witnesses).await?;
+            }
+            coordinator.inquire(log_id, xids).await
+        })
+        .await
+    }
+
+    /// Operator: try what is owed again now.
+    ///
+    /// # Errors
+    /// `invalid_request` without a name or reason, or as [`Coordinator::retry`].
+    pub async fn retry(&self, xid: Xid, action: OperatorAction) -> Result<Standing, Error> {
+        let action = checked(action)?;
+        let coordinator = self.coordinator.clone();
+        detached(async move { coordinator.retry(xid, action).await }).await
+    }
+
+    /// Operator: settle a branch by hand.
+    ///
+    /// # Errors
+    /// `invalid_request` without a name or reason, or as [`Coordinator::resolve`].
+    pub async fn resolve(&self, mut input: ResolveInput) -> Result<Standing, Error> {
+        input.action = checked(input.action)?;
+        let coordinator = self.coordinator.clone();
+        detached(async move { coordinator.resolve(input).await }).await
+    }
+
+    /// Operator: go on with a log that lost its tail.
+    ///
+    /// # Errors
+    /// `invalid_request` without a name or reason, or as [`Coordinator::accept_loss`].
+    pub async fn accept_loss(&self, input: AcceptLossInput) -> Result<LogPosition, Error> {
+        let action = checked(input.action)?;
+        let coordinator = self.coordinator.clone();
+        detached(async move { coordinator.accept_loss(input.partition, action).await }).await
+    }
+
+    /// Who this coordinator is.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        self.coordinator.info()
+    }
+
+    /// Waits for the branches after a decision, if that was asked for.
+    async fn follow(&self, standing: Standing, wait: Wait, deadline: Instant) -> Result<Standing, Error> {
+        if reached(standing.status, wait) {
+            return Ok(standing);
+        }
+        match self.get(standing.xid, wait, remaining(deadline)).await {
+            Ok(view) => Ok(Standing {
+                xid: view.xid,
+                status: view.status,
+                abort_reason: view.abort_reason,
+                position: view.position,
+            }),
+            // The decision is durable and was asked for: it is told, whatever happened to the wait.
+            Err(error) => {
+                tracing::debug!(xid = %standing.xid, %error, "the wait for the branches ended early");
+                Ok(standing)
+            }
+        }
+    }
+}
+
+/// Whether a status is as far as a caller waits.
+fn reached(status: Status, wait: Wait) -> bool {
+    match wait {
+        Wait::Accepted => true,
+        Wait::Decided => status.decision().is_some(),
+        Wait::Finished => status.is_terminal(),
+    }
+}
+
+/// What a wait may take.
+pub(super) fn remaining(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).saturating_sub(DEADLINE_MARGIN)
+}
+
+/// Runs what changes state in a task of its own: a client's deadline drops the handler's future, and
+/// a dropped future must not stop a command between two of its steps.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::error!(%error, "a handler panicked");
+            Err(Error::new(ErrorCode::Internal, "a bug in the coordinator; its log has the details"))
+        }
+    }
+}
+
+/// An operator has a name and gives a reason; both are recorded and shown for ever.
+fn checked(action: OperatorAction) -> Result<OperatorAction, Error> {
+    Name::new(action.operator.as_str())
+        .map_err(|error| Error::new(ErrorCode::InvalidRequest, format!("operator: {error}")))?;
+    if action.reason.trim().is_empty() {
+        return Err(Error::new(ErrorCode::InvalidRequest, "reason: say why; it is recorded with the action"));
+    }
+    if action.reason.len() > Limits::REASON_BYTES_MAX {
+        let message = format!("reason: at most {} bytes", Limits::REASON_BYTES_MAX);
+        return Err(Error::new(ErrorCode::InvalidRequest, message));
+    }
+    // U+0000 cannot be stored by every database (protocol M5); the rest could hide what stands there.
+    if action.reason.chars().any(|c| c.is_control() && c != '\n') {
+        return Err(Error::new(ErrorCode::InvalidRequest, "reason: no control characters"));
+    }
+    Ok(action)
+}
