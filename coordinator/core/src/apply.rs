@@ -62,7 +62,15 @@ pub fn apply(
             if snapshot.xid != xid {
                 return illegal("a snapshot of another transaction");
             }
-            *state = Some(*snapshot);
+            let mut snapshot = *snapshot;
+            if let Some(known) = state.take() {
+                if forgets(&snapshot, &known) {
+                    *state = Some(known);
+                    return illegal("a snapshot without what happened before it");
+                }
+                keep_volatile(&mut snapshot, known);
+            }
+            *state = Some(snapshot);
             Ok(())
         }
         (None, _) => illegal("an event before its beginning"),
@@ -71,22 +79,34 @@ pub fn apply(
     }
 }
 
-fn new(xid: Xid, at: Timestamp, deadline: Timestamp) -> Transaction {
-    Transaction {
-        xid,
-        mode: None,
-        name: None,
-        digest: unanimity_types::Digest::default(),
-        begun_at: at,
-        deadline,
-        decision: None,
-        finished_at: None,
-        branches: Vec::new(),
-        timeline: Vec::new(),
-        attention: None,
-        unsettled: 0,
-        commit_asked: None,
+/// Whether the snapshot lacks something that is known to have happened: a decision, a branch or how
+/// one ended (I3).
+fn forgets(snapshot: &Transaction, known: &Transaction) -> bool {
+    let undecides = known.decision.is_some() && snapshot.decision != known.decision;
+    let reopens = known.finished_at.is_some() && snapshot.finished_at.is_none();
+    let loses_a_branch = snapshot.branches.len() < known.branches.len();
+    let unsettles =
+        known.branches.iter().zip(&snapshot.branches).any(|(known, now)| {
+            known.key != now.key || known.status.is_settled() && known.status != now.status
+        });
+    undecides || reopens || loses_a_branch || unsettles
+}
+
+/// A snapshot that is applied live must not lose the waits that it does not hold: nobody sets their
+/// timers again.
+fn keep_volatile(snapshot: &mut Transaction, known: Transaction) {
+    if snapshot.decision.is_none() {
+        snapshot.commit_asked = known.commit_asked;
     }
+    for (branch, known) in snapshot.branches.iter_mut().zip(known.branches) {
+        if tcc::owed_operation(branch.status).is_some() {
+            branch.next_attempt_at = known.next_attempt_at;
+        }
+    }
+}
+
+fn new(xid: Xid, at: Timestamp, deadline: Timestamp) -> Transaction {
+    Transaction { begun_at: at, deadline, ..Transaction::empty(xid) }
 }
 
 fn apply_to(
