@@ -1,0 +1,6 @@
+//! The core's tests: tables of every pair, rules by name, and random histories with crashes.
+#![allow(clippy::print_stdout, reason = "figures of the random histories")]
+
+mod fixture;
+mod histories;
+mod model;
