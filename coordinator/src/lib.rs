@@ -1,3 +1,4 @@
 //! The Unanimity coordinator as a library.
 
+pub mod engine;
 pub mod log;

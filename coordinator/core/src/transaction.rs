@@ -256,11 +256,34 @@ impl Transaction {
         self.unsettled
     }
 
-    /// Counts anew what is kept beside the branches; for whoever builds a transaction from a
-    /// snapshot.
-    pub fn recount(&mut self) {
-        let unsettled = self.branches.iter().filter(|branch| !branch.status.is_settled()).count();
-        self.unsettled = u32::try_from(unsettled).unwrap_or(u32::MAX);
+    /// A transaction to which nothing happened yet.
+    #[must_use]
+    pub fn empty(xid: Xid) -> Self {
+        Self {
+            xid,
+            mode: None,
+            name: None,
+            digest: Digest::default(),
+            begun_at: Timestamp(0),
+            deadline: Timestamp(0),
+            decision: None,
+            finished_at: None,
+            branches: Vec::new(),
+            timeline: Vec::new(),
+            attention: None,
+            unsettled: 0,
+            commit_asked: None,
+        }
+    }
+
+    /// Completes a transaction that was built from a snapshot's fields: counts what is kept beside
+    /// the branches. `None` if they are not numbered from 1 in order.
+    #[must_use]
+    pub fn from_snapshot(mut fields: Self) -> Option<Self> {
+        let numbered = (1..).zip(&fields.branches).all(|(number, branch)| branch.id.0 == number);
+        let unsettled = fields.branches.iter().filter(|branch| !branch.status.is_settled()).count();
+        fields.unsettled = u32::try_from(unsettled).ok()?;
+        numbered.then_some(fields)
     }
 
     /// The durable part: what a replay of the log gives. Volatile waits are gone, and the counts of

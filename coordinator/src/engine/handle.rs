@@ -7,7 +7,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 use unanimity_core::{Answer, BeginSpec, Command, Registration};
 use unanimity_types::{
-    AbortReason, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Mode, Name, PartitionId, Xid, partition_of,
+    AbortReason, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Mode, Name, PartitionId, Xid,
+    partition_of,
 };
 use uuid::Uuid;
 
@@ -24,6 +25,9 @@ use crate::log::TransactionLog;
 /// Longer than any healthy database needs, shorter than people wait.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// The longest that a look may wait for a status: callers come again.
+const LOOK_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// What every partition's mailbox and state watch have in common.
 #[derive(Debug)]
 pub(super) struct Partition {
@@ -32,6 +36,7 @@ pub(super) struct Partition {
     pub(super) state: watch::Receiver<PartitionInfo>,
 }
 
+/// What every clone of the handle shares.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) log: Arc<dyn TransactionLog>,
@@ -74,7 +79,10 @@ impl Coordinator {
     /// Whether every partition works.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shared.partitions.iter().all(|partition| partition.state.borrow().state == PartitionState::Running)
+        self.shared
+            .partitions
+            .iter()
+            .all(|partition| partition.state.borrow().state == PartitionState::Running)
     }
 
     /// Waits until every partition works, has stopped for good, or the time is over.
@@ -87,7 +95,10 @@ impl Coordinator {
                 let mut state = partition.state.clone();
                 let settled = state
                     .wait_for(|info| {
-                        matches!(info.state, PartitionState::Running | PartitionState::Stopped(_) | PartitionState::Closed)
+                        matches!(
+                            info.state,
+                            PartitionState::Running | PartitionState::Stopped(_) | PartitionState::Closed
+                        )
                     })
                     .await;
                 match settled.as_ref().map(|info| &info.state) {
@@ -117,7 +128,10 @@ impl Coordinator {
     pub async fn begin(&self, begin: Begin) -> Result<Begun, Error> {
         let timeout = begin.timeout.unwrap_or(Limits::TIMEOUT_DEFAULT);
         if timeout.is_zero() || timeout > Limits::TIMEOUT_MAX {
-            let message = format!("a timeout is more than 0 and at most {} days", Limits::TIMEOUT_MAX.as_secs() / 86_400);
+            let message = format!(
+                "a timeout is more than 0 and at most {} days",
+                Limits::TIMEOUT_MAX.as_secs() / 86_400
+            );
             return Err(Error::new(ErrorCode::InvalidTimeout, message));
         }
         let minted = begin.xid.is_none();
@@ -175,7 +189,8 @@ impl Coordinator {
             Outcome::Done(reply) => match reply.answer {
                 Answer::Registered(branch_id) => Ok(Registered { branch_id, key, position: reply.position }),
                 Answer::Status | Answer::Undecided => {
-                    Err(Error::new(ErrorCode::Internal, "a registration was answered without a branch").about(xid))
+                    Err(Error::new(ErrorCode::Internal, "a registration was answered without a branch")
+                        .about(xid))
                 }
             },
             Outcome::InHistory(view, _) => Err(already_decided(&view)),
@@ -190,10 +205,12 @@ impl Coordinator {
     pub async fn commit(&self, commit: Commit) -> Result<Standing, Error> {
         let Commit { xid, votes, wait } = commit;
         let command = Command::Commit { votes };
-        match self.command(xid, command, wait.max(Wait::Decided), Unknown::AskHistory).await? {
-            Outcome::Done(reply) => Ok(reply.standing(xid)),
-            Outcome::InHistory(view, _) if view.status.decision() == Some(unanimity_types::Decision::Commit) => {
-                Ok(standing(&view))
+        match self.command(xid, command, Wait::Decided, Unknown::AskHistory).await? {
+            Outcome::Done(reply) => self.until(reply.standing(xid), wait).await,
+            Outcome::InHistory(view, _)
+                if view.status.decision() == Some(unanimity_types::Decision::Commit) =>
+            {
+                Ok(standing_of(&view))
             }
             Outcome::InHistory(view, _) => Err(already_decided(&view)),
         }
@@ -207,11 +224,25 @@ impl Coordinator {
         self.abort_because(xid, AbortReason::Requested, None, wait).await
     }
 
+    /// Where a decided transaction stands when it is finished, if that is asked for and comes soon.
+    async fn until(&self, standing: Standing, wait: Wait) -> Result<Standing, Error> {
+        if wait < Wait::Finished || standing.status.is_terminal() {
+            return Ok(standing);
+        }
+        let view = self.get(standing.xid, Wait::Finished, LOOK_WAIT_MAX).await?;
+        Ok(standing_of(&view))
+    }
+
     /// An operator's abort of what is undecided.
     ///
     /// # Errors
     /// As [`Coordinator::abort`].
-    pub async fn abort_by_operator(&self, xid: Xid, action: OperatorAction, wait: Wait) -> Result<Standing, Error> {
+    pub async fn abort_by_operator(
+        &self,
+        xid: Xid,
+        action: OperatorAction,
+        wait: Wait,
+    ) -> Result<Standing, Error> {
         self.abort_because(xid, AbortReason::Operator, Some(action), wait).await
     }
 
@@ -223,10 +254,12 @@ impl Coordinator {
         wait: Wait,
     ) -> Result<Standing, Error> {
         let command = Command::Abort { reason, by: action.map(into_core) };
-        match self.command(xid, command, wait.max(Wait::Decided), Unknown::AskHistory).await? {
-            Outcome::Done(reply) => Ok(reply.standing(xid)),
-            Outcome::InHistory(view, _) if view.status.decision() == Some(unanimity_types::Decision::Abort) => {
-                Ok(standing(&view))
+        match self.command(xid, command, Wait::Decided, Unknown::AskHistory).await? {
+            Outcome::Done(reply) => self.until(reply.standing(xid), wait).await,
+            Outcome::InHistory(view, _)
+                if view.status.decision() == Some(unanimity_types::Decision::Abort) =>
+            {
+                Ok(standing_of(&view))
             }
             Outcome::InHistory(view, _) => Err(already_decided(&view)),
         }
@@ -238,11 +271,16 @@ impl Coordinator {
     /// # Errors
     /// `transaction_not_found` (which is no outcome), or the engine's state.
     pub async fn get(&self, xid: Xid, wait: Wait, limit: Duration) -> Result<TransactionView, Error> {
-        let partition = self.partition(xid)?;
-        let (reply, answer) = oneshot::channel();
-        let limit = limit.min(ANSWER_WAIT_MAX);
-        self.send(partition, Mail::Get { xid, wait, limit, reply })?;
-        let found = self.answer(partition, answer, limit + ANSWER_WAIT_MAX).await??;
+        let patient = wait > Wait::Accepted && !limit.is_zero();
+        let waited = if patient {
+            tokio::time::timeout(limit.min(LOOK_WAIT_MAX), self.look(xid, wait)).await.ok()
+        } else {
+            None
+        };
+        let found = match waited {
+            Some(found) => found?,
+            None => self.look(xid, Wait::Accepted).await?,
+        };
         if let Some(view) = found {
             return Ok(*view);
         }
@@ -258,12 +296,21 @@ impl Coordinator {
         }
     }
 
+    /// A look into memory, when it has come as far as `wait`.
+    async fn look(&self, xid: Xid, wait: Wait) -> Result<Option<Box<TransactionView>>, Error> {
+        let partition = self.partition(xid)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(partition, Mail::Get { xid, wait, reply })?;
+        let limit = if wait == Wait::Accepted { ANSWER_WAIT_MAX } else { LOOK_WAIT_MAX };
+        self.answer(partition, answer, limit).await?
+    }
+
     /// A page of transactions, open and over, newest begun first.
     ///
     /// # Errors
     /// The engine's or the log's state.
     pub async fn list(&self, filter: ListFilter) -> Result<Page, Error> {
-        super::list::list(&self.shared, filter).await
+        super::list::list(self, filter).await
     }
 
     /// What became of transactions whose branches are in doubt. An unknown xid is aborted by asking,
@@ -317,8 +364,13 @@ impl Coordinator {
     ///
     /// # Errors
     /// `invalid_request` for an unknown partition, `illegal_transition` if it did not lose any.
-    pub async fn accept_loss(&self, partition: PartitionId, action: OperatorAction) -> Result<LogPosition, Error> {
-        let Some(partition) = self.shared.partitions.iter().find(|candidate| candidate.id == partition) else {
+    pub async fn accept_loss(
+        &self,
+        partition: PartitionId,
+        action: OperatorAction,
+    ) -> Result<LogPosition, Error> {
+        let Some(partition) = self.shared.partitions.iter().find(|candidate| candidate.id == partition)
+        else {
             return Err(Error::new(ErrorCode::InvalidRequest, format!("there is no partition {partition}")));
         };
         let (reply, answer) = oneshot::channel();
@@ -334,7 +386,10 @@ impl Coordinator {
     pub async fn witness(&self, positions: &[LogPosition]) -> Result<(), Error> {
         for position in positions {
             let Some(partition) = self.shared.partitions.iter().find(|p| p.id == position.partition) else {
-                return Err(Error::new(ErrorCode::NotMine, format!("there is no partition {}", position.partition)));
+                return Err(Error::new(
+                    ErrorCode::NotMine,
+                    format!("there is no partition {}", position.partition),
+                ));
             };
             let (reply, answer) = oneshot::channel();
             self.send(partition, Mail::Witness { position: *position, reply })?;
@@ -362,7 +417,13 @@ impl Coordinator {
 
     /// Sends a command into its partition, asking history first where the partition does not know
     /// the xid. The order is memory, history, and memory again (protocol C2).
-    async fn command(&self, xid: Xid, command: Command, wait: Wait, unknown: Unknown) -> Result<Outcome, Error> {
+    async fn command(
+        &self,
+        xid: Xid,
+        command: Command,
+        wait: Wait,
+        unknown: Unknown,
+    ) -> Result<Outcome, Error> {
         let partition = self.partition(xid)?;
         let mut unknown = unknown;
         loop {
@@ -373,6 +434,9 @@ impl Coordinator {
                 Reply::Done(done) => return Ok(Outcome::Done(done)),
                 Reply::AskHistory { as_of } => {
                     if let Some((view, digest)) = self.history(&[xid]).await?.pop() {
+                        if !view.status.is_terminal() {
+                            return Err(forgotten_by_log(&view));
+                        }
                         return Ok(Outcome::InHistory(Box::new(view), digest));
                     }
                     unknown = Unknown::NotInHistory { as_of };
@@ -427,9 +491,19 @@ impl Coordinator {
     }
 }
 
-pub(super) fn outcome_unknown(partition: PartitionId, why: &str) -> Error {
+/// History has it as open, its partition does not hold it: blocks are missing from the log.
+pub(super) fn forgotten_by_log(view: &TransactionView) -> Error {
     let message =
-        format!("partition {partition}: {why}; whether the command took effect is not known: repeat it with the same xid");
+        format!("history has {} as {}, but its partition's log does not hold it", view.xid, view.status);
+    let mut error = Error::new(ErrorCode::LogLostTail, message).about(view.xid);
+    error.status = Some(view.status);
+    error
+}
+
+pub(super) fn outcome_unknown(partition: PartitionId, why: &str) -> Error {
+    let message = format!(
+        "partition {partition}: {why}; whether the command took effect is not known: repeat it with the same xid"
+    );
     Error::new(ErrorCode::OutcomeUnknown, message).retry_after(Duration::from_millis(500))
 }
 
@@ -450,13 +524,16 @@ fn not_running(partition: PartitionId, state: &PartitionState) -> Error {
     let hint = Duration::from_millis(500);
     match state {
         PartitionState::Running | PartitionState::Recovering => {
-            Error::new(ErrorCode::Unavailable, format!("partition {partition} is reading its log")).retry_after(hint)
+            Error::new(ErrorCode::Unavailable, format!("partition {partition} is reading its log"))
+                .retry_after(hint)
         }
         PartitionState::Waiting(who) => {
-            Error::new(ErrorCode::NotOwner, format!("partition {partition} belongs to {who}")).retry_after(hint)
+            Error::new(ErrorCode::NotOwner, format!("partition {partition} belongs to {who}"))
+                .retry_after(hint)
         }
         PartitionState::Unavailable(why) => {
-            Error::new(ErrorCode::Unavailable, format!("partition {partition}: {why}; nothing is lost")).retry_after(hint)
+            Error::new(ErrorCode::Unavailable, format!("partition {partition}: {why}; nothing is lost"))
+                .retry_after(hint)
         }
         PartitionState::Closed => closed(),
         PartitionState::Stopped(StopReason::LostTail(why)) => Error::new(
@@ -484,7 +561,7 @@ fn already_decided(view: &TransactionView) -> Error {
     error
 }
 
-fn standing(view: &TransactionView) -> Standing {
+fn standing_of(view: &TransactionView) -> Standing {
     Standing { xid: view.xid, status: view.status, abort_reason: view.abort_reason, position: view.position }
 }
 

@@ -1,7 +1,5 @@
 //! What goes into a partition's mailbox.
 
-use std::time::Duration;
-
 use tokio::sync::oneshot;
 use unanimity_core::{Answer, Command};
 use unanimity_types::{AbortReason, Digest, LogPosition, Name, Status, Xid};
@@ -53,7 +51,7 @@ pub(super) enum Outcome {
 /// The answers about known xids and what to ask history for.
 #[derive(Debug, Default)]
 pub(super) struct Inquired {
-    pub(super) known: Vec<(Inquiry, LogPosition)>,
+    pub(super) known: Vec<Inquiry>,
     pub(super) unknown: Vec<Xid>,
     pub(super) as_of: u64,
 }
@@ -64,13 +62,36 @@ pub(super) type ReplyTo<T> = oneshot::Sender<Result<T, Error>>;
 /// One thing in a partition's mailbox.
 #[derive(Debug)]
 pub(super) enum Mail {
-    Command { xid: Xid, command: Command, wait: Wait, unknown: Unknown, reply: ReplyTo<Reply> },
-    Get { xid: Xid, wait: Wait, limit: Duration, reply: ReplyTo<Option<Box<TransactionView>>> },
-    List { filter: ListFilter, reply: ReplyTo<Vec<TransactionView>> },
+    Command {
+        xid: Xid,
+        command: Command,
+        wait: Wait,
+        unknown: Unknown,
+        reply: ReplyTo<Reply>,
+    },
+    Get {
+        xid: Xid,
+        wait: Wait,
+        reply: ReplyTo<Option<Box<TransactionView>>>,
+    },
+    List {
+        filter: ListFilter,
+        reply: ReplyTo<Vec<TransactionView>>,
+    },
     /// A batch of xids; with `as_of` history was asked about them and does not know them: they are
     /// aborted, with one append for the batch (protocol M21).
-    Inquire { xids: Vec<Xid>, as_of: Option<u64>, reply: ReplyTo<Inquired> },
-    Witness { position: LogPosition, reply: ReplyTo<()> },
-    AcceptLoss { action: OperatorAction, reply: ReplyTo<LogPosition> },
+    Inquire {
+        xids: Vec<Xid>,
+        as_of: Option<u64>,
+        reply: ReplyTo<Inquired>,
+    },
+    Witness {
+        position: LogPosition,
+        reply: ReplyTo<()>,
+    },
+    AcceptLoss {
+        action: OperatorAction,
+        reply: ReplyTo<LogPosition>,
+    },
     ParticipantAvailable(Name),
 }

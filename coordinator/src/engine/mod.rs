@@ -9,6 +9,9 @@
 //!                      └──effects──▶ Dispatcher ──▶ participants
 //! ```
 
+mod clock;
+mod codec;
+mod config;
 mod detail;
 mod dispatch;
 mod error;
@@ -16,12 +19,17 @@ mod handle;
 mod inquire;
 mod list;
 mod mailbox;
+mod partition;
 mod request;
+mod start;
 
+pub use codec::{CodecError, Logged, LoggedEvent, PartitionEvent, decode};
+pub use config::EngineConfig;
 pub use dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};
 pub use error::Error;
 pub use handle::Coordinator;
 pub use request::{
-    Begin, Begun, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo, PartitionState, Register,
-    Registered, Resolve, Standing, StopReason, TransactionView, Wait,
+    Begin, Begun, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo, PartitionState,
+    Register, Registered, Resolve, Standing, StopReason, TransactionView, Wait,
 };
+pub use start::Engine;

@@ -1,0 +1,200 @@
+//! Domain events to log records.
+
+use unanimity_core::{AttentionCode, Branch, Event, OperatorAction, TimelineKind, Transaction};
+use unanimity_proto::log;
+use unanimity_types::{
+    AbortReason, BranchId, BranchStatus, BranchTargets, Decision, Mode, ResolveAs, Target, Timestamp, Xid,
+};
+
+use super::PartitionEvent;
+
+/// A record of a transaction's event; `None` for a volatile one, which is not written.
+pub(crate) fn encode_event(xid: Xid, at_delta_ms: u32, event: &Event) -> Option<log::Record> {
+    use log::record::Event as Wire;
+    let event = match event {
+        Event::Begun { mode, name, digest, deadline } => Wire::Begun(log::Begun {
+            mode: mode_number(*mode),
+            name: name.as_ref().map(ToString::to_string).unwrap_or_default(),
+            digest: digest.0.to_vec().into(),
+            deadline_ms: deadline.0,
+        }),
+        Event::Presumed => Wire::Presumed(log::Presumed {}),
+        Event::Registered { branch_id, key, targets, payload, digest } => Wire::Registered(log::Registered {
+            branch_id: branch_id.0,
+            key: key.to_string(),
+            targets: Some(encode_targets(targets)),
+            payload: payload.clone(),
+            digest: digest.0.to_vec().into(),
+        }),
+        Event::Decided { decision, reason, branches, by } => Wire::Decided(log::Decided {
+            decision: decision_number(*decision),
+            abort_reason: reason.map_or(0, reason_number),
+            branches: *branches,
+            operator: by.as_ref().map(|by| by.operator.to_string()).unwrap_or_default(),
+            reason: by.as_ref().map(|by| by.reason.to_string()).unwrap_or_default(),
+        }),
+        Event::AttemptFailed { branch_id, attempts, error, .. } => Wire::AttemptFailed(log::AttemptFailed {
+            branch_id: branch_id.0,
+            attempts: *attempts,
+            error: error.to_string(),
+        }),
+        Event::BranchSettled { branch_id, attempts } => {
+            Wire::BranchSettled(log::BranchSettled { branch_id: branch_id.0, attempts: *attempts })
+        }
+        Event::BranchResolved { branch_id, resolve_as, by } => {
+            Wire::BranchResolved(resolved(*branch_id, *resolve_as, by))
+        }
+        Event::Contradicted { branch_id, operation } => {
+            Wire::Contradicted(log::Contradicted { branch_id: branch_id.0, message: operation.to_string() })
+        }
+        Event::AttentionRaised { code, branch_id, message } => {
+            Wire::AttentionRaised(attention(*code, *branch_id, message))
+        }
+        Event::RetryRequested { by } => Wire::RetryRequested(log::RetryRequested {
+            operator: by.operator.to_string(),
+            reason: by.reason.to_string(),
+        }),
+        Event::Finished => Wire::Finished(log::Finished {}),
+        Event::Snapshot(transaction) => Wire::Snapshot(snapshot(transaction)),
+        Event::CommitAsked { .. } | Event::Dispatched { .. } | Event::Deferred { .. } => return None,
+    };
+    Some(log::Record { xid: xid.as_bytes().to_vec().into(), at_delta_ms, event: Some(event) })
+}
+
+/// A record of the partition's own event.
+pub(crate) fn encode_partition_event(at_delta_ms: u32, event: &PartitionEvent) -> log::Record {
+    use log::record::Event as Wire;
+    let event = match event {
+        PartitionEvent::LostTailFound { epoch, epoch_tag, seq } => {
+            Wire::LostTailFound(log::LostTailFound { epoch: epoch.0, epoch_tag: *epoch_tag, seq: seq.0 })
+        }
+        PartitionEvent::LossAccepted { epoch, operator, reason } => Wire::LossAccepted(log::LossAccepted {
+            epoch: epoch.0,
+            operator: operator.clone(),
+            reason: reason.clone(),
+        }),
+    };
+    log::Record { xid: Vec::new().into(), at_delta_ms, event: Some(event) }
+}
+
+fn snapshot(transaction: &Transaction) -> log::Snapshot {
+    let millis = |at: Option<Timestamp>| at.map_or(0, |at| at.0);
+    let decision = transaction.decision.as_ref();
+    log::Snapshot {
+        mode: transaction.mode.map_or(0, mode_number),
+        name: transaction.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        digest: transaction.digest.0.to_vec().into(),
+        begun_at_ms: transaction.begun_at.0,
+        deadline_ms: transaction.deadline.0,
+        decision: decision.map_or(0, |record| decision_number(record.decision)),
+        abort_reason: transaction.abort_reason().map_or(0, reason_number),
+        decided_at_ms: millis(decision.map(|record| record.at)),
+        finished_at_ms: millis(transaction.finished_at),
+        branches: transaction.branches.iter().map(snapshot_branch).collect(),
+        timeline: transaction
+            .timeline
+            .iter()
+            .map(|entry| log::SnapshotEntry {
+                at_ms: entry.at.0,
+                event: number_in(TimelineKind::ALL, entry.kind),
+                branch_id: entry.branch_id.map_or(0, |id| id.0),
+                detail: entry.detail.as_deref().unwrap_or_default().to_owned(),
+            })
+            .collect(),
+        attention: transaction
+            .attention
+            .as_ref()
+            .map(|raised| attention(raised.code, raised.branch_id, &raised.message)),
+        attention_since_ms: millis(transaction.attention.as_ref().map(|raised| raised.since)),
+    }
+}
+
+fn snapshot_branch(branch: &Branch) -> log::SnapshotBranch {
+    log::SnapshotBranch {
+        registered: Some(log::Registered {
+            branch_id: branch.id.0,
+            key: branch.key.to_string(),
+            targets: Some(encode_targets(&branch.targets)),
+            payload: branch.payload.clone(),
+            digest: branch.digest.0.to_vec().into(),
+        }),
+        status: number_in(BranchStatus::ALL, branch.status),
+        attempts: branch.attempts,
+        last_error: branch.last_error.as_deref().unwrap_or_default().to_owned(),
+        resolved: branch.resolved.as_ref().map(|by| log::BranchResolved {
+            branch_id: branch.id.0,
+            resolve_as: match branch.status {
+                BranchStatus::HeuristicCancelled => resolve_number(ResolveAs::Cancelled),
+                _ => resolve_number(ResolveAs::Confirmed),
+            },
+            operator: by.operator.to_string(),
+            reason: by.reason.to_string(),
+        }),
+        contradicted: branch.resolved.as_ref().is_some_and(|by| by.contradicted),
+    }
+}
+
+fn attention(code: AttentionCode, branch_id: Option<BranchId>, message: &str) -> log::AttentionRaised {
+    log::AttentionRaised {
+        code: code.as_str().to_owned(),
+        message: message.to_owned(),
+        branch_id: branch_id.map_or(0, |id| id.0),
+    }
+}
+
+fn resolved(branch_id: BranchId, resolve_as: ResolveAs, by: &OperatorAction) -> log::BranchResolved {
+    log::BranchResolved {
+        branch_id: branch_id.0,
+        resolve_as: resolve_number(resolve_as),
+        operator: by.operator.to_string(),
+        reason: by.reason.to_string(),
+    }
+}
+
+fn encode_targets(targets: &BranchTargets) -> log::Targets {
+    match targets {
+        BranchTargets::One(one) => log::Targets { one: Some(encode_target(one)), ..Default::default() },
+        BranchTargets::Tcc { confirm, cancel } => log::Targets {
+            confirm: Some(encode_target(confirm)),
+            cancel: Some(encode_target(cancel)),
+            ..Default::default()
+        },
+    }
+}
+
+fn encode_target(target: &Target) -> log::Target {
+    let kind = match target {
+        Target::Participant { participant, operation } => {
+            log::target::Kind::Participant(log::ParticipantTarget {
+                participant: participant.to_string(),
+                operation: operation.to_string(),
+            })
+        }
+        Target::Grpc(url) => log::target::Kind::Grpc(url.to_string()),
+        Target::Http(url) => log::target::Kind::Url(url.to_string()),
+    };
+    log::Target { kind: Some(kind) }
+}
+
+fn mode_number(mode: Mode) -> u32 {
+    number_in(Mode::ALL, mode)
+}
+
+fn decision_number(decision: Decision) -> u32 {
+    number_in(Decision::ALL, decision)
+}
+
+fn reason_number(reason: AbortReason) -> u32 {
+    number_in(AbortReason::ALL, reason)
+}
+
+fn resolve_number(resolve_as: ResolveAs) -> u32 {
+    number_in(ResolveAs::ALL, resolve_as)
+}
+
+/// A value's place in its type's order, from 1: the orders are part of the format and only grow at
+/// their end.
+fn number_in<T: PartialEq + Copy>(all: &[T], value: T) -> u32 {
+    let place = all.iter().position(|candidate| *candidate == value).unwrap_or(usize::MAX - 1);
+    u32::try_from(place + 1).unwrap_or(u32::MAX)
+}

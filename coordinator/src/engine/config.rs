@@ -1,0 +1,51 @@
+//! What the engine can be told.
+
+use std::time::Duration;
+
+use unanimity_core::RetryPolicy;
+
+/// The engine's settings. The defaults suit one node with a database nearby.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// This node's name: a lease that was held under the same name is taken back at once.
+    pub node: String,
+    /// This node's address, for people and for other nodes.
+    pub address: String,
+    /// How long a lease lasts. A node that dies is replaced after so long.
+    pub lease: Duration,
+    /// When operations are tried again.
+    pub retry: RetryPolicy,
+    /// Commands that may wait in a partition's mailbox.
+    pub mailbox_max: usize,
+    /// Bytes of events that may wait for the next block; then the mailbox is not read.
+    pub building_bytes_max: usize,
+    /// Transactions that a partition may hold in memory.
+    pub open_max: usize,
+    /// Cleaning re-appends what is open when dead bytes exceed live bytes by so many (protocol M8).
+    pub clean_bytes: u64,
+    /// The log is trimmed when at least so many blocks are over.
+    pub trim_blocks: u64,
+    /// How often history is written.
+    pub project_every: Duration,
+    /// Open transactions older than this get a row in history too.
+    pub project_open_after: Duration,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            node: "node".to_owned(),
+            address: String::new(),
+            lease: Duration::from_secs(6),
+            retry: RetryPolicy::default(),
+            // A few round trips' worth of the fastest caller.
+            mailbox_max: 8_192,
+            building_bytes_max: 4 * 1024 * 1024,
+            open_max: 2_000_000,
+            clean_bytes: 64 * 1024 * 1024,
+            trim_blocks: 256,
+            project_every: Duration::from_millis(100),
+            project_open_after: Duration::from_secs(1),
+        }
+    }
+}

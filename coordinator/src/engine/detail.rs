@@ -1,0 +1,187 @@
+//! Transactions to history rows and back to views.
+//!
+//! A row's `detail` is compact JSON that the SQL views `transactions` and `branches` unpack:
+//!
+//! ```text
+//! {"b": [[id, key, target, status, attempts, error, resolved_by, resolved_reason], …],
+//!  "t": [[at_ms, event, branch_id, detail], …],
+//!  "a": [code, message, since_ms, branch_id]}
+//! ```
+
+use serde::{Deserialize, Serialize};
+use unanimity_core::{Attention, AttentionCode, BranchView, TimelineEntry, TimelineKind, Transaction};
+use unanimity_types::{
+    BranchId, BranchStatus, BranchTargets, Epoch, ErrorCode, LogPosition, PartitionId, Seq, Timestamp,
+};
+
+use super::error::Error;
+use super::request::TransactionView;
+use crate::log::HistoryRow;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Detail {
+    b: Vec<DetailBranch>,
+    t: Vec<(u64, String, u32, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    a: Option<(String, String, u64, u32)>,
+}
+
+/// id, key, target, status, attempts, error, `resolved_by`, `resolved_reason`
+type DetailBranch = (u32, String, String, String, u32, String, String, String);
+
+/// A transaction's row, as it is now; the caller sees to it that this is durable.
+pub(super) fn row_of(
+    transaction: &Transaction,
+    partition: PartitionId,
+    epoch: Epoch,
+    seq: Seq,
+) -> HistoryRow {
+    let mut participants: Vec<String> = transaction
+        .branches
+        .iter()
+        .flat_map(|branch| match &branch.targets {
+            BranchTargets::One(one) => vec![one.bulkhead()],
+            BranchTargets::Tcc { confirm, cancel } => vec![confirm.bulkhead(), cancel.bulkhead()],
+        })
+        .map(str::to_owned)
+        .collect();
+    participants.sort_unstable();
+    participants.dedup();
+    HistoryRow {
+        xid: transaction.xid,
+        partition,
+        mode: transaction.mode,
+        name: transaction.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        status: transaction.status(),
+        decision: transaction.decision.as_ref().map(|record| record.decision),
+        abort_reason: transaction.abort_reason(),
+        digest: transaction.digest,
+        begun_at: transaction.begun_at,
+        deadline: transaction.deadline,
+        decided_at: transaction.decision.as_ref().map(|record| record.at),
+        finished_at: transaction.finished_at,
+        attention: transaction.attention.as_ref().map(|attention| attention.code.as_str().to_owned()),
+        heuristic: transaction.has_heuristic(),
+        participants,
+        detail: detail_of(transaction),
+        epoch,
+        seq,
+    }
+}
+
+fn detail_of(transaction: &Transaction) -> String {
+    let detail = Detail {
+        b: transaction
+            .branches
+            .iter()
+            .map(|branch| {
+                let view = branch.view();
+                let (by, reason) = view.resolved.unwrap_or_default();
+                let error = view.last_error.unwrap_or_default();
+                let status = view.status.as_str().to_owned();
+                (view.id.0, view.key, view.target, status, view.attempts, error, by, reason)
+            })
+            .collect(),
+        t: transaction
+            .timeline
+            .iter()
+            .map(|entry| {
+                let detail = entry.detail.as_deref().unwrap_or_default().to_owned();
+                (entry.at.0, entry.kind.as_str().to_owned(), entry.branch_id.map_or(0, |id| id.0), detail)
+            })
+            .collect(),
+        a: transaction.attention.as_ref().map(|attention| {
+            let branch = attention.branch_id.map_or(0, |id| id.0);
+            (attention.code.as_str().to_owned(), attention.message.to_string(), attention.since.0, branch)
+        }),
+    };
+    // Strings and numbers always serialise.
+    serde_json::to_string(&detail).unwrap_or_default()
+}
+
+/// What a row tells, as a view.
+///
+/// # Errors
+/// `internal` if the row's detail is not of the shape that we write.
+pub(super) fn view_of(row: HistoryRow) -> Result<TransactionView, Error> {
+    let detail: Detail = serde_json::from_str(&row.detail).map_err(|error| {
+        Error::new(ErrorCode::Internal, format!("the history row of {} is not readable: {error}", row.xid))
+            .about(row.xid)
+    })?;
+    let branches = detail.b.into_iter().map(branch_of).collect::<Option<Vec<_>>>();
+    let timeline = detail
+        .t
+        .into_iter()
+        .map(|(at, kind, branch, detail)| {
+            Some(TimelineEntry {
+                at: Timestamp(at),
+                kind: TimelineKind::from_word(&kind)?,
+                branch_id: (branch > 0).then_some(BranchId(branch)),
+                detail: (!detail.is_empty()).then(|| detail.into()),
+            })
+        })
+        .collect::<Option<Vec<_>>>();
+    let (Some(branches), Some(timeline)) = (branches, timeline) else {
+        let message = format!("the history row of {} has words that this version does not know", row.xid);
+        return Err(Error::new(ErrorCode::Internal, message).about(row.xid));
+    };
+    let attention = detail.a.and_then(|(code, message, since, branch)| {
+        Some(Attention {
+            code: AttentionCode::from_word(&code)?,
+            branch_id: (branch > 0).then_some(BranchId(branch)),
+            message: message.into(),
+            since: Timestamp(since),
+        })
+    });
+    Ok(TransactionView {
+        xid: row.xid,
+        mode: row.mode,
+        name: row.name,
+        status: row.status,
+        decision: row.decision,
+        abort_reason: row.abort_reason,
+        begun_at: row.begun_at,
+        deadline: row.deadline,
+        decided_at: row.decided_at,
+        finished_at: row.finished_at,
+        branches,
+        timeline,
+        attention,
+        // The epoch's tag is not kept in history: such a place is shown, never a witness.
+        position: LogPosition { partition: row.partition, epoch: row.epoch, epoch_tag: 0, seq: row.seq },
+    })
+}
+
+fn branch_of(branch: DetailBranch) -> Option<BranchView> {
+    let (id, key, target, status, attempts, error, by, reason) = branch;
+    Some(BranchView {
+        id: BranchId(id),
+        key,
+        target,
+        status: status.parse::<BranchStatus>().ok()?,
+        attempts,
+        last_error: (!error.is_empty()).then_some(error),
+        next_attempt_at: None,
+        resolved: (!by.is_empty() || !reason.is_empty()).then_some((by, reason)),
+    })
+}
+
+/// What a transaction in memory tells, as a view.
+pub(super) fn live_view(transaction: &Transaction, position: LogPosition) -> TransactionView {
+    TransactionView {
+        xid: transaction.xid,
+        mode: transaction.mode,
+        name: transaction.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        status: transaction.status(),
+        decision: transaction.decision.as_ref().map(|record| record.decision),
+        abort_reason: transaction.abort_reason(),
+        begun_at: transaction.begun_at,
+        deadline: transaction.deadline,
+        decided_at: transaction.decision.as_ref().map(|record| record.at),
+        finished_at: transaction.finished_at,
+        branches: transaction.branches.iter().map(unanimity_core::Branch::view).collect(),
+        timeline: transaction.timeline.clone(),
+        attention: transaction.attention.clone(),
+        position,
+    }
+}

@@ -1,0 +1,68 @@
+//! Inquiries: what became of transactions whose branches are in doubt.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use unanimity_types::{Decision, InquiryAnswer, Status, Xid};
+
+use super::error::Error;
+use super::handle::{Coordinator, forgotten_by_log};
+use super::mailbox::Mail;
+use super::request::Inquiry;
+
+const ANSWER_WAIT: Duration = Duration::from_secs(30);
+
+/// Memory, then history, then the command in the loop, which looks at memory again and aborts what
+/// nobody knows, durably, with one append for the batch (protocol C2, M21).
+pub(super) async fn inquire(coordinator: &Coordinator, xids: Vec<Xid>) -> Result<Vec<Inquiry>, Error> {
+    let mut by_partition: BTreeMap<u16, Vec<Xid>> = BTreeMap::new();
+    for xid in &xids {
+        let partition = coordinator.partition(*xid)?;
+        by_partition.entry(partition.id.0).or_default().push(*xid);
+    }
+    let mut answers: HashMap<Xid, Inquiry> = HashMap::with_capacity(xids.len());
+    for asked in by_partition.into_values() {
+        for inquiry in ask(coordinator, asked).await? {
+            answers.insert(inquiry.xid, inquiry);
+        }
+    }
+    Ok(xids.into_iter().filter_map(|xid| answers.get(&xid).copied()).collect())
+}
+
+async fn ask(coordinator: &Coordinator, mut asked: Vec<Xid>) -> Result<Vec<Inquiry>, Error> {
+    let Some(first) = asked.first() else { return Ok(Vec::new()) };
+    let partition = coordinator.partition(*first)?;
+    let mut found = Vec::with_capacity(asked.len());
+    let mut as_of = None;
+    while !asked.is_empty() {
+        let (reply, answer) = oneshot::channel();
+        coordinator.send(partition, Mail::Inquire { xids: asked, as_of, reply })?;
+        let inquired = coordinator.answer(partition, answer, ANSWER_WAIT).await??;
+        found.extend(inquired.known);
+        asked = inquired.unknown;
+        if asked.is_empty() {
+            break;
+        }
+        let rows = coordinator.history(&asked).await?;
+        for (view, _) in rows {
+            if !view.status.is_terminal() {
+                return Err(forgotten_by_log(&view));
+            }
+            asked.retain(|xid| *xid != view.xid);
+            found.push(of_status(view.xid, view.status));
+        }
+        as_of = Some(inquired.as_of);
+    }
+    Ok(found)
+}
+
+/// What a status means to a participant in doubt.
+pub(super) fn of_status(xid: Xid, status: Status) -> Inquiry {
+    let answer = match status.decision() {
+        None => InquiryAnswer::Active,
+        Some(Decision::Commit) => InquiryAnswer::Committed,
+        Some(Decision::Abort) => InquiryAnswer::Aborted,
+    };
+    Inquiry { xid, answer, settled: status.is_terminal() }
+}

@@ -1,0 +1,99 @@
+//! Lists: open transactions from memory, the rest from history, merged newest first.
+
+use std::cmp::Reverse;
+use std::collections::HashSet;
+
+use tokio::sync::oneshot;
+use unanimity_types::{ErrorCode, Timestamp, Xid};
+
+use super::detail;
+use super::error::Error;
+use super::handle::{Coordinator, unavailable};
+use super::mailbox::Mail;
+use super::request::{ListFilter, Page, PartitionState, TransactionView};
+use crate::log::HistoryFilter;
+
+/// As many as a page may have.
+pub(super) const PAGE_MAX: u32 = 500;
+
+pub(super) async fn list(coordinator: &Coordinator, mut filter: ListFilter) -> Result<Page, Error> {
+    filter.limit = filter.limit.clamp(1, PAGE_MAX);
+    let now = coordinator.shared.log.now().await.map_err(|error| unavailable(&error))?;
+    let begun_before = filter
+        .older_than
+        .map(|age| Timestamp(now.0.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))));
+    // Memory first: what leaves it between the two looks is then in history.
+    let in_history = HistoryFilter {
+        status: filter.status,
+        mode: filter.mode,
+        name: filter.name.clone(),
+        participant: filter.participant.clone(),
+        begun_before,
+        attention: filter.attention,
+        after: filter.after,
+        limit: filter.limit + 1,
+    };
+    let mut live = Vec::new();
+    for answer in ask_partitions(coordinator, &filter)? {
+        let views = answer.await.map_err(|_| {
+            Error::new(ErrorCode::Unavailable, "a partition was recovered meanwhile; ask again")
+        })??;
+        live.extend(
+            views.into_iter().filter(|view| begun_before.is_none_or(|before| view.begun_at < before)),
+        );
+    }
+    let history =
+        coordinator.shared.log.list_history(&in_history).await.map_err(|error| unavailable(&error))?;
+    let more_in_history = history.more;
+    let known: HashSet<Xid> = live.iter().map(|view| view.xid).collect();
+    let mut all = live;
+    for row in history.rows {
+        // Rows of open transactions lag behind; memory knows better. A row that says "open" of one
+        // that memory does not hold is about to be replaced: show it as it is.
+        if !known.contains(&row.xid) {
+            all.push(detail::view_of(row)?);
+        }
+    }
+    Ok(cut(all, filter.limit, more_in_history))
+}
+
+/// A partition's answer on its way.
+type Answer = oneshot::Receiver<Result<Vec<TransactionView>, Error>>;
+
+fn ask_partitions(coordinator: &Coordinator, filter: &ListFilter) -> Result<Vec<Answer>, Error> {
+    let mut answers = Vec::new();
+    for partition in &coordinator.shared.partitions {
+        // A partition that does not run has nothing in memory that may be shown; its history is.
+        if partition.state.borrow().state != PartitionState::Running {
+            continue;
+        }
+        let (reply, answer) = oneshot::channel();
+        let mut filter = filter.clone();
+        filter.limit += 1;
+        coordinator.send(partition, Mail::List { filter, reply })?;
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
+fn cut(mut all: Vec<TransactionView>, limit: u32, more: bool) -> Page {
+    all.sort_unstable_by_key(|view| Reverse((view.begun_at, view.xid)));
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = more || all.len() > limit;
+    all.truncate(limit);
+    let next = if more { all.last().map(|view| (view.begun_at, view.xid)) } else { None };
+    Page { transactions: all, next }
+}
+
+/// Whether a transaction in memory is one of those asked for.
+pub(super) fn matches(filter: &ListFilter, view: &unanimity_core::Transaction) -> bool {
+    let by_participant = |wanted: &String| {
+        view.branches.iter().any(|branch| branch.targets.iter().any(|target| target.bulkhead() == wanted))
+    };
+    filter.status.is_none_or(|status| view.status() == status)
+        && filter.mode.is_none_or(|mode| view.mode == Some(mode))
+        && filter.name.as_ref().is_none_or(|name| view.name.as_ref().is_some_and(|own| own.as_str() == name))
+        && filter.participant.as_ref().is_none_or(by_participant)
+        && (!filter.attention || view.attention.is_some())
+        && filter.after.is_none_or(|after| (view.begun_at, view.xid) < after)
+}

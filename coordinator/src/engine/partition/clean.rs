@@ -1,0 +1,135 @@
+//! Cleaning: the log's size follows what is open, not what has passed.
+//!
+//! The floor is the oldest block that a transaction in memory needs. It moves by itself as
+//! transactions end; old ones that stay open are re-appended as snapshots when what is dead outweighs
+//! what lives (protocol M8: amplification of at most 2). A block records the floor before anything
+//! below it is deleted (H17).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use unanimity_core::Event;
+use unanimity_types::Seq;
+
+use super::Internal;
+use super::life::Life;
+use crate::engine::codec::encode_event;
+
+/// Snapshots in one block at most, in bytes: small enough not to hold up other events.
+const SNAPSHOT_BYTES_MAX: usize = 256 * 1024;
+
+/// The blocks from the floor on and what goes on with them.
+#[derive(Debug)]
+pub(super) struct Cleaner {
+    /// (seq, bytes) of every block from the floor on.
+    blocks: VecDeque<(Seq, u64)>,
+    bytes: u64,
+    /// The floor that blocks record from now on.
+    floor: Seq,
+    /// Everything that began before this block is being re-appended.
+    cut: Option<Seq>,
+    trimming: bool,
+    trimmed: Seq,
+    /// Bytes of snapshots that were re-appended, for the ratio to what is new.
+    pub(super) rewritten: u64,
+}
+
+impl Cleaner {
+    pub(super) fn new(blocks: VecDeque<(Seq, u64)>, floor: Seq) -> Self {
+        let bytes = blocks.iter().map(|(_, bytes)| bytes).sum();
+        // Trim once at the start: an owner that died may have left something below the floor.
+        Self { blocks, bytes, floor, cut: None, trimming: false, trimmed: Seq(0), rewritten: 0 }
+    }
+
+    pub(super) const fn floor(&self) -> Seq {
+        self.floor
+    }
+
+    pub(super) fn add(&mut self, seq: Seq, bytes: u64) {
+        self.blocks.push_back((seq, bytes));
+        self.bytes += bytes;
+    }
+
+    fn drop_below(&mut self, floor: Seq) {
+        while let Some((seq, bytes)) = self.blocks.front().copied()
+            && seq < floor
+        {
+            self.blocks.pop_front();
+            self.bytes -= bytes;
+        }
+    }
+}
+
+impl Life {
+    /// Looks at the log's size and moves what has to move. Called after each durable block.
+    pub(super) fn clean(&mut self) {
+        let durable = self.writer.durable();
+        let needed = self.memory.first_needed().unwrap_or(durable).min(durable);
+        if needed.0 >= self.cleaner.floor.0 + self.config.trim_blocks {
+            self.cleaner.floor = needed;
+            self.cleaner.drop_below(needed);
+        }
+        let live = self.memory.live_bytes();
+        let dead = self.cleaner.bytes.saturating_sub(live);
+        if self.cleaner.cut.is_none() && dead > live + self.config.clean_bytes {
+            self.cleaner.cut = Some(durable);
+            tracing::debug!(partition = %self.partition, dead, live, "cleaning begins");
+        }
+        self.reappend();
+        self.trim();
+    }
+
+    /// Re-appends some of what began before the cut.
+    fn reappend(&mut self) {
+        let Some(cut) = self.cleaner.cut else { return };
+        let now = self.clock.now();
+        let mut bytes = 0;
+        while bytes < SNAPSHOT_BYTES_MAX {
+            let Some(xid) = self.memory.oldest_below(cut) else {
+                self.cleaner.cut = None;
+                return;
+            };
+            let Some(transaction) = self.memory.transaction(xid) else {
+                debug_assert!(false, "an entry without a transaction");
+                self.memory.evict(xid);
+                continue;
+            };
+            let event = Event::Snapshot(Box::new(transaction.durable()));
+            let Some((seq, size)) = self.writer.push(now, false, |delta| encode_event(xid, delta, &event))
+            else {
+                return;
+            };
+            self.memory.moved(xid, seq, size);
+            bytes += size;
+            self.cleaner.rewritten += size as u64;
+        }
+    }
+
+    /// Deletes below the floor that the last durable block records.
+    fn trim(&mut self) {
+        let floor = self.writer.durable_floor();
+        if self.cleaner.trimming || floor <= self.cleaner.trimmed {
+            return;
+        }
+        self.cleaner.trimming = true;
+        let log = Arc::clone(&self.log);
+        let internal = self.internal.clone();
+        let partition = self.partition;
+        tokio::spawn(async move {
+            let result = log.trim(partition, floor).await;
+            let _ = internal.send(Internal::Trimmed(floor, result));
+        });
+    }
+
+    /// A trim ended. One that failed is tried again after the next block.
+    pub(super) fn trimmed(&mut self, floor: Seq, result: Result<u64, crate::log::Error>) {
+        self.cleaner.trimming = false;
+        match result {
+            Ok(rows) => {
+                self.cleaner.trimmed = floor;
+                tracing::debug!(partition = %self.partition, %floor, rows, "trimmed");
+            }
+            Err(error) => tracing::warn!(partition = %self.partition, %error, "the log could not be trimmed"),
+        }
+    }
+}

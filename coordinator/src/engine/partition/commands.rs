@@ -1,0 +1,295 @@
+//! Mail: judged in memory, answered when durable.
+
+use unanimity_core::{
+    Answer, Command, Context, Persistence, Refusal, ResultOutcome, Timer, Verdict, apply, decide,
+};
+use unanimity_types::{Decision, ErrorCode, LogPosition, Name, Seq, Target, Timestamp, Xid};
+
+use super::life::{Exit, Life};
+use super::memory::{Waiter, Who};
+use super::release::wanted;
+use super::witness::Testimony;
+use super::writer::Release;
+use crate::engine::codec::{PartitionEvent, encode_event, encode_partition_event};
+use crate::engine::detail::live_view;
+use crate::engine::dispatch::BranchReply;
+use crate::engine::error::Error;
+use crate::engine::inquire::of_status;
+use crate::engine::list::matches;
+use crate::engine::mailbox::{Done, Inquired, Mail, Reply, ReplyTo, Unknown};
+use crate::engine::request::{ListFilter, StopReason, TransactionView, Wait};
+
+/// When a participant comes back, what waits for it is tried at this rate (protocol M9).
+const WAKE_EVERY_US: u64 = 500;
+
+impl Life {
+    pub(super) fn mail(&mut self, mail: Mail) {
+        match mail {
+            Mail::Command { xid, command, wait, unknown, reply } => {
+                self.command(xid, command, wait, unknown, reply);
+            }
+            Mail::Get { xid, wait, reply } => self.get(xid, wait, reply),
+            Mail::List { filter, reply } => self.list(&filter, reply),
+            Mail::Inquire { xids, as_of, reply } => self.inquire(xids, as_of, reply),
+            Mail::Witness { position, reply } => self.witness(position, reply),
+            Mail::AcceptLoss { reply, .. } => drop(reply.send(Err(nothing_lost()))),
+            Mail::ParticipantAvailable(participant) => self.participant_available(&participant),
+        }
+    }
+
+    fn command(&mut self, xid: Xid, command: Command, wait: Wait, unknown: Unknown, reply: ReplyTo<Reply>) {
+        if self.memory.transaction(xid).is_none() {
+            let ask_history = match unknown {
+                Unknown::New => false,
+                Unknown::AskHistory => true,
+                Unknown::NotInHistory { as_of } => self.memory.may_have_left_since(xid, as_of),
+            };
+            if ask_history {
+                let as_of = self.memory.evictions();
+                drop(reply.send(Ok(Reply::AskHistory { as_of })));
+                return;
+            }
+            if self.memory.entries.len() >= self.config.open_max {
+                let message =
+                    format!("partition {} holds {} transactions", self.partition, self.config.open_max);
+                let error =
+                    Error::new(ErrorCode::TooBusy, message).retry_after(std::time::Duration::from_secs(1));
+                drop(reply.send(Err(error)));
+                return;
+            }
+        }
+        let wants = match &command {
+            Command::Commit { .. } => Some(wanted(true)),
+            Command::Abort { .. } => Some(wanted(false)),
+            _ => None,
+        };
+        let Some((answer, gate)) = self.judge(xid, command) else {
+            return;
+        };
+        self.answer(xid, answer, gate, wait, wants, reply);
+    }
+
+    fn answer(
+        &mut self,
+        xid: Xid,
+        answer: Result<Answer, Refusal>,
+        gate: Seq,
+        wait: Wait,
+        wants: Option<Decision>,
+        reply: ReplyTo<Reply>,
+    ) {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                let error = Error::refused(xid, &refusal);
+                self.release(gate, Release::Answer(reply, Box::new(Err(error))));
+                return;
+            }
+        };
+        let position = LogPosition { seq: gate, ..self.position() };
+        let Some(entry) = self.memory.entries.get_mut(&xid) else { return };
+        let Some(transaction) = &entry.transaction else { return };
+        let status = transaction.status();
+        let reached = if status.is_terminal() {
+            Wait::Finished
+        } else if status.decision().is_some() {
+            Wait::Decided
+        } else {
+            Wait::Accepted
+        };
+        if let Some(wants) = wants
+            && reached < wait
+        {
+            entry.wait(Waiter { wait, who: Who::Decides { wants, reply } });
+            return;
+        }
+        let done = Done { answer, status, abort_reason: transaction.abort_reason(), position };
+        self.release(gate, Release::Answer(reply, Box::new(Ok(Reply::Done(done)))));
+    }
+
+    /// Decides, applies, and gathers what follows into the next block. Answers with the block that an
+    /// answer has to wait for. `None` if the partition stops, which is a bug's or a disk's doing.
+    pub(super) fn judge(&mut self, xid: Xid, command: Command) -> Option<(Result<Answer, Refusal>, Seq)> {
+        let now = self.clock.now();
+        let context = Context { xid, now, retry: self.config.retry };
+        let Verdict { events, answer } = decide(self.memory.transaction(xid), command, context);
+        let mut effects = std::mem::take(&mut self.effects);
+        for event in events {
+            let persistence = event.persistence();
+            if persistence != Persistence::Volatile {
+                let waits = persistence == Persistence::Waits;
+                let (seq, bytes) = self.writer.push(now, waits, |delta| encode_event(xid, delta, &event))?;
+                self.memory.entry_or_new(xid, seq);
+                self.memory.written(xid, seq, bytes);
+            }
+            let Some(entry) = self.memory.entries.get_mut(&xid) else { continue };
+            if let Err(error) = apply(&mut entry.transaction, xid, event, now, &mut effects) {
+                // `decide` and `apply` disagree: a bug. Nothing of it may become durable.
+                tracing::error!(partition = %self.partition, %error, "the core refused its own event");
+                self.exit = Some(Exit::Stopped(StopReason::Unreadable(format!("a bug: {error}"))));
+                return None;
+            }
+        }
+        let gate = self.memory.entries.get(&xid).map_or(Seq(0), |entry| entry.last);
+        for effect in effects.drain(..) {
+            self.effect(xid, gate, &effect);
+        }
+        self.effects = effects;
+        self.queue_for_history(xid, now);
+        Some((answer, gate))
+    }
+
+    fn queue_for_history(&mut self, xid: Xid, now: Timestamp) {
+        let Some(entry) = self.memory.entries.get_mut(&xid) else { return };
+        if entry.queued_for_history || entry.last <= self.writer.durable() {
+            return;
+        }
+        entry.queued_for_history = true;
+        self.projector.changed(xid, now.after(self.config.project_open_after));
+    }
+
+    fn get(&mut self, xid: Xid, wait: Wait, reply: ReplyTo<Option<Box<TransactionView>>>) {
+        let position = self.position();
+        let Some(entry) = self.memory.entries.get_mut(&xid) else {
+            drop(reply.send(Ok(None)));
+            return;
+        };
+        let Some(transaction) = &entry.transaction else { return };
+        let status = transaction.status();
+        let waits = match wait {
+            Wait::Accepted => false,
+            Wait::Decided => status.decision().is_none(),
+            Wait::Finished => !status.is_terminal(),
+        };
+        if waits {
+            entry.wait(Waiter { wait, who: Who::Looks(reply) });
+            return;
+        }
+        let gate = entry.last;
+        let view = Box::new(live_view(transaction, LogPosition { seq: gate, ..position }));
+        self.release(gate, Release::View(reply, Some(view)));
+    }
+
+    fn list(&mut self, filter: &ListFilter, reply: ReplyTo<Vec<TransactionView>>) {
+        let position = self.position();
+        let mut found: Vec<_> = self
+            .memory
+            .entries
+            .values()
+            .filter_map(|entry| entry.transaction.as_ref().map(|transaction| (entry.last, transaction)))
+            .filter(|(_, transaction)| matches(filter, transaction))
+            .collect();
+        let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+        found.sort_unstable_by_key(|(_, transaction)| {
+            std::cmp::Reverse((transaction.begun_at, transaction.xid))
+        });
+        found.truncate(limit);
+        let gate = found.iter().map(|(last, _)| *last).max().unwrap_or_default();
+        let views = found
+            .into_iter()
+            .map(|(seq, transaction)| live_view(transaction, LogPosition { seq, ..position }))
+            .collect();
+        self.release(gate, Release::Views(reply, views));
+    }
+
+    /// A batch of inquiries, with one append for what nobody knows (protocol C2, M21).
+    fn inquire(&mut self, xids: Vec<Xid>, as_of: Option<u64>, reply: ReplyTo<Inquired>) {
+        let mut inquired = Inquired { as_of: self.memory.evictions(), ..Inquired::default() };
+        let mut gate = Seq(0);
+        for xid in xids {
+            if self.memory.transaction(xid).is_none() {
+                let in_doubt = as_of.is_none_or(|as_of| self.memory.may_have_left_since(xid, as_of));
+                if in_doubt {
+                    inquired.unknown.push(xid);
+                    continue;
+                }
+            }
+            let Some((_, last)) = self.judge(xid, Command::Inquire) else { return };
+            gate = gate.max(last);
+            if let Some(transaction) = self.memory.transaction(xid) {
+                inquired.known.push(of_status(xid, transaction.status()));
+            }
+        }
+        self.release(gate, Release::Inquired(reply, inquired));
+    }
+
+    /// A witness shows what it saw. A loss goes on record, and stops the partition when it is there.
+    fn witness(&mut self, position: LogPosition, reply: ReplyTo<()>) {
+        match self.epochs.hear(&position, self.writer.durable()) {
+            Testimony::Fits => drop(reply.send(Ok(()))),
+            Testimony::LostTail(why) => {
+                let error = Error::new(
+                    ErrorCode::LogLostTail,
+                    format!("partition {} of this log lost its tail: {why}", self.partition),
+                );
+                drop(reply.send(Err(error)));
+                if self.lost_tail.is_some() {
+                    return;
+                }
+                self.lost_tail = Some(why);
+                let event = PartitionEvent::LostTailFound {
+                    epoch: position.epoch,
+                    epoch_tag: position.epoch_tag,
+                    seq: position.seq,
+                };
+                let now = self.clock.now();
+                let pushed = self.writer.push(now, true, |delta| Some(encode_partition_event(delta, &event)));
+                if let Some((seq, _)) = pushed {
+                    self.release(seq, Release::Stop);
+                }
+            }
+        }
+    }
+
+    /// A participant is back: what waits for it need not wait for the end of its back-off.
+    fn participant_available(&mut self, participant: &Name) {
+        let now = self.clock.now();
+        let waiting: Vec<_> = self
+            .memory
+            .entries
+            .iter()
+            .filter_map(|(xid, entry)| entry.transaction.as_ref().map(|transaction| (*xid, transaction)))
+            .flat_map(|(xid, transaction)| {
+                transaction.branches.iter().filter(|branch| branch.next_attempt_at.is_some()).filter_map(
+                    move |branch| {
+                        let waits = branch.targets.iter().any(|target| {
+                        matches!(target, Target::Participant { participant: own, .. } if own == participant)
+                    });
+                        waits.then_some((xid, branch.id))
+                    },
+                )
+            })
+            .collect();
+        for (place, (xid, branch_id)) in (0u64..).zip(waiting) {
+            let at = now.after(std::time::Duration::from_micros(place * WAKE_EVERY_US));
+            if self.judge(xid, Command::Wake { branch_id, at }).is_none() {
+                return;
+            }
+        }
+    }
+
+    /// A dispatched call came back.
+    pub(super) fn result(&mut self, reply: BranchReply) {
+        let BranchReply { xid, branch_id, operation, attempt, outcome, took, .. } = reply;
+        if let ResultOutcome::Refused { error } | ResultOutcome::Unusable { error } = &outcome {
+            tracing::warn!(%xid, branch = %branch_id, %operation, attempt, error = %error, "a participant refuses what was decided");
+        } else {
+            tracing::debug!(%xid, branch = %branch_id, %operation, attempt, ?outcome, took_ms = took.as_millis(), "attempt ended");
+        }
+        let _ = self.judge(xid, Command::Result { branch_id, operation, attempt, outcome });
+    }
+
+    pub(super) fn timer(&mut self, xid: Xid, timer: Timer) {
+        // Timers of transactions that are over find nobody; that is their normal end.
+        if self.memory.transaction(xid).is_some() {
+            let _ = self.judge(xid, Command::Timer(timer));
+        }
+    }
+}
+
+pub(super) fn nothing_lost() -> Error {
+    Error::new(
+        ErrorCode::IllegalTransition,
+        "the partition did not stop for a lost tail: there is nothing to accept",
+    )
+}

@@ -1,0 +1,397 @@
+//! A life of a partition: from recovery until it is deposed, fails, stops or is shut down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use unanimity_core::Effect;
+use unanimity_types::{Epoch, ErrorCode, LogPosition, PartitionId, Seq, Xid};
+
+use super::clean::Cleaner;
+use super::memory::Memory;
+use super::project::Projector;
+use super::recover::Recovered;
+use super::settle::{Settled, settle};
+use super::witness::Epochs;
+use super::writer::Writer;
+use super::{Internal, PartitionTask};
+use crate::engine::clock::PartitionClock;
+use crate::engine::codec::PartitionEvent;
+use crate::engine::config::EngineConfig;
+use crate::engine::dispatch::{BranchReply, Dispatcher, ResultSink};
+use crate::engine::error::Error;
+use crate::engine::handle::outcome_unknown;
+use crate::engine::request::{PartitionState, StopReason};
+use crate::log::{Block, Lease, TransactionLog};
+
+/// Mails and results that are taken in one turn of the loop: enough to fill a block, few enough that
+/// timers and durable blocks are not kept waiting.
+const TURN_MAX: usize = 512;
+
+/// How long a shutdown waits for blocks and history.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+
+/// Why a life ended.
+#[derive(Debug)]
+pub(super) enum Exit {
+    Shutdown,
+    /// Another owner wrote to the log.
+    Deposed(String),
+    /// The log refused a block: nothing of what was decided after the last durable one counts.
+    Failed(String),
+    /// What was durable is gone: to be put on record.
+    LostTail(PartitionEvent),
+    Stopped(StopReason),
+}
+
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) partition: PartitionId,
+    pub(super) config: Arc<EngineConfig>,
+    pub(super) log: Arc<dyn TransactionLog>,
+    pub(super) dispatcher: Arc<dyn Dispatcher>,
+    pub(super) epoch: Epoch,
+    epoch_tag: u32,
+    pub(super) epochs: Epochs,
+    pub(super) clock: PartitionClock,
+    pub(super) memory: Memory,
+    pub(super) writer: Writer,
+    pub(super) projector: Projector,
+    pub(super) cleaner: Cleaner,
+    pub(super) sink: ResultSink,
+    results: mpsc::UnboundedReceiver<BranchReply>,
+    pub(super) internal: mpsc::UnboundedSender<Internal>,
+    reports: mpsc::UnboundedReceiver<Internal>,
+    /// A buffer that is used again and again.
+    pub(super) effects: Vec<Effect>,
+    pub(super) exit: Option<Exit>,
+    pub(super) lost_tail: Option<String>,
+    owed: Vec<(Xid, Effect)>,
+    lease_at: Instant,
+    leasing: bool,
+    in_trouble: bool,
+}
+
+impl Life {
+    pub(super) fn new(task: &PartitionTask, recovered: Recovered) -> Self {
+        let (sink, results) = ResultSink::new();
+        let (internal, reports) = mpsc::unbounded_channel();
+        let floor = recovered.last.floor;
+        let mut life = Self {
+            partition: task.partition,
+            config: Arc::clone(&task.config),
+            log: Arc::clone(&task.log),
+            dispatcher: Arc::clone(&task.dispatcher),
+            epoch: recovered.epoch,
+            epoch_tag: recovered.epoch_tag,
+            epochs: recovered.epochs,
+            clock: recovered.clock,
+            memory: recovered.memory,
+            writer: Writer::after(&recovered.last),
+            projector: Projector::new(),
+            cleaner: Cleaner::new(recovered.blocks, floor),
+            sink,
+            results,
+            internal,
+            reports,
+            effects: Vec::new(),
+            exit: None,
+            lost_tail: None,
+            owed: recovered.owed,
+            lease_at: Instant::now() + task.config.lease / 3,
+            leasing: false,
+            in_trouble: false,
+        };
+        let now = life.clock.now();
+        for xid in recovered.finished {
+            if let Some(entry) = life.memory.entries.get(&xid) {
+                life.projector.finished(xid, entry.last);
+            }
+        }
+        for xid in recovered.open {
+            if let Some(entry) = life.memory.entries.get_mut(&xid) {
+                entry.queued_for_history = true;
+            }
+            life.projector.changed(xid, now.after(life.config.project_open_after));
+        }
+        life
+    }
+
+    /// The last durable place.
+    pub(super) fn position(&self) -> LogPosition {
+        LogPosition {
+            partition: self.partition,
+            epoch: self.epoch,
+            epoch_tag: self.epoch_tag,
+            seq: self.writer.durable(),
+        }
+    }
+
+    /// Works until the life is over. Everything that was held is failed then.
+    pub(super) async fn run(mut self, task: &mut PartitionTask) -> Exit {
+        task.show(self.position(), self.memory.entries.len());
+        task.set_state(PartitionState::Running);
+        for (xid, effect) in std::mem::take(&mut self.owed) {
+            self.effect(xid, Seq(0), &effect);
+        }
+        let exit = loop {
+            if let Some(exit) = self.exit.take() {
+                break exit;
+            }
+            self.turn(task).await;
+            if *task.shutdown.borrow() && self.exit.is_none() {
+                break self.shut_down(task).await;
+            }
+        };
+        let exit = self.look_behind(exit).await;
+        self.end(&exit);
+        exit
+    }
+
+    /// Deposed, or did the log lose what was durable? A live owner is a witness itself (protocol H6).
+    async fn look_behind(&self, exit: Exit) -> Exit {
+        if !matches!(exit, Exit::Deposed(_)) {
+            return exit;
+        }
+        let durable = self.writer.durable();
+        match self.log.block_at(self.partition, durable).await {
+            Ok(Some(block)) if block.checksum == self.writer.durable_checksum() => exit,
+            // Trimmed by the new owner, who read it first: a floor above it says so.
+            Ok(None) if self.was_trimmed(durable).await => exit,
+            Ok(_) => Exit::LostTail(PartitionEvent::LostTailFound {
+                epoch: self.epoch,
+                epoch_tag: self.epoch_tag,
+                seq: durable,
+            }),
+            Err(error) => {
+                tracing::warn!(partition = %self.partition, %error, "deposed, and the log cannot be looked at");
+                exit
+            }
+        }
+    }
+
+    /// Whether an epoch block that follows our last durable one shows that its successor read it.
+    async fn was_trimmed(&self, durable: Seq) -> bool {
+        let next = self.log.block_at(self.partition, durable.next()).await;
+        matches!(next, Ok(Some(block)) if block.previous == self.writer.durable_checksum())
+    }
+
+    /// One turn: wait for something, take what else is there, start what is due.
+    async fn turn(&mut self, task: &mut PartitionTask) {
+        let open_for_work = self.is_open_for_work();
+        let wake = self.next_wake();
+        tokio::select! {
+            biased;
+            Some(report) = self.reports.recv() => self.report(report, task),
+            _ = task.shutdown.changed() => {}
+            Some(reply) = self.results.recv(), if open_for_work => self.result(reply),
+            Some(mail) = task.mail.recv(), if open_for_work => self.mail(mail),
+            () = tokio::time::sleep_until(wake) => {}
+        }
+        let mut taken = 0;
+        while taken < TURN_MAX && self.exit.is_none() && self.is_open_for_work() {
+            taken += 1;
+            if let Ok(reply) = self.results.try_recv() {
+                self.result(reply);
+            } else if let Ok(mail) = task.mail.try_recv() {
+                self.mail(mail);
+            } else {
+                break;
+            }
+        }
+        self.fire_timers();
+        self.start_append(false);
+        self.project(false);
+        self.renew_lease();
+    }
+
+    /// Back-pressure: while the log is in trouble or the next block is full, nothing more is taken.
+    fn is_open_for_work(&self) -> bool {
+        !self.in_trouble
+            && self.lost_tail.is_none()
+            && self.writer.building_bytes() < self.config.building_bytes_max
+    }
+
+    fn next_wake(&self) -> Instant {
+        let timer =
+            self.memory.next_timer().filter(|_| self.is_open_for_work()).map(|at| self.clock.instant_of(at));
+        let lease = (!self.leasing).then_some(self.lease_at);
+        [timer, lease, self.writer.lazy_due(), self.projector.next_at()]
+            .into_iter()
+            .flatten()
+            .min()
+            // Nothing is planned: look again after a while all the same.
+            .unwrap_or_else(|| Instant::now() + Duration::from_secs(1))
+    }
+
+    fn fire_timers(&mut self) {
+        let now = self.clock.now();
+        let mut fired = 0;
+        while fired < TURN_MAX
+            && self.exit.is_none()
+            && self.is_open_for_work()
+            && let Some((xid, timer)) = self.memory.pop_timer(now)
+        {
+            fired += 1;
+            self.timer(xid, timer);
+        }
+    }
+
+    fn start_append(&mut self, force: bool) {
+        if self.exit.is_some() {
+            return;
+        }
+        if let Some(block) = self.writer.seal(self.cleaner.floor(), force) {
+            self.append(block);
+        }
+    }
+
+    fn append(&self, block: Block) {
+        let log = Arc::clone(&self.log);
+        let internal = self.internal.clone();
+        tokio::spawn(async move {
+            let trouble = internal.clone();
+            let settled = settle(log, block, move |why| {
+                let _ = trouble.send(Internal::Trouble(why));
+            })
+            .await;
+            let _ = internal.send(Internal::Settled(settled));
+        });
+    }
+
+    fn report(&mut self, report: Internal, task: &PartitionTask) {
+        match report {
+            Internal::Settled(settled) => self.settled(settled, task),
+            Internal::Trouble(why) => {
+                self.in_trouble = true;
+                tracing::warn!(partition = %self.partition, why, "the log does not answer; new calls are refused until it does");
+                task.set_state(PartitionState::Unavailable(why));
+            }
+            Internal::Projected(result) => self.projected(result),
+            Internal::Trimmed(floor, result) => self.trimmed(floor, result),
+            Internal::Leased(lease) => self.leased(lease),
+        }
+    }
+
+    fn settled(&mut self, settled: Settled, task: &PartitionTask) {
+        match settled {
+            Settled::Written => {
+                if let Some(durable) = self.writer.written() {
+                    self.cleaner.add(durable.seq, durable.bytes);
+                    debug_assert!(durable.floor <= durable.seq, "a floor above its own block");
+                    for release in durable.released {
+                        self.let_out(release);
+                    }
+                }
+                self.recovered_from_trouble(task);
+                self.clean();
+                task.show(self.position(), self.memory.entries.len());
+            }
+            Settled::AlreadyThere => {
+                let seq = self.writer.building_seq();
+                let bytes = self.writer.already_there(self.clock.now());
+                self.cleaner.add(Seq(seq.0 - 1), bytes);
+                self.recovered_from_trouble(task);
+            }
+            Settled::Conflict => self.exit = Some(Exit::Deposed(String::new())),
+            Settled::Refused { why, maybe } => {
+                let error = if maybe {
+                    outcome_unknown(self.partition, &why)
+                } else {
+                    let message = format!("the log refused to take it: {why}; nothing was changed");
+                    Error::new(ErrorCode::Unavailable, message).retry_after(Duration::from_secs(1))
+                };
+                for release in self.writer.drain() {
+                    release.fail(&error);
+                }
+                self.exit = Some(Exit::Failed(why));
+            }
+        }
+    }
+
+    fn recovered_from_trouble(&mut self, task: &PartitionTask) {
+        if self.in_trouble {
+            self.in_trouble = false;
+            tracing::info!(partition = %self.partition, "the log answers again");
+            task.set_state(PartitionState::Running);
+        }
+    }
+
+    fn renew_lease(&mut self) {
+        if self.leasing || self.lease_at > Instant::now() {
+            return;
+        }
+        self.leasing = true;
+        let log = Arc::clone(&self.log);
+        let config = Arc::clone(&self.config);
+        let partition = self.partition;
+        let internal = self.internal.clone();
+        tokio::spawn(async move {
+            let lease = log.lease(partition, &config.node, &config.address, config.lease).await;
+            let _ = internal.send(Internal::Leased(lease));
+        });
+    }
+
+    fn leased(&mut self, lease: Result<Lease, crate::log::Error>) {
+        self.leasing = false;
+        self.lease_at = Instant::now() + self.config.lease / 3;
+        match lease {
+            Ok(lease) if !lease.held => {
+                self.exit = Some(Exit::Deposed(format!("{} at {}", lease.owner, lease.address)));
+            }
+            Ok(_) => {}
+            // The log decides who wins; the lease only keeps two from trying.
+            Err(error) => {
+                tracing::warn!(partition = %self.partition, %error, "the lease could not be renewed");
+            }
+        }
+    }
+
+    /// Stops: everything taken becomes durable within a limit, then a closing block (protocol 1.2).
+    async fn shut_down(&mut self, task: &PartitionTask) -> Exit {
+        let limit = Instant::now() + SHUTDOWN_WAIT;
+        loop {
+            self.start_append(true);
+            self.project(true);
+            let finished =
+                self.writer.is_idle() && self.projector.backlog() == 0 && !self.projector.is_writing();
+            if finished || self.exit.is_some() {
+                break;
+            }
+            match tokio::time::timeout_at(limit, self.reports.recv()).await {
+                Ok(Some(report)) => self.report(report, task),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        if self.writer.is_idle() && self.exit.is_none() {
+            let block = self.writer.seal_closing(self.clock.now());
+            let settled = settle(Arc::clone(&self.log), block, |_| {});
+            // Without it the next owner knows that the end was not clean, which costs nothing now.
+            if !matches!(tokio::time::timeout_at(limit, settled).await, Ok(Settled::Written)) {
+                tracing::warn!(partition = %self.partition, "no closing block could be written");
+            }
+        }
+        Exit::Shutdown
+    }
+
+    /// Whatever still waits learns that its outcome is unknown: what was decided after the last
+    /// durable block goes down with this life's memory.
+    fn end(&mut self, exit: &Exit) {
+        let why = match exit {
+            Exit::Shutdown => "the node shuts down",
+            Exit::Deposed(_) => "another owner took it over",
+            Exit::Failed(_) => "its log refused a block",
+            Exit::LostTail(_) | Exit::Stopped(_) => "it stopped",
+        };
+        let error = outcome_unknown(self.partition, why);
+        for release in self.writer.drain() {
+            release.fail(&error);
+        }
+        for entry in self.memory.entries.values_mut() {
+            for waiter in entry.waiters.drain(..) {
+                waiter.fail(&error);
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What a partition holds in memory: its open transactions, timers and what they need of the log.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+
+use unanimity_core::{Timer, Transaction};
+use unanimity_types::{Decision, Seq, Timestamp, Xid};
+
+use crate::engine::mailbox::{Reply, ReplyTo};
+use crate::engine::request::{TransactionView, Wait};
+
+/// How many evictions are remembered for commands whose look into history overlaps with one. Such a
+/// look takes milliseconds; if more left memory meanwhile, history is asked again.
+const EVICTIONS_MAX: usize = 65_536;
+
+/// A transaction and what the engine keeps beside it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) transaction: Option<Transaction>,
+    /// The block with its first event, or with its last snapshot: needed as long as it is here.
+    pub(super) first: Seq,
+    /// The block with its last event: every answer that looked at it waits for that (protocol C5).
+    pub(super) last: Seq,
+    /// Its events' bytes from `first` on.
+    pub(super) bytes: u64,
+    pub(super) waiters: Vec<Waiter>,
+    /// Whether it waits to be written to history while it is open.
+    pub(super) queued_for_history: bool,
+}
+
+/// Somebody who waits for a status.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) wait: Wait,
+    pub(super) who: Who,
+}
+
+#[derive(Debug)]
+pub(super) enum Who {
+    /// A commit or an abort: pleased by its own decision, refused by the other one.
+    Decides { wants: Decision, reply: ReplyTo<Reply> },
+    /// A look.
+    Looks(ReplyTo<Option<Box<TransactionView>>>),
+}
+
+impl Waiter {
+    fn is_gone(&self) -> bool {
+        match &self.who {
+            Who::Decides { reply, .. } => reply.is_closed(),
+            Who::Looks(reply) => reply.is_closed(),
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn wait(&mut self, waiter: Waiter) {
+        // Callers give up and come again: do not collect the dead.
+        if self.waiters.len() >= 8 {
+            self.waiters.retain(|waiter| !waiter.is_gone());
+        }
+        self.waiters.push(waiter);
+    }
+}
+
+/// The partition's memory.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub(super) entries: HashMap<Xid, Entry>,
+    /// By the block that each entry needs first: the floor is the least of them (protocol H17).
+    starts: BTreeSet<(Seq, Xid)>,
+    timers: BinaryHeap<Reverse<(Timestamp, Xid, Timer)>>,
+    evicted: VecDeque<Xid>,
+    evictions: u64,
+    live_bytes: u64,
+}
+
+impl Memory {
+    pub(super) fn transaction(&self, xid: Xid) -> Option<&Transaction> {
+        self.entries.get(&xid).and_then(|entry| entry.transaction.as_ref())
+    }
+
+    /// The entry, made for a transaction whose first event goes into block `first` if it is new.
+    pub(super) fn entry_or_new(&mut self, xid: Xid, first: Seq) -> &mut Entry {
+        let starts = &mut self.starts;
+        self.entries.entry(xid).or_insert_with(|| {
+            starts.insert((first, xid));
+            Entry {
+                transaction: None,
+                first,
+                last: Seq(0),
+                bytes: 0,
+                waiters: Vec::new(),
+                queued_for_history: false,
+            }
+        })
+    }
+
+    /// Counts a record of the entry that went into block `seq`.
+    pub(super) fn written(&mut self, xid: Xid, seq: Seq, bytes: usize) {
+        if let Some(entry) = self.entries.get_mut(&xid) {
+            entry.last = seq;
+            entry.bytes += bytes as u64;
+            self.live_bytes += bytes as u64;
+        }
+    }
+
+    /// A snapshot of the entry went into block `seq`: nothing before it is needed any more.
+    pub(super) fn moved(&mut self, xid: Xid, seq: Seq, bytes: usize) {
+        if let Some(entry) = self.entries.get_mut(&xid) {
+            self.starts.remove(&(entry.first, xid));
+            self.starts.insert((seq, xid));
+            self.live_bytes = self.live_bytes - entry.bytes + bytes as u64;
+            entry.first = seq;
+            entry.last = seq;
+            entry.bytes = bytes as u64;
+        }
+    }
+
+    /// The least block that somebody needs.
+    pub(super) fn first_needed(&self) -> Option<Seq> {
+        self.starts.first().map(|(seq, _)| *seq)
+    }
+
+    /// The entry that needs the oldest block, if that lies below `cut`.
+    pub(super) fn oldest_below(&self, cut: Seq) -> Option<Xid> {
+        self.starts.first().filter(|(seq, _)| *seq < cut).map(|(_, xid)| *xid)
+    }
+
+    pub(super) const fn live_bytes(&self) -> u64 {
+        self.live_bytes
+    }
+
+    pub(super) fn set_timer(&mut self, at: Timestamp, xid: Xid, timer: Timer) {
+        self.timers.push(Reverse((at, xid, timer)));
+    }
+
+    /// When the next timer is due.
+    pub(super) fn next_timer(&self) -> Option<Timestamp> {
+        self.timers.peek().map(|Reverse((at, _, _))| *at)
+    }
+
+    /// Takes the next timer that is due.
+    pub(super) fn pop_timer(&mut self, now: Timestamp) -> Option<(Xid, Timer)> {
+        let due = self.timers.peek().is_some_and(|Reverse((at, _, _))| *at <= now);
+        if !due {
+            return None;
+        }
+        self.timers.pop().map(|Reverse((_, xid, timer))| (xid, timer))
+    }
+
+    /// Lets go of a transaction that is over and in history (protocol C8d).
+    pub(super) fn evict(&mut self, xid: Xid) {
+        if let Some(entry) = self.entries.remove(&xid) {
+            self.starts.remove(&(entry.first, xid));
+            self.live_bytes -= entry.bytes;
+            if self.evicted.len() == EVICTIONS_MAX {
+                self.evicted.pop_front();
+            }
+            self.evicted.push_back(xid);
+            self.evictions += 1;
+        }
+    }
+
+    /// How many left so far.
+    pub(super) const fn evictions(&self) -> u64 {
+        self.evictions
+    }
+
+    /// Whether the xid may have left since there were `as_of` evictions.
+    pub(super) fn may_have_left_since(&self, xid: Xid, as_of: u64) -> bool {
+        let since = usize::try_from(self.evictions - as_of.min(self.evictions)).unwrap_or(usize::MAX);
+        since > self.evicted.len() || self.evicted.iter().rev().take(since).any(|evicted| *evicted == xid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn xid(n: u128) -> Xid {
+        Xid::new(Uuid::from_u128(n))
+    }
+
+    #[test]
+    fn c2_an_eviction_during_a_look_into_history_is_seen() {
+        let mut memory = Memory::default();
+        for n in 1..=3 {
+            memory.entry_or_new(xid(n), Seq(1));
+        }
+        memory.evict(xid(1));
+        let as_of = memory.evictions();
+        assert!(!memory.may_have_left_since(xid(1), as_of));
+        memory.evict(xid(2));
+        assert!(memory.may_have_left_since(xid(2), as_of));
+        assert!(!memory.may_have_left_since(xid(3), as_of));
+        // More evictions than are remembered: nobody can tell.
+        for n in 10..(12 + EVICTIONS_MAX as u128) {
+            memory.entry_or_new(xid(n), Seq(1));
+            memory.evict(xid(n));
+        }
+        assert!(memory.may_have_left_since(xid(3), as_of));
+    }
+
+    #[test]
+    fn the_floor_follows_the_oldest_need() {
+        let mut memory = Memory::default();
+        memory.entry_or_new(xid(1), Seq(3));
+        memory.written(xid(1), Seq(3), 100);
+        memory.entry_or_new(xid(2), Seq(5));
+        memory.written(xid(2), Seq(5), 50);
+        assert_eq!(memory.first_needed(), Some(Seq(3)));
+        memory.moved(xid(1), Seq(9), 60);
+        assert_eq!((memory.first_needed(), memory.live_bytes()), (Some(Seq(5)), 110));
+        assert_eq!(memory.oldest_below(Seq(9)), Some(xid(2)));
+        memory.evict(xid(2));
+        assert_eq!((memory.first_needed(), memory.live_bytes()), (Some(Seq(9)), 60));
+    }
+}

@@ -1,0 +1,216 @@
+//! A partition: lease, recovery, a life of work, and again.
+//!
+//! ```text
+//!   waiting ──lease──▶ recovering ──epoch block, read──▶ running ──┬─ deposed ────▶ waiting
+//!      ▲                   │ log away                              ├─ log refused ─▶ recovering
+//!      └───────────────────┴──────────────────────────             ├─ lost tail ───▶ stopped
+//!                                                                  └─ shutdown ────▶ closed
+//! ```
+//! A life's memory is never carried over to the next: whoever lost or regained a partition reads its
+//! log.
+
+mod clean;
+mod commands;
+mod life;
+mod memory;
+mod project;
+mod recover;
+mod release;
+mod settle;
+mod witness;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use unanimity_types::{Epoch, LogPosition, PartitionId, Seq};
+
+use self::life::{Exit, Life};
+use self::recover::{Failure, recover};
+use super::codec::PartitionEvent;
+use super::config::EngineConfig;
+use super::dispatch::Dispatcher;
+use super::mailbox::{Mail, ReplyTo};
+use super::request::{OperatorAction, PartitionInfo, PartitionState, StopReason};
+use crate::log::TransactionLog;
+
+/// What a life's own tasks report to its loop.
+#[derive(Debug)]
+enum Internal {
+    Settled(settle::Settled),
+    /// The append under way takes long.
+    Trouble(String),
+    Projected(Result<(), crate::log::Error>),
+    Trimmed(Seq, Result<u64, crate::log::Error>),
+    Leased(Result<crate::log::Lease, crate::log::Error>),
+}
+
+/// The task of one partition.
+#[derive(Debug)]
+pub(super) struct PartitionTask {
+    pub(super) partition: PartitionId,
+    pub(super) config: Arc<EngineConfig>,
+    pub(super) log: Arc<dyn TransactionLog>,
+    pub(super) dispatcher: Arc<dyn Dispatcher>,
+    pub(super) mail: mpsc::Receiver<Mail>,
+    pub(super) state: watch::Sender<PartitionInfo>,
+    pub(super) shutdown: watch::Receiver<bool>,
+}
+
+/// Between two tries of something that the database refused.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+impl PartitionTask {
+    /// Runs until shutdown.
+    pub(super) async fn run(mut self) {
+        let mut pause = PAUSE_MIN;
+        let mut inject = Vec::new();
+        let mut accepting: Option<ReplyTo<LogPosition>> = None;
+        while !*self.shutdown.borrow() {
+            if !self.take_lease().await {
+                self.pause(&mut pause).await;
+                continue;
+            }
+            self.set_state(PartitionState::Recovering);
+            let started = Instant::now();
+            let recovered = recover(&self.log, self.partition, self.config.retry, inject.clone()).await;
+            let recovered = match recovered {
+                Ok(recovered) => recovered,
+                Err(Failure::Overtaken) => {
+                    self.set_state(PartitionState::Waiting("a node that appended meanwhile".to_owned()));
+                    self.pause(&mut pause).await;
+                    continue;
+                }
+                Err(Failure::Later(why)) => {
+                    tracing::warn!(partition = %self.partition, why, "the log cannot be read; trying again");
+                    self.set_state(PartitionState::Unavailable(why));
+                    self.pause(&mut pause).await;
+                    continue;
+                }
+                Err(Failure::Stop(reason)) => {
+                    (inject, accepting) = self.stopped(reason, Epoch(0)).await;
+                    continue;
+                }
+            };
+            inject.clear();
+            pause = PAUSE_MIN;
+            tracing::info!(
+                partition = %self.partition, epoch = %recovered.epoch, open = recovered.memory.entries.len(),
+                took_ms = started.elapsed().as_millis(), "partition recovered"
+            );
+            if let Some(why) = recovered.lost_tail {
+                (inject, accepting) = self.stopped(StopReason::LostTail(why), recovered.epoch).await;
+                continue;
+            }
+            let life = Life::new(&self, recovered);
+            if let Some(reply) = accepting.take() {
+                // The caller may have given up; the loss is accepted all the same.
+                let _ = reply.send(Ok(life.position()));
+            }
+            match life.run(&mut self).await {
+                Exit::Shutdown => break,
+                Exit::Deposed(by) => {
+                    tracing::warn!(partition = %self.partition, by, "deposed: another owner wrote to the log");
+                    self.set_state(PartitionState::Waiting(by));
+                    // Whoever deposed us is to be left alone for a lease.
+                    self.sleep(self.config.lease).await;
+                }
+                Exit::Failed(why) => {
+                    tracing::warn!(partition = %self.partition, why, "the log refused a block; recovering from it");
+                    self.set_state(PartitionState::Unavailable(why));
+                    self.pause(&mut pause).await;
+                }
+                Exit::LostTail(found) => inject = vec![found],
+                Exit::Stopped(reason) => {
+                    (inject, accepting) = self.stopped(reason, Epoch(0)).await;
+                }
+            }
+        }
+        self.release().await;
+        self.set_state(PartitionState::Closed);
+    }
+
+    async fn take_lease(&self) -> bool {
+        let lease =
+            self.log.lease(self.partition, &self.config.node, &self.config.address, self.config.lease).await;
+        match lease {
+            Ok(lease) if lease.held => true,
+            Ok(lease) => {
+                let who = format!("{} at {} for another {:?}", lease.owner, lease.address, lease.remaining);
+                self.set_state(PartitionState::Waiting(who));
+                false
+            }
+            Err(error) => {
+                self.set_state(PartitionState::Unavailable(error.to_string()));
+                false
+            }
+        }
+    }
+
+    async fn release(&self) {
+        let release = self.log.release(self.partition, &self.config.node);
+        // The lease ends by itself if this fails.
+        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), release).await {
+            tracing::debug!(partition = %self.partition, %error, "the lease could not be given back");
+        }
+    }
+
+    /// Stopped: only an operator's word, or the end, leads on. Answers what to put on record next.
+    async fn stopped(
+        &mut self,
+        reason: StopReason,
+        epoch: Epoch,
+    ) -> (Vec<PartitionEvent>, Option<ReplyTo<LogPosition>>) {
+        tracing::error!(partition = %self.partition, ?reason, "partition stopped");
+        let lost = matches!(reason, StopReason::LostTail(_));
+        self.set_state(PartitionState::Stopped(reason));
+        loop {
+            let mail = tokio::select! {
+                mail = self.mail.recv() => mail,
+                _ = self.shutdown.wait_for(|stop| *stop) => None,
+            };
+            match mail {
+                None => return (Vec::new(), None),
+                Some(Mail::AcceptLoss { action, reply }) if lost => {
+                    let OperatorAction { operator, reason } = action;
+                    tracing::warn!(partition = %self.partition, operator, reason, "an operator accepted the loss");
+                    return (vec![PartitionEvent::LossAccepted { epoch, operator, reason }], Some(reply));
+                }
+                // A damaged log is mended first; then the node is started again.
+                Some(Mail::AcceptLoss { reply, .. }) => drop(reply.send(Err(commands::nothing_lost()))),
+                // What was on its way when the partition stopped: its sender learns by the closed
+                // channel that the outcome is unknown.
+                Some(_) => {}
+            }
+        }
+    }
+
+    async fn pause(&mut self, pause: &mut Duration) {
+        let wait = *pause;
+        *pause = (wait * 2).min(PAUSE_MAX);
+        self.sleep(wait).await;
+    }
+
+    async fn sleep(&mut self, wait: Duration) {
+        // Ends early on shutdown; the sender lives as long as the engine.
+        let _ = tokio::time::timeout(wait, self.shutdown.wait_for(|stop| *stop)).await;
+    }
+
+    fn set_state(&self, state: PartitionState) {
+        self.state.send_modify(|info| {
+            if info.state != state {
+                info.state = state;
+            }
+        });
+    }
+
+    fn show(&self, position: LogPosition, open: usize) {
+        self.state.send_modify(|info| {
+            info.position = Some(position);
+            info.open = open as u64;
+        });
+    }
+}

@@ -1,0 +1,156 @@
+//! The projection: transactions that are over, and those that stay open, get their row in history;
+//! what is over leaves memory only then (protocol C8d), so the trim never overtakes history.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use tokio::time::Instant;
+use unanimity_types::{Seq, Timestamp, Xid};
+
+use super::life::Life;
+use super::{Internal, memory::Memory};
+use crate::engine::detail::row_of;
+use crate::log::{HistoryBatch, HistoryWatermark};
+
+/// Rows in one write: large enough to pay for the round trip, small enough to be quick.
+const ROWS_MAX: usize = 512;
+
+/// What waits for history.
+#[derive(Debug)]
+pub(super) struct Projector {
+    /// Over, and durably so: by the block of their end.
+    finished: BTreeMap<(Seq, Xid), ()>,
+    /// Open ones that changed, by when to look at them.
+    open: VecDeque<(Timestamp, Xid)>,
+    /// The batch that is being written: those of it that are over.
+    writing: Option<Vec<(Seq, Xid)>>,
+    next_at: Instant,
+    failures: u32,
+}
+
+impl Projector {
+    pub(super) fn new() -> Self {
+        Self {
+            finished: BTreeMap::new(),
+            open: VecDeque::new(),
+            writing: None,
+            next_at: Instant::now(),
+            failures: 0,
+        }
+    }
+
+    pub(super) fn finished(&mut self, xid: Xid, last: Seq) {
+        self.finished.insert((last, xid), ());
+    }
+
+    pub(super) fn changed(&mut self, xid: Xid, due: Timestamp) {
+        self.open.push_back((due, xid));
+    }
+
+    /// How many are over and wait for history.
+    pub(super) fn backlog(&self) -> usize {
+        self.finished.len() + self.writing.as_ref().map_or(0, Vec::len)
+    }
+
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// When to look again; `None` if there is nothing to write or a write is under way.
+    pub(super) fn next_at(&self) -> Option<Instant> {
+        let something = !self.finished.is_empty() || !self.open.is_empty();
+        (self.writing.is_none() && something).then_some(self.next_at)
+    }
+
+    /// Up to which block every end has its row once the write under way is done.
+    fn watermark(&self, durable: Seq) -> Seq {
+        self.finished.keys().next().map_or(durable, |(seq, _)| Seq(seq.0.saturating_sub(1)))
+    }
+}
+
+impl Life {
+    /// Starts a write to history if one is due.
+    pub(super) fn project(&mut self, force: bool) {
+        let due = self.projector.next_at().is_some_and(|at| force || at <= Instant::now());
+        if !due {
+            return;
+        }
+        let now = self.clock.now();
+        let durable = self.writer.durable();
+        let mut rows = Vec::new();
+        let mut ended = Vec::new();
+        while rows.len() < ROWS_MAX
+            && let Some(((seq, xid), ())) = self.projector.finished.pop_first()
+        {
+            if let Some(transaction) = self.memory.transaction(xid) {
+                rows.push(row_of(transaction, self.partition, self.epoch, seq));
+                ended.push((seq, xid));
+            }
+        }
+        self.add_open_rows(now, durable, &mut rows);
+        self.projector.next_at = Instant::now() + self.config.project_every;
+        if rows.is_empty() {
+            return;
+        }
+        let watermark = HistoryWatermark { epoch: self.epoch, seq: self.projector.watermark(durable) };
+        let batch = HistoryBatch { partition: self.partition, rows, watermark };
+        self.projector.writing = Some(ended);
+        let log = std::sync::Arc::clone(&self.log);
+        let internal = self.internal.clone();
+        tokio::spawn(async move {
+            let result = log.write_history(&batch).await;
+            // The life may be over: then nobody listens, and the next one writes again.
+            let _ = internal.send(Internal::Projected(result));
+        });
+    }
+
+    /// Open transactions that changed a while ago. Only their durable state is written: one whose last
+    /// event is still on its way waits for another turn.
+    fn add_open_rows(&mut self, now: Timestamp, durable: Seq, rows: &mut Vec<crate::log::HistoryRow>) {
+        while rows.len() < ROWS_MAX {
+            let Some((due, xid)) = self.projector.open.front().copied() else { return };
+            if due > now {
+                return;
+            }
+            self.projector.open.pop_front();
+            let Some(entry) = self.memory.entries.get_mut(&xid) else { continue };
+            entry.queued_for_history = false;
+            let Some(transaction) = &entry.transaction else { continue };
+            if transaction.finished_at.is_some() {
+                continue;
+            }
+            if entry.last <= durable {
+                rows.push(row_of(transaction, self.partition, self.epoch, entry.last));
+            } else {
+                entry.queued_for_history = true;
+                self.projector.open.push_back((now.after(self.config.project_open_after), xid));
+            }
+        }
+    }
+
+    /// A write to history ended.
+    pub(super) fn projected(&mut self, result: Result<(), crate::log::Error>) {
+        let ended = self.projector.writing.take().unwrap_or_default();
+        match result {
+            Ok(()) => {
+                self.projector.failures = 0;
+                evict(&mut self.memory, &ended);
+            }
+            Err(error) => {
+                self.projector.failures += 1;
+                tracing::warn!(partition = %self.partition, %error, "history could not be written; trying again");
+                for (seq, xid) in ended {
+                    self.projector.finished(xid, seq);
+                }
+                // Open ones that were in the batch get their row with their next change, or at their end.
+                let wait = self.config.project_every * 2u32.pow(self.projector.failures.min(6));
+                self.projector.next_at = Instant::now() + wait;
+            }
+        }
+    }
+}
+
+fn evict(memory: &mut Memory, ended: &[(Seq, Xid)]) {
+    for (_, xid) in ended {
+        memory.evict(*xid);
+    }
+}

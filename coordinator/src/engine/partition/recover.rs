@@ -1,0 +1,269 @@
+//! Recovery: a new owner makes its mark, reads what is left and knows what is owed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use unanimity_core::{Context, Effect, RetryPolicy, apply, pending};
+use unanimity_proto::log as wire;
+use unanimity_types::{Epoch, PartitionId, Seq, Timestamp, Xid};
+use uuid::Uuid;
+
+use super::memory::Memory;
+use super::settle::{Settled, settle};
+use super::witness::Epochs;
+use crate::engine::clock::PartitionClock;
+use crate::engine::codec::{CodecError, LoggedEvent, PartitionEvent, decode, encode_partition_event};
+use crate::engine::request::StopReason;
+use crate::log::{Block, BlockHeader, BlockKind, Error, FORMAT_VERSION, TransactionLog};
+
+/// Everything that a life of a partition starts with.
+#[derive(Debug)]
+pub(super) struct Recovered {
+    pub(super) last: Block,
+    pub(super) epoch: Epoch,
+    pub(super) epoch_tag: u32,
+    pub(super) epochs: Epochs,
+    pub(super) memory: Memory,
+    pub(super) clock: PartitionClock,
+    /// The sizes of the blocks from the floor on, for cleaning's arithmetic.
+    pub(super) blocks: VecDeque<(Seq, u64)>,
+    /// What is owed, in no order.
+    pub(super) owed: Vec<(Xid, Effect)>,
+    /// Transactions that are over and not known to be in history.
+    pub(super) finished: Vec<Xid>,
+    /// Open transactions.
+    pub(super) open: Vec<Xid>,
+    /// A loss that no operator accepted yet.
+    pub(super) lost_tail: Option<String>,
+}
+
+/// Why a recovery did not succeed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Again later.
+    Later(String),
+    /// Somebody else appended meanwhile.
+    Overtaken,
+    /// Not without an operator.
+    Stop(StopReason),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Damaged { .. } => Self::Stop(StopReason::Damaged(error.to_string())),
+            Error::Schema(_) => Self::Stop(StopReason::Unreadable(error.to_string())),
+            _ => Self::Later(error.to_string()),
+        }
+    }
+}
+
+impl From<CodecError> for Failure {
+    fn from(error: CodecError) -> Self {
+        Self::Stop(StopReason::Unreadable(error.to_string()))
+    }
+}
+
+/// Takes a partition over.
+///
+/// First its epoch block: a synchronous write, so all before it is durable, and whoever owned it
+/// before fails from now on. Then the reading. `inject` is put on record right after the epoch block.
+pub(super) async fn recover(
+    log: &Arc<dyn TransactionLog>,
+    partition: PartitionId,
+    retry: RetryPolicy,
+    inject: Vec<PartitionEvent>,
+) -> Result<Recovered, Failure> {
+    let mut last = append_epoch(log, partition, forgiven_by(&inject)).await?;
+    let epoch = last.epoch;
+    if !inject.is_empty() {
+        last = append_events(log, &last, &inject).await?;
+    }
+    let blocks = log.read(partition).await?;
+    if blocks.last().map(|block| block.checksum) != Some(last.checksum) {
+        return Err(Failure::Overtaken);
+    }
+    replay(log, blocks, last, epoch, retry).await
+}
+
+fn forgiven_by(events: &[PartitionEvent]) -> Epoch {
+    let forgiven = events.iter().map(|event| match event {
+        PartitionEvent::LossAccepted { epoch, .. } => *epoch,
+        PartitionEvent::LostTailFound { .. } => Epoch(0),
+    });
+    forgiven.max().unwrap_or_default()
+}
+
+async fn append_epoch(
+    log: &Arc<dyn TransactionLog>,
+    partition: PartitionId,
+    above: Epoch,
+) -> Result<Block, Failure> {
+    let now = log.now().await?;
+    let tip = log.tip(partition).await?;
+    let before = log.block_at(partition, tip.seq).await?.ok_or(Failure::Overtaken)?;
+    if before.version > FORMAT_VERSION {
+        let what =
+            format!("block {} has format {}, this binary knows {FORMAT_VERSION}", tip.seq, before.version);
+        return Err(Failure::Stop(StopReason::Unreadable(what)));
+    }
+    let header = BlockHeader {
+        kind: BlockKind::Epoch,
+        partition,
+        seq: tip.seq.next(),
+        epoch: tip.epoch.max(above).next(),
+        floor: before.floor,
+        time: now.max(tip.time),
+        previous: tip.checksum,
+    };
+    let nonce = Uuid::new_v4();
+    let block = Block::new(header, Bytes::copy_from_slice(nonce.as_bytes()));
+    append(log, &block).await?;
+    Ok(block)
+}
+
+async fn append_events(
+    log: &Arc<dyn TransactionLog>,
+    before: &Block,
+    events: &[PartitionEvent],
+) -> Result<Block, Failure> {
+    let records = events.iter().map(|event| encode_partition_event(0, event)).collect();
+    let header = BlockHeader {
+        kind: BlockKind::Data,
+        partition: before.partition,
+        seq: before.seq.next(),
+        epoch: before.epoch,
+        floor: before.floor,
+        time: before.time,
+        previous: before.checksum,
+    };
+    let block = Block::new(header, wire::Body { records }.encode_to_vec().into());
+    append(log, &block).await?;
+    Ok(block)
+}
+
+/// Appends outside the writer. If the block turns out to be there since an earlier offer, the next
+/// append of this recovery, or the life's first block, is the acknowledged one after it (C4); a
+/// recovery answers nobody before.
+async fn append(log: &Arc<dyn TransactionLog>, block: &Block) -> Result<(), Failure> {
+    match settle(Arc::clone(log), block.clone(), |_| {}).await {
+        Settled::Written => Ok(()),
+        Settled::AlreadyThere => {
+            let barrier = BlockHeader {
+                kind: BlockKind::Data,
+                partition: block.partition,
+                seq: block.seq.next(),
+                epoch: block.epoch,
+                floor: block.floor,
+                time: block.time,
+                previous: block.checksum,
+            };
+            match settle(Arc::clone(log), Block::new(barrier, Bytes::new()), |_| {}).await {
+                // The chain goes on behind the barrier: start over from there.
+                Settled::Written | Settled::AlreadyThere | Settled::Conflict => Err(Failure::Overtaken),
+                Settled::Refused { why, .. } => Err(Failure::Later(why)),
+            }
+        }
+        Settled::Conflict => Err(Failure::Overtaken),
+        Settled::Refused { why, .. } => Err(Failure::Later(why)),
+    }
+}
+
+async fn replay(
+    log: &Arc<dyn TransactionLog>,
+    blocks: Vec<Block>,
+    last: Block,
+    epoch: Epoch,
+    retry: RetryPolicy,
+) -> Result<Recovered, Failure> {
+    let partition = last.partition;
+    let watermark = log.history_watermark(partition).await?;
+    let mut memory = Memory::default();
+    let mut epochs = Epochs::default();
+    let mut sizes = VecDeque::new();
+    let mut latest = last.time;
+    let mut lost_tail = None;
+    let mut epoch_tag = 0;
+    // Effects of replayed events are dropped; `pending` yields what is owed (protocol M7).
+    let mut dropped = Vec::new();
+    for block in &blocks {
+        epochs.add(block);
+        if block.kind == BlockKind::Epoch && block.epoch == epoch {
+            epoch_tag = block.checksum.tag();
+        }
+        if block.seq < last.floor {
+            continue;
+        }
+        sizes.push_back((block.seq, block.bytes() as u64));
+        if block.kind != BlockKind::Data {
+            continue;
+        }
+        for logged in decode(block)? {
+            latest = latest.max(logged.at);
+            match logged.what {
+                LoggedEvent::Partition(PartitionEvent::LostTailFound { epoch, seq, .. }) => {
+                    lost_tail = Some(format!(
+                        "a witness saw block {seq} of epoch {epoch}, which this log does not hold"
+                    ));
+                }
+                LoggedEvent::Partition(PartitionEvent::LossAccepted { epoch, .. }) => {
+                    epochs.forgive(epoch);
+                    lost_tail = None;
+                }
+                LoggedEvent::Transaction(xid, event) => {
+                    let is_snapshot = matches!(event, unanimity_core::Event::Snapshot(_));
+                    let entry = memory.entry_or_new(xid, block.seq);
+                    apply(&mut entry.transaction, xid, event, logged.at, &mut dropped).map_err(|error| {
+                        Failure::Stop(StopReason::Unreadable(format!("block {}: {error}", block.seq)))
+                    })?;
+                    dropped.clear();
+                    if is_snapshot {
+                        memory.moved(xid, block.seq, logged.bytes);
+                    } else {
+                        memory.written(xid, block.seq, logged.bytes);
+                    }
+                }
+            }
+        }
+    }
+    let clock = PartitionClock::starting_at(latest);
+    let mut recovered = Recovered {
+        last,
+        epoch,
+        epoch_tag,
+        epochs,
+        memory,
+        clock,
+        blocks: sizes,
+        owed: Vec::new(),
+        finished: Vec::new(),
+        open: Vec::new(),
+        lost_tail,
+    };
+    owe(&mut recovered, watermark.seq, clock.now(), retry);
+    Ok(recovered)
+}
+
+/// Sorts what was read into what is owed, what is over and not yet in history, and what is neither.
+fn owe(recovered: &mut Recovered, in_history: Seq, now: Timestamp, retry: RetryPolicy) {
+    let mut known = Vec::new();
+    for (xid, entry) in &mut recovered.memory.entries {
+        let Some(transaction) = &mut entry.transaction else { continue };
+        if transaction.finished_at.is_some() {
+            if entry.last <= in_history {
+                known.push(*xid);
+            } else {
+                recovered.finished.push(*xid);
+            }
+            continue;
+        }
+        recovered.open.push(*xid);
+        let context = Context { xid: *xid, now, retry };
+        recovered.owed.extend(pending(transaction, context).into_iter().map(|effect| (*xid, effect)));
+    }
+    for xid in known {
+        recovered.memory.evict(xid);
+    }
+}

@@ -1,0 +1,132 @@
+//! What a durable block lets out.
+
+use unanimity_core::{Effect, Refusal};
+use unanimity_types::{BranchId, Decision, LogPosition, Operation, Seq, Xid};
+
+use super::life::{Exit, Life};
+use super::memory::{Waiter, Who};
+use super::writer::Release;
+use crate::engine::detail::live_view;
+use crate::engine::dispatch::BranchCall;
+use crate::engine::error::Error;
+use crate::engine::mailbox::{Done, Reply};
+use crate::engine::request::Wait;
+
+impl Life {
+    /// Lets a release out when block `gate` is durable: now, if it is.
+    pub(super) fn release(&mut self, gate: Seq, release: Release) {
+        if let Some(release) = self.writer.hold(gate, release, self.clock.now()) {
+            self.let_out(release);
+        }
+    }
+
+    /// Lets it out.
+    pub(super) fn let_out(&mut self, release: Release) {
+        match release {
+            // A receiver that is gone gave up waiting; nothing is owed to it.
+            Release::Answer(reply, answer) => drop(reply.send(*answer)),
+            Release::View(reply, view) => drop(reply.send(Ok(view))),
+            Release::Views(reply, views) => drop(reply.send(Ok(views))),
+            Release::Inquired(reply, inquired) => drop(reply.send(Ok(inquired))),
+            Release::Dispatch { xid, branch_id, operation, attempt } => {
+                self.dispatch(xid, branch_id, operation, attempt);
+            }
+            Release::Decided(xid) => self.tell_waiters(xid, Wait::Decided),
+            Release::Finished(xid) => {
+                self.tell_waiters(xid, Wait::Finished);
+                if let Some(entry) = self.memory.entries.get(&xid) {
+                    self.projector.finished(xid, entry.last);
+                }
+            }
+            Release::Stop => {
+                let why = self.lost_tail.take().unwrap_or_default();
+                self.exit = Some(Exit::Stopped(crate::engine::request::StopReason::LostTail(why)));
+            }
+        }
+    }
+
+    /// An effect of an event of block `gate`.
+    pub(super) fn effect(&mut self, xid: Xid, gate: Seq, effect: &Effect) {
+        match *effect {
+            // A timer that goes off too early finds nothing to do.
+            Effect::SetTimer { at, timer } => self.memory.set_timer(at, xid, timer),
+            Effect::Dispatch { branch_id, operation, attempt } => {
+                self.release(gate, Release::Dispatch { xid, branch_id, operation, attempt });
+            }
+            Effect::Decided(_) => self.release(gate, Release::Decided(xid)),
+            Effect::Finished => self.release(gate, Release::Finished(xid)),
+        }
+    }
+
+    fn dispatch(&mut self, xid: Xid, branch_id: BranchId, operation: Operation, attempt: u32) {
+        let position = self.position();
+        let Some(transaction) = self.memory.transaction(xid) else { return };
+        let Some(branch) = transaction.branch(branch_id) else { return };
+        // Settled by hand while the block was on its way: nothing is owed any more.
+        if branch.status.is_settled() {
+            return;
+        }
+        let call = BranchCall {
+            xid,
+            transaction_name: transaction.name.clone(),
+            branch_id,
+            key: branch.key.clone(),
+            operation,
+            target: branch.targets.of(operation).clone(),
+            payload: branch.payload.clone(),
+            attempt,
+            position,
+        };
+        self.dispatcher.dispatch(call, &self.sink);
+    }
+
+    /// Tells those who wait for no more than what is now durable. Their answers look at the whole
+    /// transaction, so they wait for its last block like every other (protocol C5).
+    fn tell_waiters(&mut self, xid: Xid, reached: Wait) {
+        let position = self.position();
+        let Some(entry) = self.memory.entries.get_mut(&xid) else { return };
+        if entry.waiters.is_empty() {
+            return;
+        }
+        let Some(transaction) = &entry.transaction else { return };
+        let gate = entry.last;
+        let position = LogPosition { seq: gate, ..position };
+        let decision = transaction.decision.as_ref().map(|record| record.decision);
+        let done = Done {
+            answer: unanimity_core::Answer::Status,
+            status: transaction.status(),
+            abort_reason: transaction.abort_reason(),
+            position,
+        };
+        let all = std::mem::take(&mut entry.waiters);
+        let (ready, waiting): (Vec<Waiter>, Vec<Waiter>) = all.into_iter().partition(|waiter| {
+            // The wrong decision is an answer too, and final.
+            let refused = matches!(&waiter.who, Who::Decides { wants, .. } if Some(*wants) != decision);
+            waiter.wait <= reached || refused
+        });
+        entry.waiters = waiting;
+        let view = ready
+            .iter()
+            .any(|waiter| matches!(waiter.who, Who::Looks(_)))
+            .then(|| Box::new(live_view(transaction, position)));
+        for waiter in ready {
+            let release = match waiter.who {
+                Who::Decides { wants, reply } if Some(wants) == decision => {
+                    Release::Answer(reply, Box::new(Ok(Reply::Done(done.clone()))))
+                }
+                Who::Decides { reply, .. } => Release::Answer(reply, Box::new(Err(already(xid, &done)))),
+                Who::Looks(reply) => Release::View(reply, view.clone()),
+            };
+            self.release(gate, release);
+        }
+    }
+}
+
+fn already(xid: Xid, done: &Done) -> Error {
+    Error::refused(xid, &Refusal::AlreadyDecided { status: done.status, reason: done.abort_reason })
+}
+
+/// What a decision's caller wants.
+pub(super) const fn wanted(commit: bool) -> Decision {
+    if commit { Decision::Commit } else { Decision::Abort }
+}

@@ -1,0 +1,282 @@
+//! Group commit: events gather in the next block while the one before is being written; what they
+//! cause is held until their block is durable.
+
+use bytes::Bytes;
+use prost::Message;
+use tokio::time::Instant;
+use unanimity_proto::log;
+use unanimity_types::{BranchId, Epoch, Operation, PartitionId, Seq, Timestamp, Xid};
+
+use super::memory::{Waiter, Who};
+use crate::engine::error::Error;
+use crate::engine::mailbox::{Inquired, Reply, ReplyTo};
+use crate::engine::request::TransactionView;
+use crate::log::{Block, BlockHeader, BlockKind, Checksum};
+
+/// A block with only lazy events is started at most so much later (protocol 1.1).
+pub(super) const LAZY_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// Something that may happen when a block is durable.
+#[derive(Debug)]
+pub(super) enum Release {
+    /// An answer to a command.
+    Answer(ReplyTo<Reply>, Box<Result<Reply, Error>>),
+    /// An answer to a look.
+    View(ReplyTo<Option<Box<TransactionView>>>, Option<Box<TransactionView>>),
+    /// An answer to a list.
+    Views(ReplyTo<Vec<TransactionView>>, Vec<TransactionView>),
+    /// An answer to an inquiry.
+    Inquired(ReplyTo<Inquired>, Inquired),
+    /// An operation to be brought.
+    Dispatch { xid: Xid, branch_id: BranchId, operation: Operation, attempt: u32 },
+    /// A decision that may be told.
+    Decided(Xid),
+    /// An end that may be told, and written to history.
+    Finished(Xid),
+    /// The partition stops: what a witness showed is on record.
+    Stop,
+}
+
+impl Release {
+    /// The partition throws its memory away: callers are told `error`, effects are dropped
+    /// (recovery yields what is owed).
+    pub(super) fn fail(self, error: &Error) {
+        match self {
+            Self::Answer(reply, _) => drop(reply.send(Err(error.clone()))),
+            Self::View(reply, _) => drop(reply.send(Err(error.clone()))),
+            Self::Views(reply, _) => drop(reply.send(Err(error.clone()))),
+            Self::Inquired(reply, _) => drop(reply.send(Err(error.clone()))),
+            Self::Dispatch { .. } | Self::Decided(_) | Self::Finished(_) | Self::Stop => {}
+        }
+    }
+}
+
+impl Waiter {
+    pub(super) fn fail(self, error: &Error) {
+        match self.who {
+            Who::Decides { reply, .. } => drop(reply.send(Err(error.clone()))),
+            Who::Looks(reply) => drop(reply.send(Err(error.clone()))),
+        }
+    }
+}
+
+/// The block that gathers events.
+#[derive(Debug)]
+struct Building {
+    time: Timestamp,
+    since: Instant,
+    records: Vec<log::Record>,
+    bytes: usize,
+    waits: bool,
+    held: Vec<Release>,
+}
+
+/// The block that is being written.
+#[derive(Debug)]
+struct InFlight {
+    seq: Seq,
+    bytes: u64,
+    floor: Seq,
+    held: Vec<Release>,
+}
+
+/// The end of the log as its owner sees it.
+#[derive(Debug)]
+pub(super) struct Writer {
+    partition: PartitionId,
+    epoch: Epoch,
+    /// The last block that is durable.
+    durable: Seq,
+    durable_checksum: Checksum,
+    /// The last block that was offered.
+    offered: Seq,
+    offered_checksum: Checksum,
+    /// The floor that the last durable block records.
+    durable_floor: Seq,
+    building: Option<Building>,
+    in_flight: Option<InFlight>,
+}
+
+/// What a durable block lets out.
+#[derive(Debug)]
+pub(super) struct Durable {
+    pub(super) seq: Seq,
+    pub(super) bytes: u64,
+    pub(super) floor: Seq,
+    pub(super) released: Vec<Release>,
+}
+
+impl Writer {
+    /// A writer that goes on after `last`, which is durable.
+    pub(super) fn after(last: &Block) -> Self {
+        Self {
+            partition: last.partition,
+            epoch: last.epoch,
+            durable: last.seq,
+            durable_checksum: last.checksum,
+            offered: last.seq,
+            offered_checksum: last.checksum,
+            durable_floor: last.floor,
+            building: None,
+            in_flight: None,
+        }
+    }
+
+    pub(super) const fn durable(&self) -> Seq {
+        self.durable
+    }
+
+    pub(super) const fn durable_checksum(&self) -> Checksum {
+        self.durable_checksum
+    }
+
+    pub(super) const fn durable_floor(&self) -> Seq {
+        self.durable_floor
+    }
+
+    /// Where the next event goes.
+    pub(super) fn building_seq(&self) -> Seq {
+        self.offered.next()
+    }
+
+    pub(super) fn building_bytes(&self) -> usize {
+        self.building.as_ref().map_or(0, |building| building.bytes)
+    }
+
+    pub(super) const fn is_idle(&self) -> bool {
+        self.building.is_none() && self.in_flight.is_none()
+    }
+
+    fn building(&mut self, now: Timestamp) -> &mut Building {
+        self.building.get_or_insert_with(|| Building {
+            time: now,
+            since: Instant::now(),
+            records: Vec::new(),
+            bytes: 0,
+            waits: false,
+            held: Vec::new(),
+        })
+    }
+
+    /// Adds a record that `make` builds for its distance from the block's time. Answers the block
+    /// that it goes into and its size.
+    pub(super) fn push(
+        &mut self,
+        now: Timestamp,
+        waits: bool,
+        make: impl FnOnce(u32) -> Option<log::Record>,
+    ) -> Option<(Seq, usize)> {
+        let seq = self.building_seq();
+        let building = self.building(now);
+        let delta = u32::try_from(now.since(building.time).as_millis()).unwrap_or(u32::MAX);
+        let record = make(delta)?;
+        let bytes = record.encoded_len();
+        building.bytes += bytes;
+        building.waits |= waits;
+        building.records.push(record);
+        Some((seq, bytes))
+    }
+
+    /// Holds a release until block `gate` is durable; gives it back if it is.
+    pub(super) fn hold(&mut self, gate: Seq, release: Release, now: Timestamp) -> Option<Release> {
+        if gate <= self.durable {
+            return Some(release);
+        }
+        match &mut self.in_flight {
+            Some(in_flight) if in_flight.seq >= gate => in_flight.held.push(release),
+            _ => {
+                let building = self.building(now);
+                building.waits = true;
+                building.held.push(release);
+            }
+        }
+        None
+    }
+
+    /// When a block must be started though nobody waits for it.
+    pub(super) fn lazy_due(&self) -> Option<Instant> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        self.building
+            .as_ref()
+            .map(|building| if building.waits { building.since } else { building.since + LAZY_WAIT })
+    }
+
+    /// Seals the next block if one is due and none is being written.
+    pub(super) fn seal(&mut self, floor: Seq, force: bool) -> Option<Block> {
+        let due = self.lazy_due().is_some_and(|due| force || due <= Instant::now());
+        if !due {
+            return None;
+        }
+        let building = self.building.take()?;
+        let body = log::Body { records: building.records };
+        Some(self.offer(BlockKind::Data, building.time, floor, body.encode_to_vec().into(), building.held))
+    }
+
+    /// Seals a closing block: nothing may be building or in flight.
+    pub(super) fn seal_closing(&mut self, now: Timestamp) -> Block {
+        self.offer(BlockKind::Closing, now, self.durable_floor, Bytes::new(), Vec::new())
+    }
+
+    fn offer(
+        &mut self,
+        kind: BlockKind,
+        time: Timestamp,
+        floor: Seq,
+        body: Bytes,
+        held: Vec<Release>,
+    ) -> Block {
+        let block = Block::new(
+            BlockHeader {
+                kind,
+                partition: self.partition,
+                seq: self.building_seq(),
+                epoch: self.epoch,
+                // Never backwards.
+                floor: floor.max(self.durable_floor),
+                time,
+                previous: self.offered_checksum,
+            },
+            body,
+        );
+        self.offered = block.seq;
+        self.offered_checksum = block.checksum;
+        self.in_flight =
+            Some(InFlight { seq: block.seq, bytes: block.bytes() as u64, floor: block.floor, held });
+        block
+    }
+
+    /// The block in flight was acknowledged: what waited for it, and for those before it, is free.
+    pub(super) fn written(&mut self) -> Option<Durable> {
+        let in_flight = self.in_flight.take()?;
+        self.durable = in_flight.seq;
+        self.durable_checksum = self.offered_checksum;
+        self.durable_floor = in_flight.floor;
+        Some(Durable {
+            seq: in_flight.seq,
+            bytes: in_flight.bytes,
+            floor: in_flight.floor,
+            released: in_flight.held,
+        })
+    }
+
+    /// The block in flight is there since an earlier offer: what waited for it waits for the next
+    /// acknowledged block, which is started at once (protocol C4). Answers its size.
+    pub(super) fn already_there(&mut self, now: Timestamp) -> u64 {
+        let Some(in_flight) = self.in_flight.take() else { return 0 };
+        let building = self.building(now);
+        building.waits = true;
+        let mut held = in_flight.held;
+        held.append(&mut building.held);
+        building.held = held;
+        in_flight.bytes
+    }
+
+    /// Everything that was held, because the partition throws its memory away.
+    pub(super) fn drain(&mut self) -> Vec<Release> {
+        let mut held = self.in_flight.take().map(|in_flight| in_flight.held).unwrap_or_default();
+        held.extend(self.building.take().map(|building| building.held).unwrap_or_default());
+        held
+    }
+}
