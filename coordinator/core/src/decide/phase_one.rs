@@ -60,13 +60,22 @@ pub(super) fn commit(
         return abort_instead(transaction, AbortReason::Deadline);
     }
     let Some(votes) = votes else {
+        if transaction.commit_asked.is_some() {
+            // Another commit named branches that are missing: the client's word does not replace them.
+            return Verdict::nothing(Answer::Undecided);
+        }
         return Verdict::events(decision_events(transaction, Decision::Commit, None, None));
+    };
+    if transaction.branches.iter().any(|branch| !votes.contains(&branch.key)) {
+        return abort_instead(transaction, AbortReason::BranchNotVoted);
+    }
+    // What a commit that waits has named has voted: a later, shorter list does not take it back.
+    let votes = match &transaction.commit_asked {
+        Some(asked) => &asked.votes | &votes,
+        None => votes,
     };
     if votes.len() > Limits::BRANCHES_MAX {
         return Verdict::refused(Refusal::TooManyBranches { max: Limits::BRANCHES_MAX });
-    }
-    if transaction.branches.iter().any(|branch| !votes.contains(&branch.key)) {
-        return abort_instead(transaction, AbortReason::BranchNotVoted);
     }
     // Every registered branch is named; are all the named ones registered?
     if votes.len() == transaction.branches.len() {
