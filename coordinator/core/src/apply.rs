@@ -165,7 +165,11 @@ fn apply_to(
                 return illegal("a dispatch that nobody is owed");
             };
             branch.next_attempt_at = None;
-            effects.push(Effect::Dispatch { branch_id, operation, attempt: branch.attempts + 1 });
+            effects.push(Effect::Dispatch {
+                branch_id,
+                operation,
+                attempt: branch.attempts.saturating_add(1),
+            });
             Ok(())
         }
         Event::AttemptFailed { branch_id, attempts, error, next_at } => {
@@ -232,7 +236,10 @@ fn apply_to(
         Event::AttentionRaised { code, branch_id, message } => {
             let message = clip(message);
             let detail = Some(format!("{}: {message}", code.as_str()).into());
-            transaction.attention = Some(Attention { code, branch_id, message, since: at });
+            // Graver trouble is not covered up.
+            if transaction.attention.as_ref().is_none_or(|known| known.code <= code) {
+                transaction.attention = Some(Attention { code, branch_id, message, since: at });
+            }
             note(transaction, at, TimelineKind::Attention, branch_id, detail);
             Ok(())
         }

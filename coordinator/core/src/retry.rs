@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use unanimity_types::{BranchId, Xid};
 
+/// How long a participant may ask us to stay away. Whoever says "in ten years", by mistake or not,
+/// would keep its transaction open unseen: without attempts there is no attention either.
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_secs(3_600);
+
 /// Capped exponential back-off with full jitter, and when to call for people.
 ///
 /// Full jitter: Brooker, "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015). The jitter

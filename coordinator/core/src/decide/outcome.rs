@@ -7,6 +7,7 @@ use crate::answer::{Answer, Refusal, Verdict};
 use crate::apply::clip;
 use crate::command::{Context, ResultOutcome};
 use crate::event::Event;
+use crate::retry::RETRY_AFTER_MAX;
 use crate::tcc;
 use crate::transaction::{AttentionCode, Branch, Transaction};
 
@@ -42,7 +43,7 @@ pub(super) fn result(
             failed(transaction, branch, error, None, attention, context)
         }
         ResultOutcome::Unknown { error, retry_after } => {
-            let after = Some(retry_after).flatten().map(|wait| context.now.after(wait));
+            let after = retry_after.map(|wait| context.now.after(wait.min(RETRY_AFTER_MAX)));
             let attention = Some((AttentionCode::ParticipantFailing, context.retry.attention_after));
             failed(transaction, branch, error, after, attention, context)
         }
@@ -77,8 +78,9 @@ fn failed(
     let planned = context.now.after(context.retry.wait(context.xid, branch.id, attempts));
     let next_at = not_before.map_or(planned, |earliest| earliest.max(planned));
     let raised = attention.filter(|(code, after)| {
-        let known =
-            transaction.attention.as_ref().is_some_and(|now| now.code == *code || is_graver(now.code));
+        // Of equal or graver trouble people know already: two branches in different trouble do not
+        // take turns, with an entry in the log for each attempt.
+        let known = transaction.attention.as_ref().is_some_and(|now| now.code >= *code);
         attempts >= *after && !known
     });
     let mut events =
@@ -88,11 +90,6 @@ fn failed(
         events.push(Event::AttentionRaised { code, branch_id: Some(branch.id), message });
     }
     Verdict::events(events)
-}
-
-/// Heuristic trouble is not covered up by a failing participant.
-const fn is_graver(code: AttentionCode) -> bool {
-    matches!(code, AttentionCode::HeuristicMixed | AttentionCode::HeuristicContradicted)
 }
 
 /// An answer to what is not owed (any more): a repetition, or a contradiction of what was settled by
