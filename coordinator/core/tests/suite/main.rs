@@ -4,3 +4,4 @@
 mod fixture;
 mod histories;
 mod model;
+mod rules;
