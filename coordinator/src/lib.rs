@@ -1,4 +1,5 @@
 //! The Unanimity coordinator as a library.
 
+pub mod delivery;
 pub mod engine;
 pub mod log;

@@ -1,0 +1,198 @@
+//! One attached instance, as its participant's bulkhead sees it: what it serves and what is in its
+//! hand.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use unanimity_core::ResultOutcome;
+use unanimity_proto::v1;
+use unanimity_types::{Name, Target};
+
+use crate::delivery::flight::Flight;
+use crate::delivery::grpc::operation_to_wire;
+use crate::delivery::stats::InstanceStats;
+use crate::delivery::text::printable;
+
+/// Operations in one message: many enough to spare messages, few enough that the first of them does
+/// not wait for the last.
+const BATCH_OPERATIONS_MAX: usize = 256;
+/// Payload bytes after which a message is full. With the last payload (1 MiB) and the envelopes it
+/// stays below the limit of a message (4 MiB).
+const BATCH_BYTES_FULL: usize = 1024 * 1024;
+/// How long an instance that let an operation time out is chosen only if no other has room.
+const AVOID_AFTER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An instance that wants to attach.
+#[derive(Debug)]
+pub(in crate::delivery) struct NewInstance {
+    /// Its own name.
+    pub(in crate::delivery) name: Name,
+    /// Its SDK's name and version.
+    pub(in crate::delivery) sdk: String,
+    /// The hook sets that it serves.
+    pub(in crate::delivery) serves: BTreeSet<Name>,
+    /// How many operations it takes at once.
+    pub(in crate::delivery) concurrency: usize,
+}
+
+/// An attached instance. All under the lock of its participant.
+#[derive(Debug)]
+pub(super) struct Instance {
+    pub(super) about: NewInstance,
+    /// Wakes its session's task.
+    pub(super) bell: Arc<Notify>,
+    /// What is in its hand or about to be, by call id.
+    in_hand: HashMap<u64, Flight>,
+    /// Call ids not sent yet, in order.
+    outbox: VecDeque<u64>,
+    /// Call ids sent, with the time when each is given up. In order, as all have the same timeout; ids
+    /// answered since are skipped.
+    deadlines: VecDeque<(Instant, u64)>,
+    /// Said goodbye.
+    pub(super) draining: bool,
+    /// Another session of the same instance took its place.
+    pub(super) replaced: bool,
+    avoid_until: Option<Instant>,
+    /// When it was last given something, as a running number.
+    pub(super) last_given: u64,
+}
+
+impl Instance {
+    pub(super) fn new(about: NewInstance, bell: Arc<Notify>) -> Self {
+        Self {
+            about,
+            bell,
+            in_hand: HashMap::new(),
+            outbox: VecDeque::new(),
+            deadlines: VecDeque::new(),
+            draining: false,
+            replaced: false,
+            avoid_until: None,
+            last_given: 0,
+        }
+    }
+
+    pub(super) fn in_hand(&self) -> usize {
+        self.in_hand.len()
+    }
+
+    /// Whether it takes operations of this name at all.
+    pub(super) fn serves(&self, operation: &Name) -> bool {
+        !self.draining && self.about.serves.contains(operation)
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        !self.draining && self.in_hand.len() < self.about.concurrency
+    }
+
+    /// What to choose the least of: trouble lately, load, and whose turn it is.
+    pub(super) fn load(&self, now: Instant) -> (bool, usize, u64) {
+        (self.avoid_until.is_some_and(|until| now < until), self.in_hand.len(), self.last_given)
+    }
+
+    pub(super) fn give(&mut self, call_id: u64, flight: Flight) {
+        self.in_hand.insert(call_id, flight);
+        self.outbox.push_back(call_id);
+        self.bell.notify_one();
+    }
+
+    pub(super) fn has_outgoing(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// The next message to send. From here on, its operations count as sent.
+    pub(super) fn take_batch(
+        &mut self,
+        now: Instant,
+        timeout: Duration,
+        log_id: &str,
+    ) -> Vec<v1::BranchOperation> {
+        let mut batch = Vec::with_capacity(self.outbox.len().min(BATCH_OPERATIONS_MAX));
+        let mut bytes = 0;
+        while batch.len() < BATCH_OPERATIONS_MAX && bytes < BATCH_BYTES_FULL {
+            let Some(call_id) = self.outbox.pop_front() else { break };
+            let Some(flight) = self.in_hand.get_mut(&call_id) else { continue };
+            flight.mark_sent(now);
+            self.deadlines.push_back((now + timeout, call_id));
+            let call = flight.call();
+            let name = match &call.target {
+                Target::Participant { operation, .. } => operation.as_str(),
+                Target::Grpc(_) | Target::Http(_) => "",
+            };
+            bytes += call.payload.len();
+            batch.push(operation_to_wire(call, call_id, name, log_id, timeout));
+        }
+        batch
+    }
+
+    /// Passes an answer on. One that nobody waits for any more is nothing.
+    pub(super) fn answer(&mut self, call_id: u64, outcome: ResultOutcome) {
+        // An id that was never sent is a guess: answering it would settle what nobody did.
+        if self.in_hand.get(&call_id).is_some_and(Flight::was_sent) {
+            self.avoid_until = None;
+            if let Some(flight) = self.in_hand.remove(&call_id) {
+                flight.finish(outcome);
+            }
+        }
+        self.forget_answered();
+    }
+
+    /// Gives up what took too long.
+    pub(super) fn expire(&mut self, now: Instant, timeout: Duration) {
+        while let Some((deadline, call_id)) = self.deadlines.front().copied() {
+            if deadline > now {
+                break;
+            }
+            self.deadlines.pop_front();
+            if let Some(flight) = self.in_hand.remove(&call_id) {
+                self.avoid_until = Some(now + AVOID_AFTER_TIMEOUT);
+                flight.unknown(&format!("instance {} gave no answer within {timeout:?}", self.about.name));
+            }
+        }
+        self.forget_answered();
+    }
+
+    /// When the next operation is given up.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.front().map(|(deadline, _)| *deadline)
+    }
+
+    /// Takes back what was not sent.
+    pub(super) fn take_unsent(&mut self) -> Vec<Flight> {
+        self.outbox.drain(..).filter_map(|call_id| self.in_hand.remove(&call_id)).collect()
+    }
+
+    /// The session is over: what was sent is of unknown outcome.
+    pub(super) fn end(&mut self, why: &str) {
+        for (_, flight) in self.in_hand.drain() {
+            flight.unknown(why);
+        }
+    }
+
+    pub(super) fn stats(&self) -> InstanceStats {
+        InstanceStats {
+            instance: self.about.name.to_string(),
+            sdk: printable(&self.about.sdk).into(),
+            in_flight: self.in_hand.len(),
+            concurrency: self.about.concurrency,
+            draining: self.draining,
+        }
+    }
+
+    /// Keeps `deadlines` about as long as `in_hand`, whose bound it shares.
+    fn forget_answered(&mut self) {
+        while let Some((_, call_id)) = self.deadlines.front() {
+            if self.in_hand.contains_key(call_id) {
+                break;
+            }
+            self.deadlines.pop_front();
+        }
+        if self.deadlines.len() > 2 * self.in_hand.len() + BATCH_OPERATIONS_MAX {
+            let in_hand = &self.in_hand;
+            self.deadlines.retain(|(_, call_id)| in_hand.contains_key(call_id));
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! The bulkhead of one attached participant: what waits, and its instances.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use unanimity_core::ResultOutcome;
+use unanimity_proto::v1;
+use unanimity_types::{Name, Target};
+
+use super::instance::{Instance, NewInstance};
+use crate::delivery::callbacks::Shared;
+use crate::delivery::flight::{Counters, Flight};
+use crate::delivery::grpc::outcome_of;
+use crate::delivery::stats::{BulkheadKind, BulkheadStats};
+use crate::delivery::text::{lock, printable};
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::delivery) struct Participant {
+    name: Name,
+    shared: Arc<Shared>,
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What waits for room, by the name of its hook set, so that a name whose instances are full does
+    /// not hold up another. Only names that an attached instance serves; never an empty queue.
+    queues: BTreeMap<Name, VecDeque<(u64, Flight)>>,
+    queued: usize,
+    instances: BTreeMap<u64, Instance>,
+    /// Numbers sessions, calls and turns.
+    next_number: u64,
+    last_used: Instant,
+    closed: bool,
+}
+
+impl Participant {
+    pub(in crate::delivery) fn new(name: Name, shared: Arc<Shared>) -> Arc<Self> {
+        let state = State {
+            queues: BTreeMap::new(),
+            queued: 0,
+            instances: BTreeMap::new(),
+            next_number: 1,
+            last_used: Instant::now(),
+            closed: false,
+        };
+        Arc::new(Self { name, shared, counters: Arc::default(), state: Mutex::new(state) })
+    }
+
+    /// What a call is told whose participant nobody serves. It does not wait here: the engine retries
+    /// with its back-off, is told as soon as an instance attaches, and shows the reason meanwhile; a
+    /// queue here would hide it and hold the call twice.
+    pub(in crate::delivery) fn nobody(participant: &Name) -> String {
+        format!("no instance of participant {participant} is attached")
+    }
+
+    /// Takes a call, or answers it at once if nobody can serve it or there is no room.
+    pub(in crate::delivery) fn offer(&self, mut flight: Flight) {
+        flight.counted_by(&self.counters);
+        let mut state = lock(&self.state);
+        state.last_used = Instant::now();
+        if state.closed {
+            return flight.not_sent("this node is shutting down");
+        }
+        self.place(&mut state, flight);
+    }
+
+    /// Takes an instance in; it may get operations at once. A session of the same instance that is
+    /// still here is a broken one that nobody has noticed yet: it is replaced.
+    pub(in crate::delivery) fn attach(self: &Arc<Self>, about: NewInstance) -> Attachment {
+        let bell = Arc::new(Notify::new());
+        let mut state = lock(&self.state);
+        state.last_used = Instant::now();
+        for old in state.instances.values_mut().filter(|old| old.about.name == about.name) {
+            old.replaced = true;
+            old.draining = true;
+            old.bell.notify_one();
+        }
+        let id = state.number();
+        state.instances.insert(id, Instance::new(about, Arc::clone(&bell)));
+        self.fill(&mut state, id);
+        drop(state);
+        Attachment { participant: Arc::clone(self), id, bell, ended_because: "the session broke off" }
+    }
+
+    /// Takes nothing more, and hands back what was not sent.
+    pub(in crate::delivery) fn close(&self) {
+        let mut state = lock(&self.state);
+        state.closed = true;
+        state.queued = 0;
+        let queued = std::mem::take(&mut state.queues).into_values().flatten().map(|(_, flight)| flight);
+        let unsent: Vec<_> = state.instances.values_mut().flat_map(Instance::take_unsent).collect();
+        for flight in queued.chain(unsent) {
+            flight.not_sent("this node is shutting down");
+        }
+    }
+
+    /// Since when nobody is attached; `None` if somebody is.
+    pub(in crate::delivery) fn idle_since(&self) -> Option<Instant> {
+        let state = lock(&self.state);
+        state.instances.is_empty().then_some(state.last_used)
+    }
+
+    pub(in crate::delivery) fn stats(&self) -> BulkheadStats {
+        let state = lock(&self.state);
+        BulkheadStats {
+            kind: BulkheadKind::Participant,
+            name: self.name.to_string(),
+            queued: state.queued,
+            in_flight: state.instances.values().map(Instance::in_hand).sum(),
+            done: self.counters.done.load(Ordering::Relaxed),
+            failed: self.counters.failed.load(Ordering::Relaxed),
+            instances: state.instances.values().map(Instance::stats).collect(),
+        }
+    }
+
+    /// Gives a call to the instance with the least to do, or queues it, or answers it.
+    fn place(&self, state: &mut State, flight: Flight) {
+        let Target::Participant { operation, .. } = &flight.call().target else {
+            return flight.finish(ResultOutcome::Unusable { error: "a callback is no participant".into() });
+        };
+        let operation = operation.clone();
+        let now = Instant::now();
+        let best = state
+            .instances
+            .iter()
+            .filter(|(_, instance)| instance.serves(&operation) && instance.has_room())
+            .min_by_key(|(_, instance)| instance.load(now))
+            .map(|(id, _)| *id);
+        if let Some(id) = best {
+            return state.give(id, flight);
+        }
+        if state.instances.values().any(|instance| instance.serves(&operation)) {
+            if state.queued >= self.shared.config.queue_max {
+                let error = format!("{} calls wait for participant {} already", state.queued, self.name);
+                return flight.not_sent(&error);
+            }
+            let number = state.number();
+            state.queued += 1;
+            state.queues.entry(operation).or_default().push_back((number, flight));
+            return;
+        }
+        if state.instances.values().any(|instance| !instance.draining) {
+            let error = format!("no attached instance of participant {} serves {operation}", self.name);
+            return flight.finish(ResultOutcome::Unusable { error: printable(&error) });
+        }
+        flight.unknown(&Self::nobody(&self.name));
+    }
+
+    /// Fills an instance's hand from what waits, oldest first.
+    fn fill(&self, state: &mut State, id: u64) {
+        let now = Instant::now();
+        while let Some(instance) = state.instances.get(&id).filter(|instance| instance.has_room()) {
+            let oldest = state
+                .queues
+                .iter()
+                .filter(|(operation, _)| instance.serves(operation))
+                .filter_map(|(operation, queue)| Some((queue.front()?.0, operation)))
+                .min()
+                .map(|(_, operation)| operation.clone());
+            let Some(flight) = oldest.and_then(|operation| state.pop(&operation)) else { return };
+            if flight.age(now) > self.shared.config.queue_wait_max {
+                flight.not_sent("it waited too long behind other calls");
+            } else {
+                state.give(id, flight);
+            }
+        }
+    }
+
+    /// Places what waited for an instance that is gone or going: to others, or back.
+    fn place_again(&self, state: &mut State, unsent: Vec<Flight>) {
+        let unserved: Vec<Name> = state
+            .queues
+            .keys()
+            .filter(|operation| !state.instances.values().any(|instance| instance.serves(operation)))
+            .cloned()
+            .collect();
+        for operation in unserved {
+            while let Some(flight) = state.pop(&operation) {
+                self.place(state, flight);
+            }
+        }
+        for flight in unsent {
+            if state.closed {
+                flight.not_sent("this node is shutting down");
+            } else {
+                self.place(state, flight);
+            }
+        }
+    }
+
+    /// Hands back what has waited too long. Called by sessions now and then: a queue without sessions
+    /// does not exist.
+    fn expire_queued(&self, state: &mut State, now: Instant) {
+        let max = self.shared.config.queue_wait_max;
+        let State { queues, queued, .. } = state;
+        queues.retain(|_, queue| {
+            while queue.front().is_some_and(|(_, flight)| flight.age(now) > max) {
+                if let Some((_, flight)) = queue.pop_front() {
+                    *queued -= 1;
+                    flight.not_sent("it waited too long behind other calls");
+                }
+            }
+            !queue.is_empty()
+        });
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        number
+    }
+
+    fn give(&mut self, id: u64, flight: Flight) {
+        let number = self.number();
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.last_given = number;
+            instance.give(number, flight);
+        }
+    }
+
+    fn pop(&mut self, operation: &Name) -> Option<Flight> {
+        let queue = self.queues.get_mut(operation)?;
+        let popped = queue.pop_front();
+        if queue.is_empty() {
+            self.queues.remove(operation);
+        }
+        popped.map(|(_, flight)| {
+            self.queued -= 1;
+            flight
+        })
+    }
+}
+
+/// An instance's place at its participant, held by its session. Dropping it ends it: what was sent is
+/// answered "unknown", what was not goes to other instances.
+#[derive(Debug)]
+pub(in crate::delivery) struct Attachment {
+    participant: Arc<Participant>,
+    id: u64,
+    /// Rings when there is something to send, or something changed.
+    pub(super) bell: Arc<Notify>,
+    /// What the calls in its hand are told when it ends.
+    pub(super) ended_because: &'static str,
+}
+
+impl Attachment {
+    /// How things are for the session's next step.
+    pub(super) fn look(&self) -> Look {
+        let state = lock(&self.participant.state);
+        let instance = state.instances.get(&self.id);
+        Look {
+            outgoing: instance.is_some_and(Instance::has_outgoing),
+            next_deadline: instance.and_then(Instance::next_deadline),
+            replaced: instance.is_some_and(|instance| instance.replaced),
+            draining: instance.is_none_or(|instance| instance.draining),
+            in_hand: instance.map_or(0, Instance::in_hand),
+        }
+    }
+
+    /// The next operations to send.
+    pub(super) fn take_batch(&self) -> Vec<v1::BranchOperation> {
+        let shared = &self.participant.shared;
+        let mut state = lock(&self.participant.state);
+        state
+            .instances
+            .get_mut(&self.id)
+            .map(|instance| {
+                instance.take_batch(Instant::now(), shared.config.request_timeout, shared.log_id())
+            })
+            .unwrap_or_default()
+    }
+
+    /// Passes answers on and fills the hand again.
+    pub(super) fn answers(&self, results: &[v1::BranchResult]) {
+        let mut state = lock(&self.participant.state);
+        if let Some(instance) = state.instances.get_mut(&self.id) {
+            for result in results {
+                instance.answer(result.call_id, outcome_of(result));
+            }
+        }
+        self.participant.fill(&mut state, self.id);
+    }
+
+    /// Gives up what took too long, here and in the queue.
+    pub(super) fn expire(&self, now: Instant) {
+        let mut state = lock(&self.participant.state);
+        if let Some(instance) = state.instances.get_mut(&self.id) {
+            instance.expire(now, self.participant.shared.config.request_timeout);
+        }
+        self.participant.expire_queued(&mut state, now);
+        self.participant.fill(&mut state, self.id);
+    }
+
+    /// Gives it nothing more; what was not sent goes to others.
+    pub(super) fn drain(&self) {
+        let mut state = lock(&self.participant.state);
+        let Some(instance) = state.instances.get_mut(&self.id) else { return };
+        instance.draining = true;
+        let unsent = instance.take_unsent();
+        self.participant.place_again(&mut state, unsent);
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let mut state = lock(&self.participant.state);
+        state.last_used = Instant::now();
+        let Some(mut instance) = state.instances.remove(&self.id) else { return };
+        let unsent = instance.take_unsent();
+        instance.end(&format!("instance {}: {}", instance.about.name, self.ended_because));
+        self.participant.place_again(&mut state, unsent);
+    }
+}
+
+/// See [`Attachment::look`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    pub(super) outgoing: bool,
+    pub(super) next_deadline: Option<Instant>,
+    pub(super) replaced: bool,
+    pub(super) draining: bool,
+    pub(super) in_hand: usize,
+}

@@ -1,0 +1,74 @@
+//! What can be set, with the reason of each default.
+
+use std::time::Duration;
+
+use unanimity_types::LogId;
+
+use super::allow::AllowList;
+
+/// Settings of delivery. Every number is a bound; none may be zero.
+#[derive(Debug, Clone)]
+pub struct DeliveryConfig {
+    /// Which callback addresses may be called. Default: none.
+    pub allow: AllowList,
+    /// The log's identity, carried by every operation so that a participant notices a foreign log.
+    /// `None`: taken from the service for sessions when it is made.
+    pub log_id: Option<LogId>,
+    /// Calls that wait in one bulkhead. Beyond, a call is handed back as not sent: the engine holds it
+    /// anyway, so a longer queue would only hide how far behind a participant is.
+    pub queue_max: usize,
+    /// How long a call may wait in a queue before it is handed back, so that what is sent was decided
+    /// not long ago and the engine may change its mind (an operator settled the branch).
+    pub queue_wait_max: Duration,
+    /// Calls in flight to one callback origin: enough to hide a network's latency, little enough not
+    /// to be an attack on a small service.
+    pub callback_concurrency: usize,
+    /// Bulkheads that exist at once. Callback origins come with registrations, so they need a bound.
+    pub bulkheads_max: usize,
+    /// How long an idle bulkhead keeps its counters.
+    pub bulkhead_idle: Duration,
+    /// How long a connection to a callback may take, name resolution included.
+    pub connect_timeout: Duration,
+    /// How long one operation may take, connection included; then its outcome is unknown.
+    pub request_timeout: Duration,
+    /// The longest `Retry-After` that is honoured: a participant must not park a decision for a day.
+    pub retry_after_max: Duration,
+    /// Cached connections to gRPC callbacks.
+    pub grpc_channels_max: usize,
+    /// Sessions of attached instances, all participants together.
+    pub sessions_max: usize,
+    /// Operations in hand of an instance that asks for no number of its own.
+    pub session_concurrency: usize,
+    /// Operations in hand of an instance at most, whatever it asks for.
+    pub session_concurrency_max: usize,
+    /// How long a new session may take to say hello.
+    pub hello_timeout: Duration,
+    /// How often each side of a session says something at least; three silent intervals end it.
+    pub heartbeat_interval: Duration,
+    /// How long a session may refuse to take what is sent to it before it is ended.
+    pub write_timeout: Duration,
+}
+
+impl Default for DeliveryConfig {
+    fn default() -> Self {
+        Self {
+            allow: AllowList::none(),
+            log_id: None,
+            queue_max: 10_000,
+            queue_wait_max: Duration::from_secs(60),
+            callback_concurrency: 32,
+            bulkheads_max: 4_096,
+            bulkhead_idle: Duration::from_secs(300),
+            connect_timeout: Duration::from_secs(3),
+            request_timeout: Duration::from_secs(10),
+            retry_after_max: Duration::from_secs(300),
+            grpc_channels_max: 256,
+            sessions_max: 1_024,
+            session_concurrency: 64,
+            session_concurrency_max: 1_024,
+            hello_timeout: Duration::from_secs(10),
+            heartbeat_interval: Duration::from_secs(5),
+            write_timeout: Duration::from_secs(10),
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A call on its way, which answers for itself whatever happens to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use unanimity_core::ResultOutcome;
+
+use super::text::printable;
+use crate::engine::{BranchCall, BranchReply, ResultSink};
+
+/// After how long a call that found no room may be offered again. Spread, so that a full queue is not
+/// stormed by all at once.
+pub(super) fn come_back_later() -> Duration {
+    Duration::from_millis(fastrand::u64(1_000..2_000))
+}
+
+/// How many calls are anywhere in delivery, and a bell for when there are none.
+#[derive(Debug, Default)]
+pub(super) struct Gauge {
+    count: AtomicUsize,
+    none_left: Notify,
+}
+
+impl Gauge {
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Waits until there are no calls.
+    pub(super) async fn none_left(&self) {
+        loop {
+            let bell = self.none_left.notified();
+            tokio::pin!(bell);
+            // Registered before the look at the count, so a bell between the two is not missed.
+            bell.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            bell.await;
+        }
+    }
+}
+
+/// What a bulkhead counts.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) done: AtomicU64,
+    pub(super) failed: AtomicU64,
+}
+
+/// A call that is owed its one reply. Dropping it is a reply too: *not sent* if it never left, else
+/// *unknown*. So no path, not a panic and not a runtime that stops, can lose a call or answer twice.
+#[derive(Debug)]
+pub(super) struct Flight {
+    call: BranchCall,
+    results: ResultSink,
+    gauge: Arc<Gauge>,
+    counters: Option<Arc<Counters>>,
+    taken_at: Instant,
+    sent_at: Option<Instant>,
+    answered: bool,
+}
+
+impl Flight {
+    pub(super) fn new(call: BranchCall, results: ResultSink, gauge: Arc<Gauge>) -> Self {
+        gauge.count.fetch_add(1, Ordering::AcqRel);
+        Self {
+            call,
+            results,
+            gauge,
+            counters: None,
+            taken_at: Instant::now(),
+            sent_at: None,
+            answered: false,
+        }
+    }
+
+    pub(super) fn call(&self) -> &BranchCall {
+        &self.call
+    }
+
+    /// Where its end is counted.
+    pub(super) fn counted_by(&mut self, counters: &Arc<Counters>) {
+        self.counters = Some(Arc::clone(counters));
+    }
+
+    /// How long it has been here.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.taken_at)
+    }
+
+    /// From here on, nobody knows whether the participant saw it.
+    pub(super) fn mark_sent(&mut self, now: Instant) {
+        self.sent_at = Some(now);
+    }
+
+    pub(super) fn was_sent(&self) -> bool {
+        self.sent_at.is_some()
+    }
+
+    /// Answers.
+    pub(super) fn finish(mut self, outcome: ResultOutcome) {
+        self.answer(outcome);
+    }
+
+    /// Answers that nothing is known.
+    pub(super) fn unknown(self, error: &str) {
+        self.finish(ResultOutcome::Unknown { error: printable(error), retry_after: None });
+    }
+
+    /// Answers that it was not sent.
+    pub(super) fn not_sent(self, error: &str) {
+        self.finish(ResultOutcome::NotSent { error: printable(error), retry_after: come_back_later() });
+    }
+
+    fn answer(&mut self, outcome: ResultOutcome) {
+        self.answered = true;
+        if let Some(counters) = &self.counters {
+            let counter = match outcome {
+                ResultOutcome::Done => Some(&counters.done),
+                // Neither is the participant's failure.
+                ResultOutcome::NotYet { .. } | ResultOutcome::NotSent { .. } => None,
+                ResultOutcome::Refused { .. }
+                | ResultOutcome::Unknown { .. }
+                | ResultOutcome::Unusable { .. } => Some(&counters.failed),
+            };
+            if let Some(counter) = counter {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.results.send(BranchReply {
+            xid: self.call.xid,
+            branch_id: self.call.branch_id,
+            operation: self.call.operation,
+            attempt: self.call.attempt,
+            position: self.call.position,
+            outcome,
+            took: self.sent_at.unwrap_or(self.taken_at).elapsed(),
+        });
+        if self.gauge.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.gauge.none_left.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let error: Box<str> = "delivery let go of the call".into();
+        self.answer(match self.sent_at {
+            Some(_) => ResultOutcome::Unknown { error, retry_after: None },
+            None => ResultOutcome::NotSent { error, retry_after: come_back_later() },
+        });
+    }
+}

@@ -1,0 +1,13 @@
+//! Delivery against real participants: HTTP servers, gRPC servers, attached sessions, all misbehaving.
+// The random test prints its seed.
+#![allow(clippy::print_stdout)]
+
+mod allow;
+mod grpc;
+mod http;
+mod isolation;
+mod random;
+mod sessions;
+mod sessions_bad;
+mod shutdown;
+mod support;
