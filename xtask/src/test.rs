@@ -195,7 +195,7 @@ mod tests {
         let ours = folder.path().join("unanimity-postgres-7x1-abc");
         std::fs::create_dir_all(ours.join("data")).unwrap();
         std::fs::create_dir(folder.path().join("unanimity-postgres-7x12-abc")).unwrap();
-        assert_eq!(clusters(folder.path(), "7x1"), [ours.clone()]);
+        assert_eq!(clusters(folder.path(), "7x1"), std::slice::from_ref(&ours));
 
         // A stale file that names a process of somebody else: ourselves.
         std::fs::write(ours.join("data/postmaster.pid"), format!("{}\n", std::process::id())).unwrap();

@@ -51,7 +51,7 @@ fn violations(recorded: &Sums, present: &Sums) -> Vec<String> {
         match present.get(file) {
             None => problems.push(format!("{FOLDER}{file} is recorded and gone")),
             Some(now) if now != sum => {
-                problems.push(format!("{FOLDER}{file} was changed after it was recorded"))
+                problems.push(format!("{FOLDER}{file} was changed after it was recorded"));
             }
             Some(_) => {}
         }

@@ -15,7 +15,8 @@ pub(super) const DENY_REMEDY: &str =
 const DENY_VERSION: &str = "0.20.2";
 
 pub(super) fn format(root: &Path) -> anyhow::Result<Vec<String>> {
-    cargo(root, &["fmt", "--all", "--check"], &[])
+    // Names of files only: `cargo fmt` shows and makes the changes.
+    cargo(root, &["fmt", "--all", "--", "--check", "-l"], &[])
 }
 
 pub(super) fn clippy(root: &Path) -> anyhow::Result<Vec<String>> {
@@ -98,6 +99,7 @@ fn output(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> anyh
         .envs(environment.iter().copied())
         // Nothing may wait for a password.
         .env("GIT_TERMINAL_PROMPT", "0")
+        .env("CARGO_TERM_COLOR", "never")
         .current_dir(root)
         .stdin(std::process::Stdio::null())
         .output()
