@@ -94,7 +94,7 @@ pub struct TestPostgres {
 #[derive(Debug)]
 enum Server {
     External,
-    Container(Container),
+    Container(Box<Container>),
     Binaries(Binaries),
 }
 
@@ -133,7 +133,7 @@ impl TestPostgres {
             Kind::Container => {
                 let container = Container::start(&options.arguments()).await?;
                 let admin = container.connect_options();
-                (Server::Container(container), admin, String::new())
+                (Server::Container(Box::new(container)), admin, String::new())
             }
             Kind::Binaries => {
                 let binaries = Binaries::start(options.arguments()).await?;
