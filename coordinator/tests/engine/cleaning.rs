@@ -1,0 +1,77 @@
+//! The log's size follows what is open, not what has passed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use unanimity_coordinator::engine::Wait;
+use unanimity_coordinator::log::BlockKind;
+use unanimity_types::{PartitionId, Status};
+
+use crate::support::*;
+
+const P0: PartitionId = PartitionId(0);
+
+#[tokio::test(start_paused = true)]
+async fn h17_what_is_over_is_trimmed_and_what_is_open_survives() {
+    let (memory, log) = memory();
+    let mut eager = config("a");
+    eager.trim_blocks = 16;
+    let node = start_with(log.clone(), eager.clone(), Arc::default()).await;
+    for _ in 0..300 {
+        let xid = begun_with(&node.coordinator, &["stock"]).await;
+        node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    let data = |memory: &unanimity_coordinator::log::MemoryLog| {
+        memory.raw_blocks(P0).iter().filter(|block| block.kind == BlockKind::Data).count()
+    };
+    assert!(data(&memory) < 100, "{} data blocks left of over 1,000", data(&memory));
+    let open = begun_with(&node.coordinator, &["stock"]).await;
+    let participants = node.kill();
+    let node = start_with(log, eager, participants).await;
+    assert_eq!(
+        node.coordinator.commit(commit(open, Wait::Finished)).await.unwrap().status,
+        Status::Committed
+    );
+    // Birth and epoch blocks stay for ever (C7).
+    let kept = memory.raw_blocks(P0).iter().filter(|block| block.kind.is_kept()).count();
+    assert_eq!(kept, 3, "birth and two epochs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn m8_old_open_transactions_are_reappended_within_bounds() {
+    let (memory, log) = memory();
+    let mut eager = config("a");
+    eager.trim_blocks = 4;
+    eager.clean_bytes = 20_000;
+    let participants: Arc<Participants> = Arc::default();
+    let node = start_with(log.clone(), eager.clone(), participants).await;
+    let mut stuck = Vec::new();
+    for _ in 0..50 {
+        stuck.push(begun_with(&node.coordinator, &["stock", "payment"]).await);
+    }
+    let mut written = 0;
+    let mut top = 0;
+    for _ in 0..600 {
+        let xid = begun_with(&node.coordinator, &["stock"]).await;
+        // Within the timeout of the stuck ones.
+        node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let blocks = memory.raw_blocks(P0);
+        let size: usize = blocks.iter().map(unanimity_coordinator::log::Block::bytes).sum();
+        top = top.max(size);
+        written = written.max(blocks.last().unwrap().seq.0);
+    }
+    // 50 open ones of about 350 bytes live, 20,000 may be dead, and what is on its way.
+    assert!(top < 140_000, "the log grew to {top} bytes");
+    assert!(written > 1_800, "{written} blocks were written");
+    let participants = node.kill();
+    let node = start_with(log, eager, participants).await;
+    assert_eq!(node.coordinator.info().states[0].open, 50);
+    for xid in stuck {
+        let view = node.coordinator.get(xid, Wait::Accepted, Duration::ZERO).await.unwrap();
+        assert_eq!((view.status, view.branches.len()), (Status::Active, 2));
+        let standing = node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+        assert_eq!(standing.status, Status::Committed);
+    }
+}

@@ -1,0 +1,221 @@
+//! Nothing is said or done before its block is durable.
+
+use std::time::Duration;
+
+use std::sync::Arc;
+use unanimity_coordinator::engine::{PartitionState, Wait};
+use unanimity_coordinator::log::{Fault, FaultyLog, TransactionLog};
+use unanimity_types::{ErrorCode, PartitionId, Status};
+
+use crate::support::*;
+
+#[tokio::test(start_paused = true)]
+async fn c1_a_cancel_waits_for_the_aborts_block() {
+    let (memory, log) = memory();
+    let node = start(log).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    let held = memory.hold_appends();
+    let abort = tokio::spawn({
+        let coordinator = node.coordinator.clone();
+        async move { coordinator.abort(xid, Wait::Finished).await }
+    });
+    held.until_waiting(1).await;
+    settle_down().await;
+    assert!(node.participants.calls().is_empty(), "no cancel before its block");
+    assert!(!abort.is_finished());
+    drop(held);
+    assert_eq!(abort.await.unwrap().unwrap().status, Status::Aborted);
+    assert_eq!(node.participants.calls().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c5_every_answer_waits_for_what_it_looked_at() {
+    let (memory, log) = memory();
+    let node = start(log).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    let held = memory.hold_appends();
+    let first = tokio::spawn({
+        let coordinator = node.coordinator.clone();
+        async move { coordinator.commit(commit(xid, Wait::Decided)).await.map(|_| ()) }
+    });
+    held.until_waiting(1).await;
+    // A duplicate commit, a refused abort, a registration, a look, an inquiry and a list: all meet a
+    // decision that is not durable.
+    let c = &node.coordinator;
+    let mut later = vec![first];
+    later.push(tokio::spawn({
+        let c = c.clone();
+        async move { c.commit(commit(xid, Wait::Decided)).await.map(|_| ()) }
+    }));
+    later.push(tokio::spawn({
+        let c = c.clone();
+        async move { c.abort(xid, Wait::Decided).await.map(|_| ()) }
+    }));
+    later.push(tokio::spawn({
+        let c = c.clone();
+        async move { c.register(branch(xid, "late")).await.map(|_| ()) }
+    }));
+    later.push(tokio::spawn({
+        let c = c.clone();
+        async move { c.get(xid, Wait::Accepted, Duration::ZERO).await.map(|_| ()) }
+    }));
+    later.push(tokio::spawn({
+        let c = c.clone();
+        async move { c.inquire(None, vec![xid]).await.map(|_| ()) }
+    }));
+    later.push(tokio::spawn({
+        let c = c.clone();
+        async move { c.list(unanimity_coordinator::engine::ListFilter::default()).await.map(|_| ()) }
+    }));
+    settle_down().await;
+    for (place, task) in later.iter().enumerate() {
+        assert!(!task.is_finished(), "answer {place} came before the decision was durable");
+    }
+    assert!(node.participants.calls().is_empty());
+    drop(held);
+    let mut codes = Vec::new();
+    for task in later {
+        codes.push(task.await.unwrap().err().map(|error| error.code));
+    }
+    let refused = Some(ErrorCode::AlreadyDecided);
+    assert_eq!(codes, [None, None, refused, refused, None, None, None]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c4_an_append_of_unknown_outcome_is_offered_again_until_it_is_settled() {
+    for fault in [Fault::AppendDoneUnknown, Fault::AppendLostUnknown, Fault::AppendLate, Fault::AppendFailed]
+    {
+        let (memory, _) = memory();
+        let faulty = FaultyLog::over_memory(memory, 1);
+        let node = start(Arc::new(faulty.clone())).await;
+        let xid = begun_with(&node.coordinator, &["stock"]).await;
+        let before = faulty.tip(PartitionId(0)).await.unwrap().seq;
+        faulty.script(fault);
+        let standing = node.coordinator.commit(commit(xid, Wait::Decided)).await.unwrap();
+        assert_eq!(standing.status.decision(), Some(unanimity_types::Decision::Commit), "{fault:?}");
+        assert_eq!(faulty.fired(fault), 1, "{fault:?} was really hit");
+        if fault == Fault::AppendDoneUnknown {
+            // It was there since the first offer: released only after one more acknowledged append.
+            let after = faulty.tip(PartitionId(0)).await.unwrap().seq;
+            assert!(after.0 >= before.0 + 2, "{before} {after}");
+        }
+        for end in faulty.land_late().await {
+            assert_ne!(
+                end.unwrap(),
+                unanimity_coordinator::log::Appended::Written,
+                "the late one must not land twice"
+            );
+        }
+        let view = node.coordinator.get(xid, Wait::Finished, Duration::from_secs(30)).await.unwrap();
+        assert_eq!(view.status, Status::Committed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn h16_a_refused_block_throws_the_memory_away_and_nothing_else() {
+    let (memory, _) = memory();
+    let faulty = FaultyLog::over_memory(memory, 1);
+    let node = start(Arc::new(faulty.clone())).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    faulty.script(Fault::AppendRefused);
+    let refused = node.coordinator.commit(commit(xid, Wait::Decided)).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Unavailable);
+    assert!(node.participants.calls().is_empty());
+    node.coordinator.ready(Duration::from_secs(60)).await.unwrap();
+    let view = node.coordinator.get(xid, Wait::Accepted, Duration::ZERO).await.unwrap();
+    assert_eq!(view.status, Status::Active, "the decision was not written and does not count");
+    let standing = node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+    assert_eq!(standing.status, Status::Committed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_away_refuses_new_calls_and_loses_nothing() {
+    let (memory, _) = memory();
+    let faulty = FaultyLog::over_memory(memory, 1);
+    let node = start(Arc::new(faulty.clone())).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    faulty.set_unavailable(true);
+    let committing = tokio::spawn({
+        let coordinator = node.coordinator.clone();
+        async move { coordinator.commit(commit(xid, Wait::Decided)).await }
+    });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(matches!(node.coordinator.info().states[0].state, PartitionState::Unavailable(_)));
+    let refused = node.coordinator.begin(begin(new_xid())).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Unavailable);
+    assert!(!committing.is_finished() && node.participants.calls().is_empty());
+    faulty.set_unavailable(false);
+    assert_eq!(committing.await.unwrap().unwrap().status.decision(), Some(unanimity_types::Decision::Commit));
+    node.coordinator.ready(Duration::from_secs(10)).await.unwrap();
+    let view = node.coordinator.get(xid, Wait::Finished, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(view.status, Status::Committed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_mailbox_says_too_busy() {
+    let (memory, log) = memory();
+    let mut small = config("a");
+    small.mailbox_max = 16;
+    small.building_bytes_max = 64;
+    let node = start_with(log, small, Arc::default()).await;
+    let held = memory.hold_appends();
+    let tasks: Vec<_> = (0..100)
+        .map(|_| {
+            let coordinator = node.coordinator.clone();
+            tokio::spawn(async move { coordinator.begin(begin(new_xid())).await })
+        })
+        .collect();
+    settle_down().await;
+    drop(held);
+    let mut busy = 0;
+    for task in tasks {
+        if let Err(error) = task.await.unwrap() {
+            assert_eq!(error.code, ErrorCode::TooBusy);
+            assert!(error.retry_after.is_some());
+            busy += 1;
+        }
+    }
+    assert!((1..=90).contains(&busy), "{busy} of 100 were told to come again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn m7_recovery_lets_out_what_is_owed_and_nothing_else() {
+    let (_, log) = memory();
+    let node = start(log.clone()).await;
+    node.participants.set(Manner::Holding);
+    let committing = begun_with(&node.coordinator, &["stock", "payment"]).await;
+    let aborting = begun_with(&node.coordinator, &["stock"]).await;
+    let open = begun_with(&node.coordinator, &["stock"]).await;
+    node.coordinator.commit(commit(committing, Wait::Decided)).await.unwrap();
+    node.coordinator.abort(aborting, Wait::Decided).await.unwrap();
+    let participants = node.kill();
+    assert_eq!(participants.calls().len(), 3);
+    participants.set(Manner::Willing);
+    let node = start_with(log, config("a"), participants).await;
+    for (xid, status) in [(committing, Status::Committed), (aborting, Status::Aborted)] {
+        let view = node.coordinator.get(xid, Wait::Finished, Duration::from_secs(30)).await.unwrap();
+        assert_eq!(view.status, status);
+    }
+    assert_eq!(node.participants.calls().len(), 6, "each once more");
+    // What was durable from birth is kept by a takeover.
+    let view = node.coordinator.get(open, Wait::Accepted, Duration::ZERO).await.unwrap();
+    assert_eq!(view.status, Status::Active);
+    node.coordinator.commit(commit(open, Wait::Finished)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_keeps_what_was_taken_and_closes_the_log() {
+    let (memory, log) = memory();
+    let node = start(log.clone()).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+    let participants = Arc::clone(&node.participants);
+    node.engine.shutdown(Duration::from_secs(10)).await;
+    let last = memory.raw_blocks(PartitionId(0)).pop().unwrap();
+    assert_eq!(last.kind, unanimity_coordinator::log::BlockKind::Closing);
+    let refused = node.coordinator.begin(begin(new_xid())).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::Unavailable);
+    let node = start_with(log, config("b"), participants).await;
+    let view = node.coordinator.get(xid, Wait::Accepted, Duration::ZERO).await.unwrap();
+    assert_eq!(view.status, Status::Committed);
+}

@@ -1,0 +1,13 @@
+//! The engine on the memory log: every answer and effect behind its block, whatever goes wrong.
+//!
+//! Tests carry the names of the protocol's rules that they show.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+#![allow(unreachable_pub, reason = "one binary, many modules")]
+
+mod cleaning;
+mod durability;
+mod faults;
+mod ownership;
+mod support;
+mod tcc;
+mod witness;

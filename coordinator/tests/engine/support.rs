@@ -1,0 +1,218 @@
+//! Participants that can be made to fail, and engines that can be killed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use unanimity_coordinator::engine::{
+    Begin, BranchCall, BranchReply, Coordinator, Dispatcher, Engine, EngineConfig, Register, ResultSink, Wait,
+};
+use unanimity_coordinator::log::{MemoryLog, TransactionLog};
+use unanimity_core::ResultOutcome;
+use unanimity_types::{BranchKey, BranchTargets, Mode, Name, Operation, Target, Xid};
+use uuid::Uuid;
+
+/// What a participant did for a branch, in order, without repetitions.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Done {
+    pub confirmed: bool,
+    pub cancelled: bool,
+}
+
+/// How the participants behave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Manner {
+    /// They do what they are told.
+    #[default]
+    Willing,
+    /// Nothing comes back but "unknown".
+    Dead,
+    /// They say no.
+    Refusing,
+    /// They keep calls until told to go on.
+    Holding,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    manner: Manner,
+    done: HashMap<(Xid, BranchKey), Done>,
+    calls: Vec<BranchCall>,
+    held: Vec<(BranchCall, ResultSink)>,
+}
+
+/// Participants with a fence, all in one.
+#[derive(Debug, Default)]
+pub struct Participants(Mutex<State>);
+
+impl Participants {
+    pub fn set(&self, manner: Manner) {
+        self.0.lock().unwrap().manner = manner;
+    }
+
+    pub fn calls(&self) -> Vec<BranchCall> {
+        self.0.lock().unwrap().calls.clone()
+    }
+
+    pub fn done(&self, xid: Xid) -> Vec<Done> {
+        let state = self.0.lock().unwrap();
+        state.done.iter().filter(|((of, _), _)| *of == xid).map(|(_, done)| done.clone()).collect()
+    }
+
+    pub fn forget_held(&self) {
+        self.0.lock().unwrap().held.clear();
+    }
+
+    /// Answers everything that is held.
+    pub fn let_go(&self) {
+        let held = std::mem::take(&mut self.0.lock().unwrap().held);
+        for (call, results) in held {
+            let outcome = self.act(&call);
+            results.send(reply(&call, outcome));
+        }
+    }
+
+    fn act(&self, call: &BranchCall) -> ResultOutcome {
+        let mut state = self.0.lock().unwrap();
+        let done = state.done.entry((call.xid, call.key.clone())).or_default();
+        match call.operation {
+            Operation::Confirm => {
+                assert!(!done.cancelled, "I6: confirm after cancel of {} {}", call.xid, call.key);
+                done.confirmed = true;
+            }
+            Operation::Cancel => {
+                assert!(!done.confirmed, "I6: cancel after confirm of {} {}", call.xid, call.key);
+                done.cancelled = true;
+            }
+            other => panic!("the coordinator never sends {other}"),
+        }
+        ResultOutcome::Done
+    }
+}
+
+fn reply(call: &BranchCall, outcome: ResultOutcome) -> BranchReply {
+    BranchReply {
+        xid: call.xid,
+        branch_id: call.branch_id,
+        operation: call.operation,
+        attempt: call.attempt,
+        position: call.position,
+        outcome,
+        took: Duration::ZERO,
+    }
+}
+
+impl Dispatcher for Participants {
+    fn dispatch(&self, call: BranchCall, results: &ResultSink) {
+        let manner = {
+            let mut state = self.0.lock().unwrap();
+            state.calls.push(call.clone());
+            state.manner
+        };
+        let outcome = match manner {
+            Manner::Willing => self.act(&call),
+            Manner::Dead => ResultOutcome::Unknown { error: "no answer".into(), retry_after: None },
+            Manner::Refusing => ResultOutcome::Refused { error: "no".into() },
+            Manner::Holding => {
+                self.0.lock().unwrap().held.push((call, results.clone()));
+                return;
+            }
+        };
+        results.send(reply(&call, outcome));
+    }
+}
+
+/// A node: an engine and its participants.
+pub struct Node {
+    pub engine: Engine,
+    pub coordinator: Coordinator,
+    pub participants: Arc<Participants>,
+}
+
+pub fn config(node: &str) -> EngineConfig {
+    EngineConfig { node: node.to_owned(), ..EngineConfig::default() }
+}
+
+pub async fn start(log: Arc<dyn TransactionLog>) -> Node {
+    start_with(log, config("a"), Arc::default()).await
+}
+
+pub async fn start_with(
+    log: Arc<dyn TransactionLog>,
+    config: EngineConfig,
+    participants: Arc<Participants>,
+) -> Node {
+    let node = start_unready(log, config, participants);
+    node.coordinator.ready(Duration::from_secs(60)).await.unwrap();
+    node
+}
+
+pub fn start_unready(
+    log: Arc<dyn TransactionLog>,
+    config: EngineConfig,
+    participants: Arc<Participants>,
+) -> Node {
+    let dispatcher: Arc<dyn Dispatcher> = participants.clone();
+    let engine = Engine::start(config, log, &dispatcher);
+    let coordinator = engine.coordinator();
+    Node { engine, coordinator, participants }
+}
+
+impl Node {
+    /// As SIGKILL: everything in memory is gone.
+    pub fn kill(self) -> Arc<Participants> {
+        self.participants.forget_held();
+        self.participants
+    }
+}
+
+pub fn memory() -> (MemoryLog, Arc<dyn TransactionLog>) {
+    let log = MemoryLog::new(1);
+    let shared: Arc<dyn TransactionLog> = Arc::new(log.clone());
+    (log, shared)
+}
+
+pub fn new_xid() -> Xid {
+    Xid::new(Uuid::new_v4())
+}
+
+pub fn key(text: &str) -> BranchKey {
+    BranchKey::new(text).unwrap()
+}
+
+pub fn keys(texts: &[&str]) -> Option<BTreeSet<BranchKey>> {
+    Some(texts.iter().map(|text| key(text)).collect())
+}
+
+pub fn to(participant: &str) -> BranchTargets {
+    BranchTargets::One(Target::Participant {
+        participant: Name::new(participant).unwrap(),
+        operation: Name::new("reserve").unwrap(),
+    })
+}
+
+pub fn begin(xid: Xid) -> Begin {
+    Begin { mode: Mode::Tcc, name: Some(Name::new("test").unwrap()), xid: Some(xid), timeout: None }
+}
+
+pub fn branch(xid: Xid, name: &str) -> Register {
+    Register { xid, key: Some(key(name)), targets: to(name), payload: name.as_bytes().to_vec().into() }
+}
+
+pub async fn begun_with(coordinator: &Coordinator, branches: &[&str]) -> Xid {
+    let xid = new_xid();
+    coordinator.begin(begin(xid)).await.unwrap();
+    for name in branches {
+        coordinator.register(branch(xid, name)).await.unwrap();
+    }
+    xid
+}
+
+pub fn commit(xid: Xid, wait: Wait) -> unanimity_coordinator::engine::Commit {
+    unanimity_coordinator::engine::Commit { xid, votes: None, wait }
+}
+
+/// Lets every task run until nothing more happens by itself.
+pub async fn settle_down() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
