@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use prost::Message as _;
-use unanimity_proto::v1;
+use unanimity_proto::error_from_status;
 use unanimity_types::{AbortReason, ErrorCode, Limits, Status, Xid};
 
 /// Why a call to the coordinator did not bring what it asked for.
@@ -94,7 +93,7 @@ impl ClientError {
 impl From<tonic::Status> for ClientError {
     fn from(status: tonic::Status) -> Self {
         let message = shorten(status.message());
-        if let Some(detail) = detail_of(status.details()) {
+        if let Some(detail) = error_from_status(&status) {
             if let Ok(code) = detail.code.parse() {
                 return Self::Refused {
                     code,
@@ -129,37 +128,6 @@ fn bare_code(code: tonic::Code) -> Option<ErrorCode> {
     }
 }
 
-/// `google.rpc.Status`, the usual wrapping of error details.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<prost_types::Any>,
-}
-
-/// Finds our detail in `grpc-status-details-bin`, wrapped in `google.rpc.Status` as is usual, or
-/// as a bare `Any`.
-fn detail_of(bytes: &[u8]) -> Option<v1::ErrorDetail> {
-    let ours = |any: &prost_types::Any| {
-        any.type_url
-            .ends_with("unanimity.v1.ErrorDetail")
-            .then(|| v1::ErrorDetail::decode(any.value.as_slice()).ok())
-            .flatten()
-    };
-    if bytes.is_empty() {
-        return None;
-    }
-    if let Some(detail) =
-        RpcStatus::decode(bytes).ok().and_then(|status| status.details.iter().find_map(ours))
-    {
-        return Some(detail);
-    }
-    prost_types::Any::decode(bytes).ok().as_ref().and_then(ours)
-}
-
 /// Cuts a text to what is kept of an error, at a character's border.
 pub(crate) fn shorten(text: &str) -> String {
     let mut end = text.len().min(Limits::ERROR_BYTES_MAX);
@@ -177,44 +145,31 @@ pub(crate) fn xid_in_answer(text: &str) -> Result<Xid, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use unanimity_proto::{error_to_status, v1};
 
-    fn detail() -> v1::ErrorDetail {
-        v1::ErrorDetail {
-            code: "already_decided".into(),
-            xid: String::new(),
+    #[test]
+    fn the_detail_of_a_refusal_is_read() {
+        let detail = v1::ErrorDetail {
             status: v1::Status::Aborted.into(),
             retry_after_ms: 250,
             abort_reason: "deadline".into(),
-        }
-    }
-
-    fn any() -> prost_types::Any {
-        prost_types::Any {
-            type_url: "type.googleapis.com/unanimity.v1.ErrorDetail".into(),
-            value: detail().encode_to_vec(),
-        }
-    }
-
-    #[test]
-    fn details_are_found_in_both_wrappings() {
-        let wrapped = RpcStatus { code: 9, message: "x".into(), details: vec![any()] }.encode_to_vec();
-        for bytes in [wrapped, any().encode_to_vec()] {
-            let status = tonic::Status::with_details(tonic::Code::FailedPrecondition, "no", bytes.into());
-            let error = ClientError::from(status);
-            assert!(
-                matches!(
-                    &error,
-                    ClientError::Refused {
-                        code: ErrorCode::AlreadyDecided,
-                        status: Some(Status::Aborted),
-                        abort_reason: Some(AbortReason::Deadline),
-                        ..
-                    }
-                ),
-                "{error:?}"
-            );
-            assert!(!error.is_retryable());
-        }
+            ..Default::default()
+        };
+        let error = ClientError::from(error_to_status(ErrorCode::AlreadyDecided, "no", detail));
+        assert!(
+            matches!(
+                &error,
+                ClientError::Refused {
+                    code: ErrorCode::AlreadyDecided,
+                    status: Some(Status::Aborted),
+                    abort_reason: Some(AbortReason::Deadline),
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        assert!(!error.is_retryable());
+        assert_eq!(error.retry_after(), Some(Duration::from_millis(250)));
     }
 
     #[test]

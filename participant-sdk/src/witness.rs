@@ -46,6 +46,11 @@ impl Witnesses {
         })
     }
 
+    /// Whether two logs answered, so that no position can be trusted.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.with(|inner| inner.mixed)
+    }
+
     /// Goes over to another log on purpose, forgetting the old one's positions.
     pub(crate) fn switch(&self, log: LogId) {
         self.with(|inner| *inner = Inner { log: Some(log), ..Inner::default() });

@@ -174,7 +174,8 @@ impl Client {
     /// log knows of a transaction says nothing about another's (protocol C8).
     fn met(&self, text: &str) -> Result<Option<LogId>, ClientError> {
         let Some(log_id) = parse_log_id(text) else { return Ok(None) };
-        if let Err(known) = self.witnesses().meet(log_id) {
+        let first_time = !self.witnesses().is_mixed();
+        if let (Err(known), true) = (self.witnesses().meet(log_id), first_time) {
             tracing::warn!(%known, answered = %log_id, "the coordinator answers from another log than before");
             // Not refused here: a transaction that begins now lives wholly in the new log. What
             // was begun in the old one is refused by its own log id.

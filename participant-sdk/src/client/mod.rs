@@ -19,6 +19,7 @@ use crate::witness::Witnesses;
 pub use error::{AbortCause, CommitError, TransactionError};
 pub use run::TransactionBuilder;
 pub use transaction::GlobalTransaction;
+pub(crate) use calls::parse_log_id;
 
 /// A coordinator's client: cheap to clone, one connection, connects when it is first used and
 /// again whenever the connection is lost.

@@ -135,7 +135,7 @@ impl<DB: FenceDatabase> Participant<DB> {
     /// are called at an address ([`ParticipantBuilder::called_at`]).
     #[must_use]
     pub fn grpc_service(&self) -> BranchCallbackServer<Callback<DB>> {
-        BranchCallbackServer::new(Callback::new(Arc::clone(&self.shared)))
+        BranchCallbackServer::new(Callback::new(self.clone()))
             .max_decoding_message_size(Limits::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(Limits::MESSAGE_BYTES_MAX)
     }

@@ -1,0 +1,179 @@
+//! The in-doubt loop and the collection of settled rows: what a participant does by itself when
+//! nobody tells it how its branches ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use unanimity_types::{InquiryAnswer, Limits, LogId, Operation, Xid};
+
+use crate::error::ClientError;
+use crate::fence::{Cursor, FenceDatabase, FenceError, FenceRow, now_ms};
+use crate::participant::Shared;
+use crate::participant::second::Order;
+
+/// What one sweep over the rows could not do.
+#[derive(Debug, thiserror::Error)]
+enum SweepError {
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// Asks about branches that stay open, for as long as the participant runs.
+pub(super) async fn run<DB: FenceDatabase>(shared: Arc<Shared<DB>>) {
+    while pause(&shared, shared.settings.in_doubt_every).await {
+        if let Err(error) = sweep(&shared).await {
+            tracing::warn!(participant = %shared.name, %error, "branches in doubt could not be asked about");
+        }
+    }
+}
+
+/// Collects settled rows, for as long as the participant runs.
+pub(super) async fn run_collection<DB: FenceDatabase>(shared: Arc<Shared<DB>>) {
+    while pause(&shared, shared.settings.collect_every).await {
+        match collect(&shared).await {
+            Ok(0) => {}
+            Ok(rows) => tracing::debug!(participant = %shared.name, rows, "settled rows collected"),
+            Err(error) => {
+                tracing::warn!(participant = %shared.name, %error, "settled rows could not be collected");
+            }
+        }
+    }
+}
+
+/// Waits about so long, or for the end: `false`. Jitter, so that instances do not ask in step.
+async fn pause<DB: FenceDatabase>(shared: &Shared<DB>, interval: Duration) -> bool {
+    let pause = interval.mul_f64(0.75 + 0.5 * fastrand::f64());
+    tokio::select! {
+        () = shared.stop.cancelled() => false,
+        () = tokio::time::sleep(pause) => true,
+    }
+}
+
+/// One pass over all rows that are open for too long.
+async fn sweep<DB: FenceDatabase>(shared: &Arc<Shared<DB>>) -> Result<(), SweepError> {
+    let before = older_than(shared.settings.in_doubt_after);
+    let mut cursor = Cursor::start();
+    loop {
+        let rows = page(shared, true, before, &cursor).await?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        cursor = Cursor { at_ms: last.created_at_ms, xid: last.xid.uuid(), key: last.key.to_string() };
+        let answers = ask(shared, &rows).await?;
+        let mut orders = Vec::new();
+        for row in &rows {
+            let at = Some((row.xid, &row.key));
+            match answers.get(&(row.xid, row.log_id)).map(|(answer, _)| *answer) {
+                Some(InquiryAnswer::Committed) => orders.push(Order::from_row(Operation::Confirm, row)),
+                Some(InquiryAnswer::Aborted) => orders.push(Order::from_row(Operation::Cancel, row)),
+                Some(InquiryAnswer::Forgotten) => shared.attention.raise(
+                    "forgotten",
+                    at,
+                    "an open branch is older than the coordinator's history: find out by other means and settle it by hand",
+                ),
+                Some(InquiryAnswer::NotMine) => shared.attention.raise(
+                    "not_mine",
+                    at,
+                    "an open branch belongs to another coordinator's log: nothing is done with it",
+                ),
+                Some(InquiryAnswer::Active) | None => {}
+            }
+        }
+        let work = orders.into_iter().map(|order| shared.carry_out(order));
+        futures::future::join_all(work).await;
+        if shared.stop.is_cancelled() {
+            return Ok(());
+        }
+    }
+}
+
+/// One pass over all settled rows that are old enough; answers how many are gone.
+async fn collect<DB: FenceDatabase>(shared: &Arc<Shared<DB>>) -> Result<usize, SweepError> {
+    let before = older_than(shared.settings.collect_after);
+    let mut cursor = Cursor::start();
+    let mut collected = 0;
+    loop {
+        let rows = page(shared, false, before, &cursor).await?;
+        let Some(last) = rows.last() else { return Ok(collected) };
+        cursor = Cursor { at_ms: last.updated_at_ms, xid: last.xid.uuid(), key: last.key.to_string() };
+        let answers = ask(shared, &rows).await?;
+        let settled: Vec<_> = rows
+            .into_iter()
+            .filter(|row| answers.get(&(row.xid, row.log_id)).is_some_and(|(_, settled)| *settled))
+            .collect();
+        if !settled.is_empty() {
+            let this = Arc::clone(shared);
+            let deleted = shared.unstoppable(async move { delete(&this, &settled).await }).await;
+            collected += deleted.unwrap_or(Ok(0))?;
+        }
+        if shared.stop.is_cancelled() {
+            return Ok(collected);
+        }
+    }
+}
+
+async fn delete<DB: FenceDatabase>(shared: &Shared<DB>, rows: &[FenceRow]) -> Result<usize, FenceError> {
+    let mut deleted = 0;
+    // Short transactions: in SQLite each keeps every other writer out.
+    for rows in rows.chunks(100) {
+        let mut tx = shared.fence.begin().await?;
+        for row in rows {
+            deleted += DB::delete_settled(&mut tx, row.xid, &row.key).await?;
+        }
+        tx.commit().await?;
+    }
+    Ok(usize::try_from(deleted).unwrap_or(usize::MAX))
+}
+
+async fn page<DB: FenceDatabase>(
+    shared: &Shared<DB>,
+    open: bool,
+    before: i64,
+    cursor: &Cursor,
+) -> Result<Vec<FenceRow>, FenceError> {
+    // Rows carry payloads of up to 1 MiB, so a page is smaller than an inquiry may be.
+    const PAGE: i64 = 250;
+    let mut connection = shared.fence.pool().acquire().await?;
+    DB::page(&mut connection, &shared.name, open, before, cursor, PAGE).await
+}
+
+type Answers = BTreeMap<(Xid, Option<LogId>), (InquiryAnswer, bool)>;
+
+/// Asks about rows, each with the log that it is registered in, in batches.
+async fn ask<DB: FenceDatabase>(shared: &Shared<DB>, rows: &[FenceRow]) -> Result<Answers, ClientError> {
+    let mut by_log: BTreeMap<Option<LogId>, BTreeSet<Xid>> = BTreeMap::new();
+    for row in rows {
+        by_log.entry(row.log_id).or_default().insert(row.xid);
+    }
+    let mut answers = Answers::new();
+    for (log_id, xids) in by_log {
+        let xids: Vec<_> = xids.into_iter().collect();
+        for xids in xids.chunks(Limits::INQUIRY_XIDS_MAX) {
+            let asked = xids.iter().map(ToString::to_string).collect();
+            let answered = match shared.client.inquire(asked, log_id).await {
+                Ok(answered) => answered,
+                // The whole batch belongs to another log.
+                Err(error) if error.code() == Some(unanimity_types::ErrorCode::NotMine) => {
+                    answers.extend(xids.iter().map(|xid| ((*xid, log_id), (InquiryAnswer::NotMine, false))));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for inquiry in answered {
+                // Matched by xid, never by place; a word that we do not know is no answer.
+                let (Ok(xid), Ok(answer)) = (inquiry.xid.parse::<Xid>(), inquiry.answer.parse()) else {
+                    continue;
+                };
+                if xids.contains(&xid) {
+                    answers.insert((xid, log_id), (answer, inquiry.settled));
+                }
+            }
+        }
+    }
+    Ok(answers)
+}
+
+fn older_than(age: Duration) -> i64 {
+    now_ms().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
+}

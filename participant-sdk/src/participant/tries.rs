@@ -1,0 +1,202 @@
+//! The try: registration at the coordinator, then fence and hook in one local transaction.
+
+use std::any::{TypeId, type_name};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use unanimity_proto::{target_to_wire, v1};
+use unanimity_types::{BranchKey, Limits};
+
+use crate::context::Context;
+use crate::fence::{FenceDatabase, NewRow, TryStart, finish_try, start_try};
+use crate::participant::error::{TryError, payload_too_large};
+use crate::participant::hooks::{HookError, RawBranch, TccHooks};
+use crate::participant::{HookSet, Participant, Shared};
+
+impl<DB: FenceDatabase> Participant<DB> {
+    /// Tries a branch of the **current** transaction: registers it, runs the hooks' `try_` with its
+    /// fence row in one local transaction, and notes its vote for the answer.
+    ///
+    /// A repetition of the same call (by a retrying client below the transaction's manager) finds
+    /// its branches by their order: the n-th `try_branch` of one operation in a call is the same
+    /// branch. Where the order may change, for example in parallel, tell them apart with
+    /// [`Participant::try_labelled`].
+    ///
+    /// Goes on in the background when the future is dropped.
+    ///
+    /// # Errors
+    /// [`TryError`]. Fail the request with it: without its vote the transaction aborts.
+    pub async fn try_branch<H: TccHooks<DB>>(&self, payload: H::Payload) -> Result<H::Output, TryError> {
+        let context = Context::current().ok_or(TryError::NoTransaction)?;
+        self.try_in::<H>(&context, payload).await
+    }
+
+    /// Tries a branch of a given transaction: see [`Participant::try_branch`].
+    ///
+    /// # Errors
+    /// [`TryError`].
+    pub async fn try_in<H: TccHooks<DB>>(
+        &self,
+        transaction: &impl AsRef<Context>,
+        payload: H::Payload,
+    ) -> Result<H::Output, TryError> {
+        let context = transaction.as_ref();
+        let operation = self.operation_of::<H>()?;
+        let key = context.next_key(&self.shared.name, &operation);
+        self.try_key::<H>(context, operation, key, payload).await
+    }
+
+    /// Tries a branch of the current transaction that is told apart from others of this call by a
+    /// label, for example the article's number: see [`Participant::try_branch`].
+    ///
+    /// # Errors
+    /// [`TryError`].
+    pub async fn try_labelled<H: TccHooks<DB>>(
+        &self,
+        label: &str,
+        payload: H::Payload,
+    ) -> Result<H::Output, TryError> {
+        let context = Context::current().ok_or(TryError::NoTransaction)?;
+        let operation = self.operation_of::<H>()?;
+        let key = context.labelled_key(&self.shared.name, &operation, label);
+        self.try_key::<H>(&context, operation, key, payload).await
+    }
+
+    fn operation_of<H: TccHooks<DB>>(&self) -> Result<String, TryError> {
+        let known = self.shared.by_type.get(&TypeId::of::<H>()).cloned().flatten();
+        known.ok_or_else(|| TryError::UnknownHooks(type_name::<H>().to_owned()))
+    }
+
+    async fn try_key<H: TccHooks<DB>>(
+        &self,
+        context: &Context,
+        operation: String,
+        key: BranchKey,
+        payload: H::Payload,
+    ) -> Result<H::Output, TryError> {
+        let payload = serde_json::to_vec(&payload).map_err(|error| TryError::Payload(error.to_string()))?;
+        if payload.len() > Limits::PAYLOAD_BYTES_MAX {
+            return Err(TryError::Payload(payload_too_large(payload.len()).to_string()));
+        }
+        if self.shared.stop.is_cancelled() {
+            return Err(TryError::ShuttingDown);
+        }
+        let shared = Arc::clone(&self.shared);
+        let task_context = context.clone();
+        let work = self.shared.unstoppable(async move {
+            let scope = task_context.clone();
+            scope.scope(register_and_try(shared, task_context, operation, key, payload)).await
+        });
+        let answer = work.await.map_err(TryError::Panicked)??;
+        serde_json::from_slice(&answer)
+            .map_err(|error| TryError::Hook(format!("the stored answer does not fit its type: {error}").into()))
+    }
+}
+
+async fn register_and_try<DB: FenceDatabase>(
+    shared: Arc<Shared<DB>>,
+    context: Context,
+    operation: String,
+    key: BranchKey,
+    payload: Vec<u8>,
+) -> Result<Vec<u8>, TryError> {
+    let unknown = || TryError::UnknownHooks(operation.clone());
+    let set = shared.hooks.get(&operation).ok_or_else(unknown)?;
+    let target = shared.targets.get(&operation).ok_or_else(unknown)?;
+    let started = Instant::now();
+    let left = context.remaining().unwrap_or(shared.settings.register_for);
+    if left == Duration::ZERO {
+        return Err(TryError::TooLate);
+    }
+    let request = v1::RegisterBranchRequest {
+        xid: context.xid().to_string(),
+        key: key.to_string(),
+        targets: Some(v1::BranchTargets { one: Some(target_to_wire(target)), ..Default::default() }),
+        payload: payload.clone().into(),
+        log_id: context.log_id().map(|id| id.to_string()).unwrap_or_default(),
+    };
+    let registered = shared
+        .client
+        .register_branch(request, left.min(shared.settings.register_for))
+        .await
+        .map_err(TryError::Registration)?;
+    tracing::debug!(xid = %context.xid(), %key, branch = registered.branch_id, "branch registered");
+    let row = NewRow {
+        xid: context.xid(),
+        key: key.clone(),
+        participant: shared.name.clone(),
+        operation,
+        log_id: registered.log_id.or(context.log_id()),
+        payload,
+        witness: registered.position,
+    };
+    let answer = fenced_try(&shared, set, &row, started).await;
+    match &answer {
+        // After the commit of the local transaction: the vote says that the try is durable.
+        Ok(_) => context.add_votes([key]),
+        Err(error) => tracing::debug!(xid = %row.xid, %key, %error, "try failed"),
+    }
+    answer
+}
+
+/// Runs fence and hook. After it returns `Ok` the try is durable; after an error it is rolled back,
+/// or, if the commit's answer was lost, unknown; if it never returns the row tells.
+async fn fenced_try<DB: FenceDatabase>(
+    shared: &Shared<DB>,
+    set: &HookSet<DB>,
+    row: &NewRow,
+    started: Instant,
+) -> Result<Vec<u8>, TryError> {
+    if set.external {
+        let mut tx = shared.fence.begin().await?;
+        let start = start_try::<DB>(&mut tx, row).await?;
+        if let Some(answer) = ended(start) {
+            tx.rollback().await.map_err(crate::fence::FenceError::from)?;
+            return answer;
+        }
+        tx.commit().await.map_err(crate::fence::FenceError::from)?;
+    }
+    let mut tx = shared.fence.begin().await?;
+    let start = start_try::<DB>(&mut tx, row).await?;
+    if let Some(answer) = ended(start) {
+        tx.rollback().await.map_err(crate::fence::FenceError::from)?;
+        return answer;
+    }
+    // Our row is in place, so from here on a cancel waits for us. Was there a cancel so long ago
+    // that its tombstone may have been collected? Then our registration is older than that.
+    if started.elapsed() >= shared.settings.collect_after {
+        return Err(TryError::TooLate);
+    }
+    let branch = RawBranch { xid: row.xid, key: row.key.clone(), payload: row.payload.clone() };
+    let hook = set.hooks.run_try(&mut tx, branch);
+    let outcome = tokio::time::timeout(shared.settings.hook_timeout, hook).await;
+    let answer = match outcome {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => {
+            // What rolls back by itself when it is dropped; asked for, it is done when we answer.
+            let _ = tx.rollback().await;
+            return Err(match error {
+                HookError::Refused(refused) => TryError::Refused(refused.to_string()),
+                HookError::Failed(error) => TryError::Hook(error),
+            });
+        }
+        Err(_) => return Err(TryError::HookTimeout),
+    };
+    finish_try::<DB>(&mut tx, row.xid, &row.key, &answer).await?;
+    tx.commit().await.map_err(crate::fence::FenceError::from)?;
+    Ok(answer)
+}
+
+/// What a try answers without running its hook; `None` if the hook must run.
+fn ended(start: TryStart) -> Option<Result<Vec<u8>, TryError>> {
+    match start {
+        TryStart::Fresh | TryStart::Again => None,
+        TryStart::Repeat(answer) => Some(Ok(answer)),
+        TryStart::Late(state) => {
+            tracing::debug!(%state, "a try came after its cancel");
+            Some(Err(TryError::Cancelled))
+        }
+        TryStart::Reused => Some(Err(TryError::KeyReused)),
+    }
+}

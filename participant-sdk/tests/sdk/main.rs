@@ -1,0 +1,12 @@
+//! The SDK against real databases and a scripted coordinator that speaks the real wire.
+//!
+//! SQLite always; PostgreSQL when `UNANIMITY_TEST_DATABASE_URL` names a server or its programs are
+//! on this machine.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+
+mod client;
+mod fence;
+mod participant;
+mod propagation;
+mod support;

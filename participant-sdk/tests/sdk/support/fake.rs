@@ -1,0 +1,382 @@
+//! A scripted coordinator: the real services, answers as the test says.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use unanimity_proto::error_to_status;
+use unanimity_proto::v1::branch_result::Outcome;
+use unanimity_proto::v1::coordinator_message::Kind as ToParticipant;
+use unanimity_proto::v1::coordinator_server::{Coordinator, CoordinatorServer};
+use unanimity_proto::v1::participant_message::Kind as FromParticipant;
+use unanimity_proto::v1::participants_server::{Participants, ParticipantsServer};
+use unanimity_proto::v1::{self};
+use unanimity_sdk::{BranchKey, Client, ErrorCode, Xid};
+
+/// What the fake does with the next commit.
+#[derive(Debug, Clone)]
+pub(crate) enum OnCommit {
+    Unavailable,
+    Hang,
+    Aborted(&'static str),
+    AlreadyAborted,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) log_id: uuid::Uuid,
+    pub(crate) begun: Vec<v1::BeginRequest>,
+    pub(crate) fail_begins: usize,
+    pub(crate) registered: HashMap<(String, String), v1::RegisterBranchRequest>,
+    pub(crate) refuse_registrations: bool,
+    pub(crate) commits: Vec<v1::CommitRequest>,
+    pub(crate) on_commit: VecDeque<OnCommit>,
+    pub(crate) aborts: Vec<String>,
+    pub(crate) inquiries: Vec<v1::InquireRequest>,
+    /// By xid: the answer, and whether it is settled. Without an entry: active.
+    pub(crate) answers: HashMap<String, (&'static str, bool)>,
+    pub(crate) hellos: Vec<v1::Hello>,
+    pub(crate) goodbyes: usize,
+    pub(crate) seq: u64,
+    /// Sessions are welcomed in silence after that.
+    pub(crate) mute: bool,
+    session: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
+    waiting: HashMap<u64, oneshot::Sender<v1::BranchResult>>,
+    calls: u64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Fake {
+    state: Arc<Mutex<State>>,
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+pub(crate) const LOG: uuid::Uuid = uuid::Uuid::from_u128(0x10c);
+
+impl Fake {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State { log_id: LOG, ..State::default() }));
+        let fake = Self { state, address, stop: CancellationToken::new() };
+        let server = tonic::transport::Server::builder()
+            .add_service(CoordinatorServer::new(fake.clone()))
+            .add_service(ParticipantsServer::new(fake.clone()));
+        let stop = fake.stop.clone();
+        tokio::spawn(async move {
+            let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
+            tokio::select! { result = serving => result.unwrap(), () = stop.cancelled() => {} }
+        });
+        fake
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::builder(self.url())
+            .call_timeout(Duration::from_secs(2))
+            .begin_retry_for(Duration::from_secs(5))
+            .commit_retry_for(Duration::from_secs(5))
+            .connect()
+            .unwrap()
+    }
+
+    pub(crate) fn with<T>(&self, action: impl FnOnce(&mut State) -> T) -> T {
+        action(&mut self.state.lock().unwrap())
+    }
+
+    pub(crate) fn answer(&self, xid: Xid, answer: &'static str, settled: bool) {
+        self.with(|state| state.answers.insert(xid.to_string(), (answer, settled)));
+    }
+
+    /// Breaks the session without a word.
+    pub(crate) fn break_session(&self) {
+        self.with(|state| state.session = None);
+    }
+
+    pub(crate) async fn send(&self, kind: ToParticipant) {
+        let end = tokio::time::Instant::now() + Duration::from_secs(10);
+        let session = loop {
+            if let Some(session) = self.with(|state| state.session.clone()) {
+                break session;
+            }
+            assert!(tokio::time::Instant::now() < end, "no session within 10 s");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        session.send(Ok(v1::CoordinatorMessage { kind: Some(kind) })).await.unwrap();
+    }
+
+    /// Sends an operation to the attached participant and waits for its result.
+    pub(crate) async fn deliver(&self, operation: v1::Operation, xid: Xid, key: &BranchKey) -> (Outcome, String) {
+        let result = self.post(operation, xid, key, "reserve").await;
+        let result = tokio::time::timeout(Duration::from_secs(20), result).await.expect("a result").unwrap();
+        (result.outcome(), result.error)
+    }
+
+    pub(crate) async fn post(
+        &self,
+        operation: v1::Operation,
+        xid: Xid,
+        key: &BranchKey,
+        name: &str,
+    ) -> oneshot::Receiver<v1::BranchResult> {
+        let (sender, receiver) = oneshot::channel();
+        let message = self.with(|state| {
+            state.calls += 1;
+            state.waiting.insert(state.calls, sender);
+            let registered = state.registered.get(&(xid.to_string(), key.to_string()));
+            v1::BranchOperation {
+                call_id: state.calls,
+                xid: xid.to_string(),
+                branch_id: 1,
+                key: key.to_string(),
+                operation: operation.into(),
+                name: name.to_owned(),
+                payload: registered.map(|r| r.payload.clone()).unwrap_or_default(),
+                attempt: 1,
+                position: None,
+                log_id: state.log_id.to_string(),
+                transaction_name: String::new(),
+                timeout_ms: 10_000,
+            }
+        });
+        self.send(ToParticipant::Operations(v1::BranchOperations { operations: vec![message] })).await;
+        receiver
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    fn position(state: &mut State) -> Option<v1::LogPosition> {
+        state.seq += 1;
+        Some(v1::LogPosition { partition: 3, epoch: 2, epoch_tag: 9, seq: state.seq })
+    }
+}
+
+fn refused(code: ErrorCode, detail: v1::ErrorDetail) -> Status {
+    error_to_status(code, "scripted", detail)
+}
+
+#[tonic::async_trait]
+impl Coordinator for Fake {
+    async fn begin(&self, request: Request<v1::BeginRequest>) -> Result<Response<v1::BeginResponse>, Status> {
+        let request = request.into_inner();
+        self.with(|state| {
+            state.begun.push(request.clone());
+            if state.fail_begins > 0 {
+                state.fail_begins -= 1;
+                return Err(Status::unavailable("scripted"));
+            }
+            Ok(Response::new(v1::BeginResponse {
+                xid: request.xid,
+                status: v1::Status::Active.into(),
+                position: Self::position(state),
+                log_id: state.log_id.to_string(),
+            }))
+        })
+    }
+
+    async fn register_branch(
+        &self,
+        request: Request<v1::RegisterBranchRequest>,
+    ) -> Result<Response<v1::RegisterBranchResponse>, Status> {
+        let request = request.into_inner();
+        self.with(|state| {
+            if state.refuse_registrations {
+                let detail = v1::ErrorDetail { status: v1::Status::Aborted.into(), ..Default::default() };
+                return Err(refused(ErrorCode::AlreadyDecided, detail));
+            }
+            let key = request.key.clone();
+            let known = state.registered.insert((request.xid.clone(), key.clone()), request.clone());
+            assert!(known.is_none_or(|known| known == request), "another body under one key");
+            Ok(Response::new(v1::RegisterBranchResponse {
+                branch_id: 1,
+                key,
+                position: Self::position(state),
+                log_id: state.log_id.to_string(),
+            }))
+        })
+    }
+
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::DecideResponse>, Status> {
+        let request = request.into_inner();
+        let action = self.with(|state| {
+            state.commits.push(request.clone());
+            state.on_commit.pop_front()
+        });
+        let (status, reason) = match action {
+            None => (v1::Status::Committing, ""),
+            Some(OnCommit::Aborted(reason)) => (v1::Status::Aborting, reason),
+            Some(OnCommit::Unavailable) => return Err(Status::unavailable("scripted")),
+            Some(OnCommit::Hang) => {
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                return Err(Status::unavailable("scripted"));
+            }
+            Some(OnCommit::AlreadyAborted) => {
+                let detail = v1::ErrorDetail {
+                    status: v1::Status::Aborted.into(),
+                    abort_reason: "deadline".into(),
+                    ..Default::default()
+                };
+                return Err(refused(ErrorCode::AlreadyDecided, detail));
+            }
+        };
+        Ok(Response::new(v1::DecideResponse {
+            xid: request.xid,
+            status: status.into(),
+            abort_reason: reason.into(),
+            position: self.with(Self::position),
+        }))
+    }
+
+    async fn abort(&self, request: Request<v1::AbortRequest>) -> Result<Response<v1::DecideResponse>, Status> {
+        let xid = request.into_inner().xid;
+        self.with(|state| {
+            state.aborts.push(xid.clone());
+            Ok(Response::new(v1::DecideResponse {
+                xid,
+                status: v1::Status::Aborting.into(),
+                abort_reason: "requested".into(),
+                position: Self::position(state),
+            }))
+        })
+    }
+
+    async fn get_transaction(
+        &self,
+        request: Request<v1::GetTransactionRequest>,
+    ) -> Result<Response<v1::Transaction>, Status> {
+        let xid = request.into_inner().xid;
+        if self.with(|state| !state.begun.iter().any(|begun| begun.xid == xid)) {
+            return Err(refused(ErrorCode::TransactionNotFound, v1::ErrorDetail::default()));
+        }
+        Ok(Response::new(v1::Transaction {
+            xid,
+            name: "n".into(),
+            status: v1::Status::Committed.into(),
+            ..Default::default()
+        }))
+    }
+
+    async fn list_transactions(
+        &self,
+        _: Request<v1::ListTransactionsRequest>,
+    ) -> Result<Response<v1::ListTransactionsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn inquire(&self, request: Request<v1::InquireRequest>) -> Result<Response<v1::InquireResponse>, Status> {
+        let request = request.into_inner();
+        self.with(|state| {
+            let mine = request.log_id == state.log_id.to_string();
+            let answers = request
+                .xids
+                .iter()
+                .map(|xid| {
+                    let (answer, settled) = match mine {
+                        true => state.answers.get(xid).copied().unwrap_or(("active", false)),
+                        false => ("not_mine", false),
+                    };
+                    v1::Inquiry { xid: xid.clone(), answer: answer.into(), settled }
+                })
+                .collect();
+            state.inquiries.push(request);
+            let positions = Self::position(state).into_iter().collect();
+            Ok(Response::new(v1::InquireResponse { answers, positions }))
+        })
+    }
+
+    async fn retry_transaction(
+        &self,
+        _: Request<v1::RetryTransactionRequest>,
+    ) -> Result<Response<v1::DecideResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn resolve_branch(
+        &self,
+        _: Request<v1::ResolveBranchRequest>,
+    ) -> Result<Response<v1::DecideResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn accept_loss(
+        &self,
+        _: Request<v1::AcceptLossRequest>,
+    ) -> Result<Response<v1::AcceptLossResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::Info>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+#[tonic::async_trait]
+impl Participants for Fake {
+    type AttachStream = ReceiverStream<Result<v1::CoordinatorMessage, Status>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<v1::ParticipantMessage>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut incoming = request.into_inner();
+        let (session, outgoing) = mpsc::channel(64);
+        let fake = self.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = incoming.next().await {
+                match message.kind {
+                    Some(FromParticipant::Hello(hello)) => {
+                        let welcome = v1::Welcome {
+                            log_id: fake.with(|state| state.log_id.to_string()),
+                            partitions: 4,
+                            node: "fake".into(),
+                            heartbeat_interval_ms: 100,
+                            positions: Vec::new(),
+                            protocol_version: 1,
+                        };
+                        let kind = Some(ToParticipant::Welcome(welcome));
+                        let _ = session.send(Ok(v1::CoordinatorMessage { kind })).await;
+                        fake.with(|state| {
+                            state.hellos.push(hello);
+                            state.session = Some(session.clone());
+                        });
+                    }
+                    Some(FromParticipant::Results(results)) => {
+                        for result in results.results {
+                            let waiting = fake.with(|state| state.waiting.remove(&result.call_id));
+                            if let Some(waiting) = waiting {
+                                let _ = waiting.send(result);
+                            }
+                        }
+                    }
+                    Some(FromParticipant::Heartbeat(_)) => {
+                        if !fake.with(|state| state.mute) {
+                            let kind = Some(ToParticipant::Heartbeat(v1::Heartbeat::default()));
+                            let _ = session.send(Ok(v1::CoordinatorMessage { kind })).await;
+                        }
+                    }
+                    Some(FromParticipant::Goodbye(_)) => fake.with(|state| state.goodbyes += 1),
+                    None => {}
+                }
+                // Broken from our side: dropping the last sender ends the stream.
+                if fake.with(|state| state.session.is_none()) {
+                    return;
+                }
+            }
+            fake.with(|state| state.session = None);
+        });
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
