@@ -23,7 +23,8 @@ pub struct DeliveryConfig {
     /// Calls in flight to one callback origin: enough to hide a network's latency, little enough not
     /// to be an attack on a small service.
     pub callback_concurrency: usize,
-    /// Bulkheads that exist at once. Callback origins come with registrations, so they need a bound.
+    /// Bulkheads of callbacks that exist at once: origins come with registrations, so they need a bound.
+    /// As many of participants; there, only idle ones give way, as sessions have their own bound.
     pub bulkheads_max: usize,
     /// How long an idle bulkhead keeps its counters.
     pub bulkhead_idle: Duration,

@@ -1,8 +1,7 @@
 //! [`Delivery`]: finds the bulkhead of each call.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -22,8 +21,9 @@ use super::stats::{BulkheadKind, BulkheadStats};
 use super::text::printable;
 use crate::engine::{BranchCall, Dispatcher, ResultSink};
 
-/// What is still given to calls that were cut off at the end of [`Delivery::shutdown`] to be answered.
-const CUT_OFF_WAIT: Duration = Duration::from_secs(1);
+/// What sessions are given for their goodbye once nothing is out, and calls that are cut off at the end
+/// of [`Delivery::shutdown`] for their answer: both are ours to do and quick.
+const LAST_STEPS_WAIT: Duration = Duration::from_secs(1);
 
 /// How a shutdown went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,18 +36,16 @@ pub struct Drained {
 #[derive(Debug)]
 pub struct Delivery {
     pub(super) shared: Arc<Shared>,
-    gauge: Arc<Gauge>,
-    sessions: AtomicUsize,
-    bulkheads: RwLock<HashMap<Key, Bulkhead>>,
+    calls: Arc<Gauge>,
+    sessions: Gauge,
+    bulkheads: RwLock<Bulkheads>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key(BulkheadKind, String);
-
-#[derive(Debug)]
-enum Bulkhead {
-    Participant(Arc<Participant>),
-    Callbacks(Arc<Callbacks>),
+#[derive(Debug, Default)]
+struct Bulkheads {
+    participants: HashMap<Name, Arc<Participant>>,
+    /// By kind and origin.
+    callbacks: HashMap<(BulkheadKind, String), Arc<Callbacks>>,
 }
 
 impl Delivery {
@@ -71,8 +69,8 @@ impl Delivery {
         };
         Arc::new(Self {
             shared: Arc::new(shared),
-            gauge: Arc::default(),
-            sessions: AtomicUsize::new(0),
+            calls: Arc::default(),
+            sessions: Gauge::default(),
             bulkheads: RwLock::default(),
         })
     }
@@ -87,8 +85,9 @@ impl Delivery {
     #[must_use]
     pub fn stats(&self) -> Vec<BulkheadStats> {
         let mut all: Vec<_> = {
-            let bulkheads = self.bulkheads.read().unwrap_or_else(PoisonError::into_inner);
-            bulkheads.values().map(Bulkhead::stats).collect()
+            let bulkheads = self.read();
+            let participants = bulkheads.participants.values().map(|participant| participant.stats());
+            participants.chain(bulkheads.callbacks.values().map(|callbacks| callbacks.stats())).collect()
         };
         all.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         all
@@ -97,7 +96,7 @@ impl Delivery {
     /// How many calls are anywhere in delivery: waiting or out.
     #[must_use]
     pub fn calls(&self) -> usize {
-        self.gauge.count()
+        self.calls.count()
     }
 
     /// Stops: takes nothing more, hands back what waits, says goodbye to sessions, waits for what is
@@ -106,22 +105,32 @@ impl Delivery {
     pub async fn shutdown(&self, limit: Duration) -> Drained {
         {
             // Under the write lock: no dispatch is between its look at the phase and its queue.
-            let bulkheads = self.bulkheads.write().unwrap_or_else(PoisonError::into_inner);
-            self.shared.phase.send_if_modified(|phase| {
-                let first = *phase == Phase::Running;
-                *phase = (*phase).max(Phase::Draining);
-                first
-            });
-            bulkheads.values().for_each(Bulkhead::close);
+            let bulkheads = self.write();
+            self.shared.phase.send_modify(|phase| *phase = (*phase).max(Phase::Draining));
+            bulkheads.participants.values().for_each(|participant| participant.close());
+            bulkheads.callbacks.values().for_each(|callbacks| callbacks.close());
         }
-        if tokio::time::timeout(limit, self.gauge.none_left()).await.is_ok() {
-            self.shared.phase.send_replace(Phase::Stopped);
-            return Drained { cut_off: 0 };
+        let in_time = tokio::time::timeout(limit, self.calls.none_left()).await.is_ok();
+        if in_time {
+            let _ = tokio::time::timeout(LAST_STEPS_WAIT, self.sessions.none_left()).await;
         }
-        let cut_off = self.gauge.count();
+        let cut_off = self.calls.count();
         self.shared.phase.send_replace(Phase::Stopped);
-        let _ = tokio::time::timeout(CUT_OFF_WAIT, self.gauge.none_left()).await;
+        let _ = tokio::time::timeout(LAST_STEPS_WAIT, self.calls.none_left()).await;
         Drained { cut_off }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Bulkheads> {
+        self.bulkheads.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Bulkheads> {
+        self.bulkheads.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looked at under the lock on the bulkheads.
+    fn is_running(&self) -> bool {
+        *self.shared.phase.borrow() == Phase::Running
     }
 
     pub(super) fn learn_log_id(&self, log_id: LogId) {
@@ -130,86 +139,82 @@ impl Delivery {
 
     /// Room for one session more; `None` if there is none.
     pub(super) fn session_room(self: &Arc<Self>) -> Option<SessionRoom> {
-        let max = self.shared.config.sessions_max;
-        let taken = self.sessions.fetch_update(Ordering::AcqRel, Ordering::Acquire, |sessions| {
-            (sessions < max).then_some(sessions + 1)
-        });
-        taken.is_ok().then(|| SessionRoom(Arc::clone(self)))
+        self.sessions.enter_below(self.shared.config.sessions_max).then(|| SessionRoom(Arc::clone(self)))
     }
 
     /// Takes an instance in; `None` while stopping.
     pub(super) fn attach(&self, participant: &Name, instance: NewInstance) -> Option<Attachment> {
-        let key = Key(BulkheadKind::Participant, participant.to_string());
+        let config = &self.shared.config;
         // Attached under the lock: the sweep never takes the bulkhead away from under an instance.
-        let mut bulkheads = self.bulkheads.write().unwrap_or_else(PoisonError::into_inner);
-        if *self.shared.phase.borrow() != Phase::Running {
+        let mut bulkheads = self.write();
+        if !self.is_running() {
             return None;
         }
-        // Not counted against the bound on bulkheads: sessions have their own.
-        if !bulkheads.contains_key(&key) {
-            sweep(&mut bulkheads, self.shared.config.bulkhead_idle);
+        if !bulkheads.participants.contains_key(participant) {
+            bulkheads.sweep(config.bulkhead_idle);
+            // What is left then has instances, whose number has its own bound.
+            if bulkheads.participants.len() >= config.bulkheads_max {
+                bulkheads.sweep(Duration::ZERO);
+            }
         }
-        let bulkhead = bulkheads.entry(key).or_insert_with(|| {
-            Bulkhead::Participant(Participant::new(participant.clone(), Arc::clone(&self.shared)))
-        });
-        match bulkhead {
-            Bulkhead::Participant(participant) => Some(participant.attach(instance)),
-            Bulkhead::Callbacks(_) => None,
-        }
+        let bulkhead = bulkheads
+            .participants
+            .entry(participant.clone())
+            .or_insert_with(|| Participant::new(participant.clone(), Arc::clone(&self.shared)));
+        Some(bulkhead.attach(instance))
     }
 
     /// To an attached participant. One that never attached gets no bulkhead: its name may be anything.
     fn to_participant(&self, participant: &Name, flight: Flight) {
-        let key = Key(BulkheadKind::Participant, participant.to_string());
-        let bulkheads = self.bulkheads.read().unwrap_or_else(PoisonError::into_inner);
-        if *self.shared.phase.borrow() != Phase::Running {
+        let bulkheads = self.read();
+        if !self.is_running() {
             return flight.not_sent("this node is shutting down");
         }
-        match bulkheads.get(&key) {
-            Some(Bulkhead::Participant(participant)) => participant.offer(flight),
-            _ => flight.unknown(&Participant::nobody(participant)),
+        match bulkheads.participants.get(participant) {
+            Some(participant) => participant.offer(flight),
+            None => flight.unknown(&Participant::nobody(participant)),
         }
     }
 
     fn to_callback(&self, kind: BulkheadKind, origin: String, flight: Flight) {
-        let key = Key(kind, origin);
+        let key = (kind, origin);
         {
-            let bulkheads = self.bulkheads.read().unwrap_or_else(PoisonError::into_inner);
-            if *self.shared.phase.borrow() != Phase::Running {
+            // Offered under the lock: the sweep never takes a bulkhead away from under a call.
+            let bulkheads = self.read();
+            if !self.is_running() {
                 return flight.not_sent("this node is shutting down");
             }
-            // Offered under the lock: the sweep never takes a bulkhead away from under a call.
-            if let Some(Bulkhead::Callbacks(callbacks)) = bulkheads.get(&key) {
+            if let Some(callbacks) = bulkheads.callbacks.get(&key) {
                 return callbacks.offer(flight);
             }
         }
         let config = &self.shared.config;
-        let mut bulkheads = self.bulkheads.write().unwrap_or_else(PoisonError::into_inner);
-        if *self.shared.phase.borrow() != Phase::Running {
+        let mut bulkheads = self.write();
+        if !self.is_running() {
             return flight.not_sent("this node is shutting down");
         }
-        if !bulkheads.contains_key(&key) {
-            sweep(&mut bulkheads, config.bulkhead_idle);
-            if bulkheads.len() >= config.bulkheads_max {
-                sweep(&mut bulkheads, Duration::ZERO);
+        if !bulkheads.callbacks.contains_key(&key) {
+            bulkheads.sweep(config.bulkhead_idle);
+            if bulkheads.callbacks.len() >= config.bulkheads_max {
+                bulkheads.sweep(Duration::ZERO);
             }
-            if bulkheads.len() >= config.bulkheads_max {
+            if bulkheads.callbacks.len() >= config.bulkheads_max {
                 return flight.not_sent("calls to too many different addresses are out already");
             }
         }
-        let bulkhead = bulkheads.entry(key).or_insert_with_key(|Key(kind, origin)| {
-            Bulkhead::Callbacks(Callbacks::new(*kind, origin.clone(), Arc::clone(&self.shared)))
-        });
-        match bulkhead {
-            Bulkhead::Callbacks(callbacks) => callbacks.offer(flight),
-            Bulkhead::Participant(_) => flight.not_sent("a participant has the bulkhead of a callback"),
-        }
+        bulkheads
+            .callbacks
+            .entry(key)
+            .or_insert_with_key(|(kind, origin)| {
+                Callbacks::new(*kind, origin.clone(), Arc::clone(&self.shared))
+            })
+            .offer(flight);
     }
 }
 
 impl Dispatcher for Delivery {
     fn dispatch(&self, call: BranchCall, results: &ResultSink) {
-        let flight = Flight::new(call, results.clone(), Arc::clone(&self.gauge));
+        let flight = Flight::new(call, results.clone(), Arc::clone(&self.calls));
         let url = self.shared.config.allow.callback_url(&flight.call().target);
         let kind = match &flight.call().target {
             Target::Participant { participant, .. } => {
@@ -230,36 +235,16 @@ impl Dispatcher for Delivery {
     }
 }
 
-impl Bulkhead {
-    fn stats(&self) -> BulkheadStats {
-        match self {
-            Self::Participant(participant) => participant.stats(),
-            Self::Callbacks(callbacks) => callbacks.stats(),
-        }
+impl Bulkheads {
+    /// Removes those that have been idle so long. Done where a new one comes, which is when room
+    /// matters; so it needs no task of its own.
+    fn sweep(&mut self, idle: Duration) {
+        let now = Instant::now();
+        let stays =
+            |since: Option<Instant>| since.is_none_or(|since| now.saturating_duration_since(since) < idle);
+        self.participants.retain(|_, participant| stays(participant.idle_since()));
+        self.callbacks.retain(|_, callbacks| stays(callbacks.idle_since()));
     }
-
-    fn close(&self) {
-        match self {
-            Self::Participant(participant) => participant.close(),
-            Self::Callbacks(callbacks) => callbacks.close(),
-        }
-    }
-
-    fn idle_since(&self) -> Option<Instant> {
-        match self {
-            Self::Participant(participant) => participant.idle_since(),
-            Self::Callbacks(callbacks) => callbacks.idle_since(),
-        }
-    }
-}
-
-/// Removes bulkheads that have been idle so long. Done where a new one comes, which is when room
-/// matters; so it needs no task of its own.
-fn sweep(bulkheads: &mut HashMap<Key, Bulkhead>, idle: Duration) {
-    let now = Instant::now();
-    bulkheads.retain(|_, bulkhead| {
-        bulkhead.idle_since().is_none_or(|since| now.saturating_duration_since(since) < idle)
-    });
 }
 
 /// A session's place among the allowed number.
@@ -268,6 +253,6 @@ pub(super) struct SessionRoom(Arc<Delivery>);
 
 impl Drop for SessionRoom {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::AcqRel);
+        self.0.sessions.leave();
     }
 }

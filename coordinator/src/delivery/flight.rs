@@ -17,7 +17,7 @@ pub(super) fn come_back_later() -> Duration {
     Duration::from_millis(fastrand::u64(1_000..2_000))
 }
 
-/// How many calls are anywhere in delivery, and a bell for when there are none.
+/// How many of something there are, and a bell for when there are none.
 #[derive(Debug, Default)]
 pub(super) struct Gauge {
     count: AtomicUsize,
@@ -29,7 +29,25 @@ impl Gauge {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Waits until there are no calls.
+    /// One more, whatever there is.
+    fn enter(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One more if there are fewer than `max`.
+    pub(super) fn enter_below(&self, max: usize) -> bool {
+        let one_more = |count| (count < max).then_some(count + 1);
+        self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).is_ok()
+    }
+
+    /// One less.
+    pub(super) fn leave(&self) {
+        if self.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.none_left.notify_waiters();
+        }
+    }
+
+    /// Waits until there are none.
     pub(super) async fn none_left(&self) {
         loop {
             let bell = self.none_left.notified();
@@ -66,7 +84,7 @@ pub(super) struct Flight {
 
 impl Flight {
     pub(super) fn new(call: BranchCall, results: ResultSink, gauge: Arc<Gauge>) -> Self {
-        gauge.count.fetch_add(1, Ordering::AcqRel);
+        gauge.enter();
         Self {
             call,
             results,
@@ -140,9 +158,7 @@ impl Flight {
             outcome,
             took: self.sent_at.unwrap_or(self.taken_at).elapsed(),
         });
-        if self.gauge.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.gauge.none_left.notify_waiters();
-        }
+        self.gauge.leave();
     }
 }
 

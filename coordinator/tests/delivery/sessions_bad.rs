@@ -70,6 +70,10 @@ async fn a_session_begins_with_a_hello_in_time_and_only_once() {
     let mut twice = Session::attach(address, "stock", "1").await;
     twice.send(ToCoordinator::Hello(hello("stock", "2"))).await;
     assert_eq!(code_of(&twice.end().await), "invalid_request");
+    let mut flooding = Session::attach(address, "stock", "1").await;
+    let results = vec![v1::BranchResult::default(); 100_000];
+    flooding.send(ToCoordinator::Results(v1::BranchResults { results })).await;
+    assert_eq!(code_of(&flooding.end().await), "invalid_request");
     let gone = Session::connect(address).await.expect("connected");
     drop(gone);
     until("nobody is attached", || bench.delivery.stats().iter().all(|stats| stats.instances.is_empty()))

@@ -65,6 +65,19 @@ async fn what_is_out_is_waited_for() {
     assert!(matches!(code_of(&status).as_str(), "unavailable"), "{status:?}");
 }
 
+/// A session without anything in hand hears goodbye too, and ends without an error.
+#[tokio::test]
+async fn an_idle_session_hears_goodbye() {
+    let bench = Bench::new(DeliveryConfig { heartbeat_interval: Duration::from_secs(60), ..config() });
+    let address = serve(&bench.delivery, &FakeHome::default()).await;
+    let mut session = Session::attach(address, "stock", "1").await;
+    let began = Instant::now();
+    assert_eq!(bench.delivery.shutdown(Duration::from_secs(10)).await.cut_off, 0);
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
+    assert!(matches!(session.next().await.expect("a message"), FromCoordinator::Goodbye(_)));
+    assert_eq!(session.end().await.message(), "ended");
+}
+
 #[tokio::test]
 async fn what_hangs_is_cut_off_at_the_limit() {
     let mut bench = Bench::new(DeliveryConfig { request_timeout: Duration::from_secs(60), ..config() });

@@ -164,6 +164,9 @@ struct Serving {
 impl Serving {
     async fn serve(&mut self, session: &mut Session) -> End {
         let bell = Arc::clone(&self.attachment.bell);
+        // Twice what can be in hand leaves room for answers that come after their time. The bound
+        // keeps the participant's lock short: the engine's loop waits for it.
+        let results_max = session.delivery.shared.config.session_concurrency_max.saturating_mul(2);
         loop {
             let wake = match self.step(session) {
                 Ok(wake) => wake,
@@ -177,7 +180,7 @@ impl Serving {
                     }
                     Err(_) => Some(End::quietly("its stream is gone")),
                 },
-                received = session.inbound.message() => self.receive(&session.home, received),
+                received = session.inbound.message() => self.receive(&session.home, results_max, received),
                 () = bell.notified() => None,
                 () = sleep_until(wake) => None,
                 // An error would mean that delivery is gone, which the session keeps alive.
@@ -268,6 +271,7 @@ impl Serving {
     fn receive(
         &mut self,
         home: &Arc<dyn Home>,
+        results_max: usize,
         received: Result<Option<v1::ParticipantMessage>, Status>,
     ) -> Option<End> {
         let received = match received {
@@ -277,7 +281,13 @@ impl Serving {
         };
         self.heard_at = Instant::now();
         match received.kind {
-            Some(FromInstance::Results(results)) => self.attachment.answers(&results.results),
+            Some(FromInstance::Results(results)) => {
+                if results.results.len() > results_max {
+                    let because = "it sent more results than it can have had operations";
+                    return Some(End::with(because, ErrorCode::InvalidRequest));
+                }
+                self.attachment.answers(&results.results);
+            }
             Some(FromInstance::Heartbeat(heartbeat)) => return self.witness(home, &heartbeat.positions),
             Some(FromInstance::Goodbye(_)) => self.attachment.drain(),
             Some(FromInstance::Hello(_)) => {
