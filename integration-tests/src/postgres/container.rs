@@ -12,6 +12,7 @@ use testcontainers::core::client::docker_client_instance;
 use testcontainers::core::{IntoContainerPort, WaitFor};
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
+use tokio::net::TcpStream;
 
 use super::{IMAGE_VARIABLE, READY_TIMEOUT, RUN_VARIABLE};
 
@@ -54,15 +55,20 @@ impl Container {
             .start()
             .await
             .with_context(|| format!("starting a container of {image}"))?;
-        let host = inner.get_host().await.context("the engine's host")?.to_string();
+        // The engine forwards the port from the moment that the container runs. Asked for its host, testcontainers may
+        // name the bridge's address where the loopback interface would do.
+        let is_local = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok();
+        let host = if is_local {
+            Ipv4Addr::LOCALHOST.to_string()
+        } else {
+            inner.get_host().await.context("the engine's host")?.to_string()
+        };
         Ok(Self { inner: Some(inner), host, port, password, paused: AtomicBool::new(false) })
     }
 
     pub(super) fn connect_options(&self) -> PgConnectOptions {
-        // Not `localhost`, which may mean ::1 first, where the engine does not listen.
-        let host = if self.host == "localhost" { "127.0.0.1" } else { &self.host };
         PgConnectOptions::new_without_pgpass()
-            .host(host)
+            .host(&self.host)
             .port(self.port)
             .username("postgres")
             .password(&self.password)
