@@ -5,3 +5,5 @@ mod fixture;
 mod histories;
 mod model;
 mod rules;
+mod snapshots;
+mod tables;

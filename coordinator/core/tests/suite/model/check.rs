@@ -94,7 +94,7 @@ impl World {
             match branch.status {
                 BranchStatus::Confirmed => assert_eq!(row, Row::Confirmed, "confirmed is confirmed"),
                 BranchStatus::Cancelled => {
-                    assert!(matches!(row, Row::Cancelled | Row::Tombstone), "cancelled is cancelled")
+                    assert!(matches!(row, Row::Cancelled | Row::Tombstone), "cancelled is cancelled");
                 }
                 _ => {}
             }

@@ -26,6 +26,7 @@ pub(super) struct Reply {
 
 impl World {
     /// A command reaches the coordinator.
+    #[expect(clippy::needless_pass_by_value, reason = "a message is handed over")]
     pub(super) fn command(&mut self, command: Command, asker: Asker) {
         if self.verbose {
             self.note(&format!("command {command:?}"));
@@ -78,7 +79,7 @@ impl World {
         if events.is_empty() && self.eager_effects && !effects.is_empty() {
             self.hit(Hit::VolatileEffectsAtOnce);
             for effect in std::mem::take(&mut effects) {
-                self.release(effect);
+                self.release(&effect);
             }
         }
         self.queue.push(Held { events, effects, reply });
@@ -109,7 +110,7 @@ impl World {
         self.note("block durable");
         for held in block {
             for effect in held.effects {
-                self.release(effect);
+                self.release(&effect);
             }
             if let Some(reply) = held.reply {
                 self.answered(reply);
@@ -140,8 +141,8 @@ impl World {
         }
     }
 
-    fn release(&mut self, effect: Effect) {
-        match effect {
+    fn release(&mut self, effect: &Effect) {
+        match *effect {
             Effect::Dispatch { branch_id, operation, attempt } => {
                 assert_eq!(
                     self.durable_decision.map(operation_of),
@@ -244,7 +245,7 @@ impl World {
             } else {
                 self.book(&effect);
             }
-            self.release(effect);
+            self.release(&effect);
         }
     }
 

@@ -18,7 +18,7 @@ use unanimity_types::{BranchId, BranchKey, BranchStatus, Decision, Operation, Ti
 use self::coordinator::Held;
 pub(crate) use self::hits::{Hit, Hits};
 use self::people::{Asker, Client, Participant};
-use self::rng::Rng;
+pub(crate) use self::rng::Rng;
 use crate::fixture;
 
 /// How many participants there are.

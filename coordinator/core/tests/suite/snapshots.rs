@@ -1,0 +1,84 @@
+//! A snapshot stands for the events before it: anywhere in a history, live and in recovery.
+
+use unanimity_core::{Command, Effect, Event, apply, pending};
+use unanimity_types::Timestamp;
+
+use crate::fixture::{Driven, context, replay, xid};
+use crate::model::Rng;
+use crate::tables::commands;
+
+const HISTORIES: u64 = 1_000;
+const STEPS: u32 = 40;
+
+fn random_step(rng: &mut Rng, driven: &Driven) -> (Timestamp, Command) {
+    let wait = std::time::Duration::from_millis(*rng.pick(&[0, 0, 1, 100, 400, 1_000, 20_000]));
+    let mut all = commands(driven);
+    let command = all.swap_remove(rng.index(all.len())).1;
+    (driven.now.after(wait), command)
+}
+
+fn random_history(seed: u64) -> (Rng, Driven) {
+    let mut rng = Rng::new(seed);
+    let branches = u32::try_from(rng.below(4)).expect("small");
+    let driven = Driven::begun(branches);
+    (rng, driven)
+}
+
+#[test]
+fn a_snapshot_in_the_log_changes_nothing_afterwards() {
+    let mut replaced = 0;
+    for seed in 0..HISTORIES {
+        let (mut rng, mut driven) = random_history(seed);
+        for _ in 0..STEPS {
+            let (now, command) = random_step(&mut rng, &driven);
+            driven.now = now;
+            driven.run(command);
+        }
+        let whole = replay(xid(), &driven.events);
+        for cut in 1..=driven.events.len() {
+            let (before, after) = driven.events.split_at(cut);
+            let at = before.last().expect("at least one").0;
+            let snapshot = replay(xid(), before).expect("begun").durable();
+            let event = (at, Event::Snapshot(Box::new(snapshot)));
+            // Cleaned: nothing is left before it. And not cleaned yet: all of it is.
+            let cleaned = replay(xid(), std::iter::once(&event).chain(after));
+            let uncleaned = replay(xid(), before.iter().chain(std::iter::once(&event)).chain(after));
+            let of = |mut state: Option<unanimity_core::Transaction>| {
+                let owed = state.as_mut().map(|transaction| pending(transaction, context(driven.now)));
+                (state, owed)
+            };
+            assert_eq!(of(cleaned), of(whole.clone()), "seed {seed}, cut at {cut}");
+            assert_eq!(of(uncleaned), of(whole.clone()), "seed {seed}, cut at {cut}");
+            replaced += 1;
+        }
+    }
+    assert!(replaced > 5 * HISTORIES, "{replaced} cuts");
+}
+
+#[test]
+fn a_snapshot_taken_live_changes_nothing_afterwards() {
+    let mut waiting = 0;
+    for seed in 0..HISTORIES {
+        let (mut rng, mut plain) = random_history(seed);
+        let mut snapped = plain.clone();
+        for step in 0..STEPS {
+            if rng.chance(30) {
+                let transaction = snapped.transaction();
+                let waits = transaction.branches.iter().any(|branch| branch.next_attempt_at.is_some());
+                waiting += u64::from(waits || transaction.commit_asked.is_some());
+                let event = Event::Snapshot(Box::new(transaction.durable()));
+                let mut effects: Vec<Effect> = Vec::new();
+                apply(&mut snapped.state, xid(), event, snapped.now, &mut effects).expect("its own");
+                assert_eq!(effects, []);
+            }
+            let (now, command) = random_step(&mut rng, &plain);
+            plain.now = now;
+            snapped.now = now;
+            let expected = plain.run(command.clone());
+            assert_eq!(snapped.run(command), expected, "seed {seed}, step {step}");
+            assert_eq!(snapped.state, plain.state, "seed {seed}, step {step}");
+            assert_eq!(snapped.effects, plain.effects, "seed {seed}, step {step}");
+        }
+    }
+    assert!(waiting > HISTORIES, "{waiting} snapshots of what waited");
+}
