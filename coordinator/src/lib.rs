@@ -1,5 +1,15 @@
 //! The Unanimity coordinator as a library.
 
+pub mod api;
+#[doc(hidden)]
+pub mod cli;
+pub mod config;
 pub mod delivery;
 pub mod engine;
 pub mod log;
+pub mod node;
+pub mod server;
+pub mod shutdown;
+pub mod telemetry;
+
+pub use node::Node;

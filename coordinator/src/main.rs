@@ -1,2 +1,7 @@
-//! Placeholder.
-fn main() {}
+//! The binary `unanimity`: wiring only, see [`unanimity_coordinator::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    unanimity_coordinator::cli::main()
+}

@@ -67,7 +67,7 @@ pub struct Api {
 #[must_use]
 pub fn assemble(parts: Parts) -> Api {
     let Parts { coordinator, participants, allow, config, metrics, closing } = parts;
-    let handlers = Handlers::new(coordinator.clone(), allow, &config, closing.clone());
+    let handlers = Handlers::new(coordinator, allow, &config, closing.clone());
     let guard = guard::Guard::new(&config, Arc::clone(&metrics));
     let calls = guard.calls();
     let grpc = grpc::routes(&handlers, participants, &config, closing.clone());

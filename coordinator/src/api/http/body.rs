@@ -130,11 +130,12 @@ pub(crate) struct BranchBody {
     pub(crate) payload: Option<Box<RawValue>>,
 }
 
+/// Key, targets, payload.
+pub(super) type BranchParts = (Option<String>, BranchTargets, Option<Box<RawValue>>);
+
 impl BranchBody {
     /// The targets, and what is left: key and payload.
-    pub(super) fn into_parts(
-        self,
-    ) -> Result<(Option<String>, BranchTargets, Option<Box<RawValue>>), Failure> {
+    pub(super) fn into_parts(self) -> Result<BranchParts, Failure> {
         if self.prepare.is_some() || self.commit.is_some() || self.rollback.is_some() {
             let message = "prepare, commit and rollback belong to mode two_phase, which this version does not run; a \
                            TCC branch has confirm and cancel";

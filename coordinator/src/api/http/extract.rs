@@ -24,7 +24,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         let is_json = is_json(request.headers());
-        let body = Bytes::from_request(request, state).await.map_err(unread)?;
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| unread(&rejection))?;
         if body.is_empty() {
             return parse(b"{}").map(Self);
         }
@@ -49,7 +49,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
         .map_err(|error| Failure::new(ErrorCode::InvalidRequest, format!("body: {error}")))
 }
 
-fn unread(rejection: BytesRejection) -> Failure {
+fn unread(rejection: &BytesRejection) -> Failure {
     match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Failure::new(
             ErrorCode::MessageTooLarge,

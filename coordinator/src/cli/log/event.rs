@@ -1,0 +1,136 @@
+//! Events of the log as words and fields.
+
+use serde_json::{Value, json};
+use unanimity_core::Event;
+use unanimity_types::Xid;
+
+use crate::api::rfc3339;
+use crate::engine::{LoggedEvent, PartitionEvent};
+
+/// An event, told.
+pub(super) struct Told {
+    pub(super) word: &'static str,
+    pub(super) xid: Option<Xid>,
+    pub(super) fields: Vec<(&'static str, Value)>,
+}
+
+/// Tells an event. Payloads are left out but for their size: they are the application's.
+pub(super) fn describe(what: &LoggedEvent) -> Told {
+    match what {
+        LoggedEvent::Transaction(xid, event) => {
+            let (word, fields) = transaction(event);
+            Told { word, xid: Some(*xid), fields: present(fields) }
+        }
+        LoggedEvent::Partition(event) => {
+            let (word, fields) = partition(event);
+            Told { word, xid: None, fields }
+        }
+    }
+}
+
+type Fields = Vec<(&'static str, Value)>;
+
+/// Without what is not there.
+fn present(fields: Fields) -> Fields {
+    fields.into_iter().filter(|(_, value)| !value.is_null()).collect()
+}
+
+fn transaction(event: &Event) -> (&'static str, Fields) {
+    match event {
+        Event::Begun { mode, name, digest, deadline } => (
+            "begun",
+            vec![
+                ("mode", json!(mode.as_str())),
+                ("name", json!(name.as_ref().map(ToString::to_string))),
+                ("deadline", json!(rfc3339(*deadline))),
+                ("digest", json!(format!("{digest:?}"))),
+            ],
+        ),
+        Event::Presumed => ("presumed", Vec::new()),
+        Event::Registered { branch_id, key, targets, payload, digest } => (
+            "registered",
+            vec![
+                ("branch_id", json!(branch_id.0)),
+                ("key", json!(key.as_str())),
+                ("targets", json!(targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "))),
+                ("payload_bytes", json!(payload.len())),
+                ("digest", json!(format!("{digest:?}"))),
+            ],
+        ),
+        Event::CommitAsked { votes, until } => {
+            ("commit_asked", vec![("votes", json!(votes.len())), ("until", json!(rfc3339(*until)))])
+        }
+        Event::Decided { decision, reason, branches, by } => (
+            "decided",
+            vec![
+                ("decision", json!(decision.as_str())),
+                ("reason", json!(reason.map(|reason| reason.as_str()))),
+                ("branches", json!(branches)),
+                ("operator", json!(by.as_ref().map(|by| by.operator.to_string()))),
+                ("why", json!(by.as_ref().map(|by| by.reason.to_string()))),
+            ],
+        ),
+        Event::Dispatched { branch_id } => ("dispatched", vec![("branch_id", json!(branch_id.0))]),
+        Event::AttemptFailed { branch_id, attempts, error, .. } => (
+            "attempt_failed",
+            vec![
+                ("branch_id", json!(branch_id.0)),
+                ("attempts", json!(attempts)),
+                ("error", json!(error.to_string())),
+            ],
+        ),
+        Event::Deferred { branch_id, next_at } => {
+            ("deferred", vec![("branch_id", json!(branch_id.0)), ("next_at", json!(rfc3339(*next_at)))])
+        }
+        Event::BranchSettled { branch_id, attempts } => {
+            ("settled", vec![("branch_id", json!(branch_id.0)), ("attempts", json!(attempts))])
+        }
+        Event::BranchResolved { branch_id, resolve_as, by } => (
+            "resolved",
+            vec![
+                ("branch_id", json!(branch_id.0)),
+                ("as", json!(resolve_as.as_str())),
+                ("operator", json!(by.operator.to_string())),
+                ("why", json!(by.reason.to_string())),
+            ],
+        ),
+        Event::Contradicted { branch_id, operation } => (
+            "contradicted",
+            vec![("branch_id", json!(branch_id.0)), ("operation", json!(operation.as_str()))],
+        ),
+        Event::AttentionRaised { code, branch_id, message } => (
+            "attention",
+            vec![
+                ("code", json!(code.as_str())),
+                ("branch_id", json!(branch_id.map(|id| id.0))),
+                ("message", json!(message.to_string())),
+            ],
+        ),
+        Event::RetryRequested { by } => (
+            "retried",
+            vec![("operator", json!(by.operator.to_string())), ("why", json!(by.reason.to_string()))],
+        ),
+        Event::Finished => ("finished", Vec::new()),
+        Event::Snapshot(whole) => (
+            "snapshot",
+            vec![("status", json!(whole.status().as_str())), ("branches", json!(whole.branches.len()))],
+        ),
+    }
+}
+
+fn partition(event: &PartitionEvent) -> (&'static str, Fields) {
+    match event {
+        PartitionEvent::LostTailFound { epoch, epoch_tag, seq } => (
+            "lost_tail_found",
+            vec![
+                ("epoch", json!(epoch.0)),
+                ("epoch_tag", json!(format!("{epoch_tag:08x}"))),
+                ("seq", json!(seq.0)),
+            ],
+        ),
+        PartitionEvent::LossAccepted { epoch, operator, reason } => (
+            "loss_accepted",
+            vec![("epoch", json!(epoch.0)), ("operator", json!(operator)), ("why", json!(reason))],
+        ),
+    }
+}

@@ -1,0 +1,62 @@
+//! `unanimity migrate`
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::json;
+
+use super::output::Output;
+use super::settings::Settings;
+use crate::config::DatabaseUrl;
+use crate::log;
+
+/// Flags of `migrate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  unanimity migrate --database-url postgres://unanimity@db/unanimity
+  unanimity migrate --data-dir /var/lib/unanimity
+
+May run any number of times; a database that is up to date is left as it is. Stop the nodes of an older
+version first. How many partitions a new log gets is the setting `partitions`: it stays for ever.")]
+pub(super) struct Migrate {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Migrate {
+    pub(super) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
+        let config = self.settings.load(None)?;
+        let database = Settings::database(&config)?;
+        let migrated = match &database {
+            DatabaseUrl::Postgres(_) => log::migrate_postgres(&database.expose(), config.partitions).await,
+            DatabaseUrl::Sqlite(path) => log::migrate_sqlite(path, config.partitions).await,
+        }
+        .with_context(|| format!("cannot migrate {database}"))?;
+        let identity = migrated.identity;
+        output.answer(
+            || {
+                let what = match (migrated.born, migrated.applied) {
+                    (true, _) => "A new log was born".to_owned(),
+                    (false, 0) => "The log is up to date".to_owned(),
+                    (false, count) => format!("{count} migrations were applied"),
+                };
+                format!(
+                    "{what}.\n\n  at          {database}\n  log id      {}\n  partitions  {}",
+                    identity.log_id, identity.partitions
+                )
+            },
+            || {
+                json!({
+                    "database": database.to_string(),
+                    "log_id": identity.log_id.to_string(),
+                    "partitions": identity.partitions,
+                    "born": migrated.born,
+                    "applied": migrated.applied,
+                })
+            },
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,256 @@
+//! Describing and starting a node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use unanimity_core::RetryPolicy;
+
+use super::{Node, Server};
+use crate::api::{self, Parts};
+use crate::config::{Config, DatabaseUrl};
+use crate::delivery::{AllowList, AllowListError, Delivery, DeliveryConfig, ParticipantsService};
+use crate::engine::{Dispatcher, Engine, EngineConfig};
+use crate::log::{self, MemoryLog, PostgresLog, PostgresOptions, SqliteLog, TransactionLog};
+use crate::server::{self, Stop};
+use crate::telemetry::Metrics;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The log cannot be opened.
+    #[error("cannot open the log at {place}")]
+    Log {
+        /// Where it was looked for, without secrets.
+        place: String,
+        /// What is wrong with it.
+        #[source]
+        source: log::Error,
+    },
+    /// The address is taken, not ours, or needs rights that the process does not have.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An allowed callback that means nothing.
+    #[error("callbacks.allow")]
+    Callbacks(#[source] AllowListError),
+    /// The configuration has a value out of its range.
+    #[error("configuration: {0}")]
+    Config(String),
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory { partitions: u16 },
+    Sqlite(PathBuf),
+    Postgres(String),
+    Existing(Arc<dyn TransactionLog>),
+}
+
+/// A node to start. Without a log it gets one in memory, with one partition.
+#[derive(Debug)]
+pub struct NodeBuilder {
+    source: Source,
+    listen: Option<SocketAddr>,
+    allow: Option<AllowList>,
+    config: Config,
+}
+
+impl Default for NodeBuilder {
+    fn default() -> Self {
+        Self {
+            source: Source::Memory { partitions: 1 },
+            listen: None,
+            allow: None,
+            config: Config::default(),
+        }
+    }
+}
+
+impl NodeBuilder {
+    /// A log in memory, with one partition: for tests. It forgets everything with the process.
+    #[must_use]
+    pub fn memory(self) -> Self {
+        self.memory_with_partitions(1)
+    }
+
+    /// A log in memory with so many partitions.
+    #[must_use]
+    pub fn memory_with_partitions(mut self, partitions: u16) -> Self {
+        self.source = Source::Memory { partitions };
+        self
+    }
+
+    /// A log in a SQLite file, made and migrated if need be.
+    #[must_use]
+    pub fn sqlite(mut self, path: impl Into<PathBuf>) -> Self {
+        self.source = Source::Sqlite(path.into());
+        self
+    }
+
+    /// A log in Postgres, migrated before by `unanimity migrate` or `log::migrate_postgres`.
+    #[must_use]
+    pub fn postgres(mut self, url: impl Into<String>) -> Self {
+        self.source = Source::Postgres(url.into());
+        self
+    }
+
+    /// A log that is open already: tests start again over the same one, or over one that makes faults.
+    #[must_use]
+    pub fn log(mut self, log: Arc<dyn TransactionLog>) -> Self {
+        self.source = Source::Existing(log);
+        self
+    }
+
+    /// Where to listen; port 0 for any free one. Without it the node serves its own process only.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
+    /// Which callbacks are allowed, instead of the configuration's list.
+    #[must_use]
+    pub fn allow_callbacks(mut self, allow: AllowList) -> Self {
+        self.allow = Some(allow);
+        self
+    }
+
+    /// Limits, timeouts, names. Its `listen` and `database_url` are not read: `listen` and the log are
+    /// said above.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// When operations are tried again.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.config.retry.initial_ms = ms(policy.initial);
+        self.config.retry.cap_ms = ms(policy.cap);
+        self.config.retry.attention_after = policy.attention_after;
+        self
+    }
+
+    /// Starts it. Answers when it listens; its partitions may still be reading their log, see
+    /// [`Node::ready`].
+    ///
+    /// # Errors
+    /// [`Error`] says what to mend.
+    pub async fn start(self) -> Result<Node, Error> {
+        let Self { source, listen, allow, config } = self;
+        config.validate().map_err(Error::Config)?;
+        let allow = match allow {
+            Some(allow) => allow,
+            None => AllowList::parse(&config.callbacks.allow).map_err(Error::Callbacks)?,
+        };
+        // The port first: a second node on the same machine shall fail before it touches the log.
+        let listener = match listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let log = open(source).await?;
+        let config = Arc::new(config);
+        let delivery = Delivery::new(DeliveryConfig {
+            allow: allow.clone(),
+            log_id: Some(log.identity().log_id),
+            request_timeout: config.timeouts.callback(),
+            ..DeliveryConfig::default()
+        });
+        let address = listener.as_ref().map(|(_, address)| *address);
+        let engine_config = EngineConfig {
+            node: config.node_name(),
+            address: advertised(&config, address),
+            retry: RetryPolicy {
+                initial: Duration::from_millis(config.retry.initial_ms),
+                cap: Duration::from_millis(config.retry.cap_ms),
+                attention_after: config.retry.attention_after,
+            },
+            ..EngineConfig::default()
+        };
+        let dispatcher: Arc<dyn Dispatcher> = Arc::clone(&delivery) as Arc<dyn Dispatcher>;
+        let engine = Engine::start(engine_config, Arc::clone(&log), &dispatcher);
+        let closing = CancellationToken::new();
+        let server = listener.map(|(listener, address)| {
+            let coordinator = engine.coordinator();
+            let api = api::assemble(Parts {
+                participants: ParticipantsService::new(coordinator.clone(), Arc::clone(&delivery)),
+                coordinator,
+                allow,
+                config: Arc::clone(&config),
+                metrics: Arc::new(Metrics::default()),
+                closing: closing.clone(),
+            });
+            let task = tokio::spawn(serve(
+                listener,
+                api,
+                Arc::clone(&config),
+                Arc::clone(&delivery),
+                closing.clone(),
+            ));
+            Server { address, task }
+        });
+        Ok(Node { engine, delivery, log, config, server, closing })
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    api: api::Api,
+    config: Arc<Config>,
+    delivery: Arc<Delivery>,
+    closing: CancellationToken,
+) {
+    let limit = config.timeouts.shutdown();
+    let idle = async move {
+        // Together: calls may wait for participants, whose answers come over our connections.
+        tokio::join!(api.calls.idle(), delivery.shutdown(limit));
+    };
+    let stop = Stop { signal: closing.cancelled_owned(), idle, limit };
+    server::serve(listener, api.routes, &config.limits, stop).await;
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |source| Error::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+async fn open(source: Source) -> Result<Arc<dyn TransactionLog>, Error> {
+    Ok(match source {
+        Source::Existing(log) => log,
+        Source::Memory { partitions } => Arc::new(MemoryLog::new(partitions)),
+        Source::Sqlite(path) => {
+            let opened = SqliteLog::open_or_create(&path).await;
+            let place = path.display().to_string();
+            Arc::new(opened.map_err(|source| Error::Log { place, source })?)
+        }
+        Source::Postgres(url) => {
+            let opened = PostgresLog::open(&url, PostgresOptions::default()).await;
+            // Through the type that hides the password.
+            let place = DatabaseUrl::Postgres(url).to_string();
+            Arc::new(opened.map_err(|source| Error::Log { place, source })?)
+        }
+    })
+}
+
+/// The address for people and other nodes.
+fn advertised(config: &Config, listening: Option<SocketAddr>) -> String {
+    config
+        .advertise
+        .clone()
+        .or_else(|| listening.map(|address| format!("http://{address}")))
+        .unwrap_or_default()
+}
