@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout)]
 
 mod allow;
+mod engine;
 mod grpc;
 mod http;
 mod isolation;

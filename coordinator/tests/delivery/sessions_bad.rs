@@ -222,6 +222,27 @@ async fn an_instance_that_does_not_read_is_ended() {
     drop(session);
 }
 
+/// What a full stream never took is not lost with it: the sibling does it.
+#[tokio::test]
+async fn what_was_not_sent_goes_to_the_sibling() {
+    let mut bench = Bench::new(DeliveryConfig { request_timeout: Duration::from_secs(30), ..config() });
+    let address = serve(&bench.delivery, &FakeHome::default()).await;
+    let blocked = Session::attach(address, "stock", "blocked").await;
+    for branch in 0..64 {
+        let mut call = crate::support::call(participant("stock"), branch);
+        call.payload = vec![7; 512 * 1024].into();
+        engine::Dispatcher::dispatch(&*bench.delivery, call, &bench.sink);
+    }
+    assert_eq!(bench.delivery.stats()[0].in_flight, 64, "all in the hand of the one that is there");
+    let working = Session::attach(address, "stock", "working").await.work(Duration::ZERO);
+    let outcomes = bench.collect(64).await;
+    let done = outcomes.values().filter(|outcome| **outcome == ResultOutcome::Done).count();
+    let unknown = outcomes.values().filter(|outcome| is_unknown(outcome)).count();
+    assert!(done > 30 && done + unknown == 64, "{done} done, {unknown} unknown");
+    working.abort();
+    drop(blocked);
+}
+
 #[tokio::test]
 async fn sessions_are_bounded() {
     let bench = Bench::new(DeliveryConfig { sessions_max: 2, ..config() });

@@ -174,12 +174,16 @@ impl Home for FakeHome {
 
 /// Serves sessions on a port of its own.
 pub(crate) async fn serve(delivery: &Arc<Delivery>, home: &FakeHome) -> SocketAddr {
+    serve_service(ParticipantsService::new(home.clone(), Arc::clone(delivery))).await
+}
+
+/// The same for a service that is there.
+pub(crate) async fn serve_service(service: ParticipantsService) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
-    let service = ParticipantsService::new(home.clone(), Arc::clone(delivery)).into_server();
     tokio::spawn(
         tonic::transport::Server::builder()
-            .add_service(service)
+            .add_service(service.into_server())
             .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)),
     );
     address
