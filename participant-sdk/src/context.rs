@@ -148,7 +148,9 @@ impl Context {
             } else if state.votes.len() < Limits::BRANCHES_MAX || state.votes.contains(&key) {
                 state.votes.insert(key);
             } else {
-                state.failed_call.get_or_insert_with(|| "more votes than a transaction has branches".to_owned());
+                state
+                    .failed_call
+                    .get_or_insert_with(|| "more votes than a transaction has branches".to_owned());
             }
         }
     }
@@ -226,7 +228,10 @@ impl AsRef<Context> for Context {
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("xid", &self.xid()).field("call", &self.inner.call).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("xid", &self.xid())
+            .field("call", &self.inner.call)
+            .finish_non_exhaustive()
     }
 }
 
@@ -242,7 +247,11 @@ mod tests {
     #[test]
     fn h8_a_repeated_call_gets_the_same_keys() {
         let keys = |context: &Context| {
-            [context.next_key("inv", "reserve"), context.next_key("inv", "reserve"), context.next_key("inv", "x")]
+            [
+                context.next_key("inv", "reserve"),
+                context.next_key("inv", "reserve"),
+                context.next_key("inv", "x"),
+            ]
         };
         let first = keys(&context());
         assert_eq!(first, keys(&context()));

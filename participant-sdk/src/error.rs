@@ -93,18 +93,18 @@ impl ClientError {
 impl From<tonic::Status> for ClientError {
     fn from(status: tonic::Status) -> Self {
         let message = shorten(status.message());
-        if let Some(detail) = error_from_status(&status) {
-            if let Ok(code) = detail.code.parse() {
-                return Self::Refused {
-                    code,
-                    message,
-                    status: detail.status().to_domain(),
-                    abort_reason: detail.abort_reason.parse().ok(),
-                    retry_after: (detail.retry_after_ms > 0)
-                        // A minute at most: a damaged answer must not park a caller for years.
-                        .then(|| Duration::from_millis(detail.retry_after_ms.min(60_000))),
-                };
-            }
+        if let Some(detail) = error_from_status(&status)
+            && let Ok(code) = detail.code.parse()
+        {
+            return Self::Refused {
+                code,
+                message,
+                status: detail.status().to_domain(),
+                abort_reason: detail.abort_reason.parse().ok(),
+                retry_after: (detail.retry_after_ms > 0)
+                    // A minute at most: a damaged answer must not park a caller for years.
+                    .then(|| Duration::from_millis(detail.retry_after_ms.min(60_000))),
+            };
         }
         match bare_code(status.code()) {
             Some(code) => {

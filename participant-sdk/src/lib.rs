@@ -46,11 +46,11 @@ pub use error::ClientError;
 #[cfg(feature = "sqlite")]
 pub use fence::sqlite_pool;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use fence::{Durability, Fence, FenceDatabase, FenceError};
+pub use fence::{Durability, Fence, FenceDatabase, FenceError, LocalTransaction};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use participant::{
-    Attention, Branch, BuildError, Callback, Health, HookError, Participant, ParticipantBuilder, Refused, TccHooks,
-    TryError,
+    Attention, Branch, BuildError, Callback, Health, HookError, Participant, ParticipantBuilder, Refused,
+    TccHooks, TryError,
 };
 #[cfg(feature = "axum")]
 pub use propagation::MissingTransaction;

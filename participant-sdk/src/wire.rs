@@ -119,7 +119,8 @@ impl WireContext {
                 // Digits only: `u64::from_str` would also take a sign.
                 let digits = value.bytes().all(|b| b.is_ascii_digit());
                 let millis = value.parse().ok().filter(|_| digits);
-                let timeout = millis.map(Duration::from_millis).ok_or(InvalidContext::Parameter("timeout"))?;
+                let timeout =
+                    millis.map(Duration::from_millis).ok_or(InvalidContext::Parameter("timeout"))?;
                 self.timeout.replace(timeout).is_some()
             }
             "log" => {
@@ -261,8 +262,7 @@ mod tests {
 
     #[test]
     fn votes_beyond_the_limit_are_counted() {
-        let keys: Vec<_> =
-            (0..500).map(|n| BranchKey::new(format!("{n:0>100}")).expect("valid")).collect();
+        let keys: Vec<_> = (0..500).map(|n| BranchKey::new(format!("{n:0>100}")).expect("valid")).collect();
         let (text, left_out) = print_votes(&keys);
         assert!(left_out > 0 && text.len() <= VOTES_BYTES_MAX);
         assert_eq!(parse_votes(&text).expect("readable").len() + left_out, 500);

@@ -75,25 +75,19 @@ impl Client {
     }
 
     /// Asks for the decision Commit, again and again for the time that is set.
-    pub(crate) async fn commit_call(
-        &self,
-        xid: Xid,
-        votes: &[BranchKey],
-        finished: bool,
-    ) -> Result<Decided, ClientError> {
+    pub(crate) async fn commit_call(&self, xid: Xid, votes: &[BranchKey]) -> Result<Decided, ClientError> {
         let options = self.options();
-        let wait = if finished { v1::Wait::Finished } else { v1::Wait::Decided };
         let message = v1::CommitRequest {
             xid: xid.to_string(),
             votes: Some(v1::VoteSet { keys: votes.iter().map(ToString::to_string).collect() }),
-            wait: wait.into(),
+            wait: v1::Wait::Decided.into(),
         };
         let answer = retried(options.commit_retry_for, options.call_timeout, || async {
             let request = with_deadline(message.clone(), options.call_timeout);
             decided(self.service().commit(request).await)
         })
         .await?;
-        self.decided(answer)
+        self.decided(&answer)
     }
 
     /// Asks for the decision Abort.
@@ -105,7 +99,7 @@ impl Client {
             Ok(self.service().abort(request).await?.into_inner())
         })
         .await?;
-        let decided = self.decided(answer)?;
+        let decided = self.decided(&answer)?;
         match decided.status {
             Status::Aborting | Status::Aborted => Ok(()),
             status => Err(ClientError::Refused {
@@ -183,12 +177,10 @@ impl Client {
         Ok(Some(log_id))
     }
 
-    fn decided(&self, answer: v1::DecideResponse) -> Result<Decided, ClientError> {
+    fn decided(&self, answer: &v1::DecideResponse) -> Result<Decided, ClientError> {
         self.witnesses().observe_wire(answer.position.as_ref());
-        let status = answer
-            .status()
-            .to_domain()
-            .ok_or_else(|| ClientError::protocol("the status is missing"))?;
+        let status =
+            answer.status().to_domain().ok_or_else(|| ClientError::protocol("the status is missing"))?;
         Ok(Decided { status, abort_reason: answer.abort_reason.parse().ok() })
     }
 }

@@ -78,7 +78,9 @@ impl<E> TransactionError<E> {
     pub fn xid(&self) -> Option<Xid> {
         match self {
             Self::Begin(_) => None,
-            Self::User { xid, .. } | Self::Aborted { xid, .. } | Self::OutcomeUnknown { xid, .. } => Some(*xid),
+            Self::User { xid, .. } | Self::Aborted { xid, .. } | Self::OutcomeUnknown { xid, .. } => {
+                Some(*xid)
+            }
         }
     }
 

@@ -16,10 +16,10 @@ use unanimity_types::{AbortReason, Decision, Limits, LogId, Status, Xid};
 use crate::error::{ClientError, xid_in_answer};
 use crate::witness::Witnesses;
 
+pub(crate) use calls::parse_log_id;
 pub use error::{AbortCause, CommitError, TransactionError};
 pub use run::TransactionBuilder;
 pub use transaction::GlobalTransaction;
-pub(crate) use calls::parse_log_id;
 
 /// A coordinator's client: cheap to clone, one connection, connects when it is first used and
 /// again whenever the connection is lost.
@@ -115,8 +115,7 @@ impl ClientBuilder {
     /// # Errors
     /// [`ClientError::InvalidUrl`].
     pub fn connect(self) -> Result<Client, ClientError> {
-        let invalid =
-            |message: String| ClientError::InvalidUrl { url: self.url.clone(), message };
+        let invalid = |message: String| ClientError::InvalidUrl { url: self.url.clone(), message };
         if !self.url.starts_with("http://") {
             return Err(invalid("it must begin with http:// (TLS is not built in yet)".into()));
         }

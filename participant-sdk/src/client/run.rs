@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use unanimity_types::{ErrorCode, Limits, Name, Xid};
 
+use crate::client::Client;
 use crate::client::error::TransactionError;
 use crate::client::transaction::GlobalTransaction;
-use crate::client::Client;
 use crate::error::ClientError;
 
 /// A transaction that is about to begin: see [`Client::transaction`].
@@ -39,8 +39,9 @@ impl TransactionBuilder {
         self
     }
 
-    /// Makes the commit wait until every branch has confirmed, not only for the decision. What was
-    /// decided happens in any case; this is for callers that read it right after.
+    /// Makes the commit wait until every branch has confirmed, for at most 30 s, not only for the
+    /// decision. What was decided happens in any case, so a commit whose branches take longer is
+    /// `Ok` as well; this is for callers that read it right after.
     pub fn wait_finished(mut self) -> Self {
         self.finished = true;
         self

@@ -8,15 +8,18 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use unanimity_types::{LogId, Status, Xid};
 
+use crate::client::Client;
 use crate::client::calls::Decided;
 use crate::client::error::{AbortCause, CommitError, TransactionError};
-use crate::client::Client;
 use crate::context::Context;
 use crate::error::ClientError;
 use crate::wire::{CallId, WireContext};
 
 /// How long an abort in the background is repeated: its deadline aborts the transaction anyway.
 const ABORT_RETRY_FOR: Duration = Duration::from_secs(10);
+
+/// How long [`crate::TransactionBuilder::wait_finished`] waits.
+const FINISHED_WITHIN: Duration = Duration::from_secs(30);
 
 /// A global transaction that this process began. Clones are the same transaction.
 ///
@@ -108,12 +111,12 @@ impl GlobalTransaction {
     /// [`TransactionError::Aborted`] or [`TransactionError::OutcomeUnknown`].
     pub async fn commit(&self) -> Result<(), CommitError> {
         let xid = self.xid();
-        if let Some(why) = self.inner.context.must_abort() {
-            if self.phase() == Phase::Active {
-                // The outcome is certain without an answer: nobody will ever commit it.
-                let _ = self.abort().await;
-                return Err(TransactionError::Aborted { xid, reason: AbortCause::CallWithoutAnswer(why) });
-            }
+        if let Some(why) = self.inner.context.must_abort()
+            && self.phase() == Phase::Active
+        {
+            // The outcome is certain without an answer: nobody will ever commit it.
+            let _ = self.abort().await;
+            return Err(TransactionError::Aborted { xid, reason: AbortCause::CallWithoutAnswer(why) });
         }
         let before = self.change(|phase| match phase {
             Phase::Active => Phase::Committing,
@@ -138,7 +141,7 @@ impl GlobalTransaction {
     async fn send_commit(&self) -> Result<(), CommitError> {
         let xid = self.xid();
         let votes = self.inner.context.votes();
-        let decided = match self.inner.client.commit_call(xid, &votes, self.inner.finished).await {
+        let decided = match self.inner.client.commit_call(xid, &votes).await {
             Ok(decided) => decided,
             // "Already decided" is an answer: it brings the true status.
             Err(ClientError::Refused { status: Some(status), abort_reason, .. })
@@ -154,6 +157,9 @@ impl GlobalTransaction {
         match decided.status {
             Status::Committing | Status::Committed => {
                 self.change(|_| Phase::Committed);
+                if self.inner.finished {
+                    self.wait_for_branches().await;
+                }
                 Ok(())
             }
             Status::Aborting | Status::Aborted => {
@@ -165,6 +171,17 @@ impl GlobalTransaction {
                 let error = ClientError::protocol(format!("answered {} to a commit", decided.status));
                 Err(TransactionError::OutcomeUnknown { xid, error })
             }
+        }
+    }
+
+    /// A call of its own after the decision: that branches take long must not make the outcome
+    /// unknown.
+    async fn wait_for_branches(&self) {
+        let xid = self.xid();
+        match self.inner.client.wait_finished(xid, FINISHED_WITHIN).await {
+            Ok(info) if info.status.is_terminal() => {}
+            Ok(info) => tracing::warn!(%xid, status = %info.status, "committed; its branches take long"),
+            Err(error) => tracing::warn!(%xid, %error, "committed; its branches could not be waited for"),
         }
     }
 

@@ -37,10 +37,15 @@ use sqlx::Pool;
 
 pub use durability::Durability;
 pub(crate) use row::{Cursor, FenceRow, NewRow, now_ms};
-pub(crate) use rules::{SecondPhase, TryStart, finish_second_phase, finish_try, start_second_phase, start_try};
+pub(crate) use rules::{
+    SecondPhase, TryStart, finish_second_phase, finish_try, start_second_phase, start_try,
+};
 #[cfg(feature = "sqlite")]
 pub use sqlite::sqlite_pool;
 pub use statements::FenceDatabase;
+
+/// A local transaction of the participant's own database: `sqlx::Transaction`.
+pub type LocalTransaction<'c, DB> = sqlx::Transaction<'c, DB>;
 
 /// How the fence failed.
 #[derive(Debug, thiserror::Error)]

@@ -3,9 +3,9 @@
 
 use unanimity_types::{BranchKey, LogId, Operation, Xid};
 
+use crate::fence::FenceError;
 use crate::fence::row::{FenceRow, FenceState, NewRow};
 use crate::fence::statements::FenceDatabase;
-use crate::fence::FenceError;
 
 /// What a try finds.
 #[derive(Debug)]
@@ -36,7 +36,8 @@ pub(crate) async fn start_try<DB: FenceDatabase>(
         _ if row.operation != new.operation || row.payload != new.payload => TryStart::Reused,
         FenceState::Trying => TryStart::Again,
         FenceState::Tried | FenceState::Confirmed => {
-            let answer = row.answer.ok_or_else(|| FenceError::Unreadable("no answer in a tried row".into()))?;
+            let answer =
+                row.answer.ok_or_else(|| FenceError::Unreadable("no answer in a tried row".into()))?;
             TryStart::Repeat(answer)
         }
     })
@@ -82,10 +83,10 @@ pub(crate) async fn start_second_phase<DB: FenceDatabase>(
         // For a cancel: the row that it conflicted with is gone again. It comes back.
         return if confirm { Ok(SecondPhase::NotYet) } else { Err(FenceError::Contended) };
     };
-    if let (Some(mine), Some(theirs)) = (row.log_id, new.log_id) {
-        if mine != theirs {
-            return Ok(SecondPhase::OtherLog(mine));
-        }
+    if let (Some(mine), Some(theirs)) = (row.log_id, new.log_id)
+        && mine != theirs
+    {
+        return Ok(SecondPhase::OtherLog(mine));
     }
     Ok(match (confirm, row.state) {
         (true, FenceState::Trying) => SecondPhase::NotYet,

@@ -6,9 +6,9 @@ use std::time::Duration;
 use sqlx::{Database, Pool, Transaction};
 use unanimity_types::{BranchKey, Xid};
 
+use crate::fence::FenceError;
 use crate::fence::durability::Durability;
 use crate::fence::row::{Cursor, FenceRow, FenceState, NewRow, Tally};
-use crate::fence::FenceError;
 
 /// A database that can hold a fence: `sqlx::Postgres`, `sqlx::Sqlite`. Its methods are this
 /// crate's own; the trait is sealed.

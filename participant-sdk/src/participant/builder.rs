@@ -150,10 +150,10 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
     }
 
     async fn build(self, client: &Client, address: Option<String>) -> Result<Participant<DB>, BuildError> {
-        let name = checked(self.name)?;
+        let name = checked(&self.name)?;
         let (mut hooks, mut by_type, mut targets) = (HashMap::new(), HashMap::new(), HashMap::new());
         for (operation, type_id, set) in self.hooks {
-            let operation_name = checked(operation)?;
+            let operation_name = checked(&operation)?;
             let operation = operation_name.to_string();
             let target = match &address {
                 Some(address) => Target::Grpc(address.as_str().into()),
@@ -204,8 +204,8 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
     }
 }
 
-fn checked(name: String) -> Result<Name, BuildError> {
-    Name::new(name.as_str()).map_err(|error| BuildError::Name { name: name.chars().take(128).collect(), error })
+fn checked(name: &str) -> Result<Name, BuildError> {
+    Name::new(name).map_err(|error| BuildError::Name { name: name.chars().take(128).collect(), error })
 }
 
 /// Finds out from the fence which log was met before, and the highest places in it: witnesses
@@ -222,7 +222,8 @@ async fn remember_log<DB: FenceDatabase>(
         // Another one may be known already, from another participant of this client; the session
         // will tell.
         if client.witnesses().meet(log_id).is_ok() {
-            let settled = DB::page(&mut connection, participant, false, now_ms(), &Cursor::start(), 1_000).await?;
+            let settled =
+                DB::page(&mut connection, participant, false, now_ms(), &Cursor::start(), 1_000).await?;
             for row in open.iter().chain(&settled).filter(|row| row.log_id == Some(log_id)) {
                 if let Some(position) = row.witness {
                     client.witnesses().observe(position);

@@ -5,7 +5,7 @@ use unanimity_proto::v1::branch_callback_server::BranchCallback;
 
 use crate::fence::FenceDatabase;
 use crate::participant::Participant;
-use crate::participant::second::{Done, Order};
+use crate::participant::second::{Answer, Order};
 
 /// The service behind [`crate::Participant::grpc_service`].
 pub struct Callback<DB: FenceDatabase> {
@@ -34,10 +34,10 @@ impl<DB: FenceDatabase> BranchCallback for Callback<DB> {
         let operation = request.into_inner();
         let call_id = operation.call_id;
         let done = if shared.stop.is_cancelled() {
-            Done::Unknown("the participant shuts down".into())
+            Answer::Unknown("the participant shuts down".into())
         } else if shared.permits.available_permits() == 0 {
             // Never a queue that the caller cannot see: it asks again.
-            Done::Unknown("too busy".into())
+            Answer::Unknown("too busy".into())
         } else {
             shared.client.witnesses().observe_wire(operation.position.as_ref());
             match Order::from_wire(operation) {

@@ -7,10 +7,9 @@ use std::marker::PhantomData;
 use futures::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::Transaction;
 use unanimity_types::{BranchKey, Operation, Xid};
 
-use crate::fence::FenceDatabase;
+use crate::fence::{FenceDatabase, LocalTransaction};
 
 /// A branch, as its hooks see it.
 #[derive(Debug, Clone)]
@@ -84,14 +83,14 @@ pub trait TccHooks<DB: FenceDatabase>: Send + Sync + 'static {
     /// way the local transaction is rolled back.
     fn try_(
         &self,
-        tx: &mut Transaction<'_, DB>,
+        tx: &mut LocalTransaction<'_, DB>,
         branch: &Branch<Self::Payload>,
     ) -> impl Future<Output = Result<Self::Output, HookError>> + Send;
 
     /// Makes the reservation effective. Called only after `try_` succeeded, and takes effect once.
     fn confirm(
         &self,
-        tx: &mut Transaction<'_, DB>,
+        tx: &mut LocalTransaction<'_, DB>,
         branch: &Branch<Self::Payload>,
     ) -> impl Future<Output = Result<(), HookError>> + Send;
 
@@ -99,7 +98,7 @@ pub trait TccHooks<DB: FenceDatabase>: Send + Sync + 'static {
     /// have begun), and takes effect once.
     fn cancel(
         &self,
-        tx: &mut Transaction<'_, DB>,
+        tx: &mut LocalTransaction<'_, DB>,
         branch: &Branch<Self::Payload>,
     ) -> impl Future<Output = Result<(), HookError>> + Send;
 }
@@ -172,7 +171,7 @@ pub(crate) trait ErasedHooks<DB: FenceDatabase>: Send + Sync {
     /// Runs `try_`; the answer as it is stored.
     fn run_try<'a>(
         &'a self,
-        tx: &'a mut Transaction<'static, DB>,
+        tx: &'a mut LocalTransaction<'static, DB>,
         branch: RawBranch,
     ) -> BoxFuture<'a, Result<Vec<u8>, HookError>>;
 
@@ -180,7 +179,7 @@ pub(crate) trait ErasedHooks<DB: FenceDatabase>: Send + Sync {
     fn run_second<'a>(
         &'a self,
         operation: Operation,
-        tx: &'a mut Transaction<'static, DB>,
+        tx: &'a mut LocalTransaction<'static, DB>,
         branch: RawBranch,
     ) -> BoxFuture<'a, Result<(), HookError>>;
 }
@@ -210,7 +209,7 @@ fn decode<P: DeserializeOwned>(branch: RawBranch) -> Result<Branch<P>, HookError
 impl<DB: FenceDatabase, H: TccHooks<DB>> ErasedHooks<DB> for Typed<DB, H> {
     fn run_try<'a>(
         &'a self,
-        tx: &'a mut Transaction<'static, DB>,
+        tx: &'a mut LocalTransaction<'static, DB>,
         branch: RawBranch,
     ) -> BoxFuture<'a, Result<Vec<u8>, HookError>> {
         Box::pin(async move {
@@ -223,7 +222,7 @@ impl<DB: FenceDatabase, H: TccHooks<DB>> ErasedHooks<DB> for Typed<DB, H> {
     fn run_second<'a>(
         &'a self,
         operation: Operation,
-        tx: &'a mut Transaction<'static, DB>,
+        tx: &'a mut LocalTransaction<'static, DB>,
         branch: RawBranch,
     ) -> BoxFuture<'a, Result<(), HookError>> {
         Box::pin(async move {

@@ -29,7 +29,7 @@ pub(super) struct Order {
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Done {
+pub(super) enum Answer {
     /// The effect is there, or was before, or there is nothing to undo.
     Done,
     /// A clear no.
@@ -40,7 +40,7 @@ pub(super) enum Done {
     Unknown(String),
 }
 
-impl Done {
+impl Answer {
     pub(super) fn to_wire(&self, call_id: u64) -> v1::BranchResult {
         let (outcome, error) = match self {
             Self::Done => (Outcome::Done, ""),
@@ -54,8 +54,8 @@ impl Done {
 
 impl Order {
     /// Reads an operation from the wire. The error is what the coordinator is told.
-    pub(super) fn from_wire(operation: v1::BranchOperation) -> Result<Self, Done> {
-        let malformed = |what: &str| Done::Refused(format!("the operation cannot be understood: {what}"));
+    pub(super) fn from_wire(operation: v1::BranchOperation) -> Result<Self, Answer> {
+        let malformed = |what: &str| Answer::Refused(format!("the operation cannot be understood: {what}"));
         let kind = match operation.operation().to_domain() {
             Some(kind @ (Operation::Confirm | Operation::Cancel)) => kind,
             Some(Operation::Try) => return Err(malformed("a try comes from the application")),
@@ -88,9 +88,9 @@ impl Order {
 
 impl<DB: FenceDatabase> Shared<DB> {
     /// Carries an order out in a task that nobody cancels, when there is room for it.
-    pub(super) async fn carry_out(self: &Arc<Self>, order: Order) -> Done {
+    pub(super) async fn carry_out(self: &Arc<Self>, order: Order) -> Answer {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-            return Done::Unknown("the participant shuts down".into());
+            return Answer::Unknown("the participant shuts down".into());
         };
         self.in_hand.fetch_add(1, Ordering::Relaxed);
         let this = Arc::clone(self);
@@ -102,11 +102,11 @@ impl<DB: FenceDatabase> Shared<DB> {
             })
             .await;
         self.in_hand.fetch_sub(1, Ordering::Relaxed);
-        let done = result.unwrap_or_else(|panic| Done::Unknown(format!("the hook panicked: {panic}")));
+        let done = result.unwrap_or_else(|panic| Answer::Unknown(format!("the hook panicked: {panic}")));
         match &done {
-            Done::Done => self.attention.settled(xid, &key),
-            Done::NotYet => tracing::debug!(%xid, %key, "asked to confirm before the try has ended"),
-            Done::Refused(error) | Done::Unknown(error) => {
+            Answer::Done => self.attention.settled(xid, &key),
+            Answer::NotYet => tracing::debug!(%xid, %key, "asked to confirm before the try has ended"),
+            Answer::Refused(error) | Answer::Unknown(error) => {
                 tracing::warn!(%xid, %key, %operation, %error, "an operation did not succeed; it comes again");
             }
         }
@@ -114,21 +114,25 @@ impl<DB: FenceDatabase> Shared<DB> {
     }
 }
 
-async fn second_phase<DB: FenceDatabase>(shared: &Shared<DB>, order: Order) -> Done {
+async fn second_phase<DB: FenceDatabase>(shared: &Shared<DB>, order: Order) -> Answer {
     let branch = (order.xid, order.key.clone());
     let at = Some((branch.0, &branch.1));
     match fenced_second_phase(shared, order).await {
         Ok(Ok(done)) => done,
         Ok(Err(HookError::Refused(refused))) => {
-            shared.attention.raise("hook_failed", at, format!("the hook refused after the decision: {refused}"));
-            Done::Refused(refused.to_string())
+            shared.attention.raise(
+                "hook_failed",
+                at,
+                format!("the hook refused after the decision: {refused}"),
+            );
+            Answer::Refused(refused.to_string())
         }
         Ok(Err(HookError::Failed(error))) => {
             shared.attention.raise("hook_failed", at, error.to_string());
-            Done::Unknown(error.to_string())
+            Answer::Unknown(error.to_string())
         }
-        Err(error) if error.is_contention() => Done::Unknown(format!("busy: {error}")),
-        Err(error) => Done::Unknown(error.to_string()),
+        Err(error) if error.is_contention() => Answer::Unknown(format!("busy: {error}")),
+        Err(error) => Answer::Unknown(error.to_string()),
     }
 }
 
@@ -138,7 +142,7 @@ async fn second_phase<DB: FenceDatabase>(shared: &Shared<DB>, order: Order) -> D
 async fn fenced_second_phase<DB: FenceDatabase>(
     shared: &Shared<DB>,
     order: Order,
-) -> Result<Result<Done, HookError>, FenceError> {
+) -> Result<Result<Answer, HookError>, FenceError> {
     let Order { operation, xid, key, name, payload, log_id, position } = order;
     let at = Some((xid, &key));
     let new = NewRow {
@@ -156,30 +160,30 @@ async fn fenced_second_phase<DB: FenceDatabase>(
         SecondPhase::Done => {
             // Keeps a tombstone that was made just now.
             tx.commit().await?;
-            return Ok(Ok(Done::Done));
+            return Ok(Ok(Answer::Done));
         }
         SecondPhase::NotYet => {
             tx.rollback().await?;
-            return Ok(Ok(Done::NotYet));
+            return Ok(Ok(Answer::NotYet));
         }
         SecondPhase::Contradicts(state) => {
             tx.rollback().await?;
             let message = format!("asked to {operation} a branch that is {state} (I6)");
             shared.attention.raise("contradiction", at, message.as_str());
-            return Ok(Ok(Done::Refused(message)));
+            return Ok(Ok(Answer::Refused(message)));
         }
         SecondPhase::OtherLog(mine) => {
             tx.rollback().await?;
             let message = format!("asked to {operation} a branch of another log, {mine}");
             shared.attention.raise("not_mine", at, message.as_str());
-            return Ok(Ok(Done::Unknown(message)));
+            return Ok(Ok(Answer::Unknown(message)));
         }
     };
     let Some(set) = shared.hooks.get(&row.operation) else {
         tx.rollback().await?;
         let message = format!("no hooks are registered as {:?}", row.operation);
         shared.attention.raise("unknown_hooks", at, message.as_str());
-        return Ok(Ok(Done::Unknown(message)));
+        return Ok(Ok(Answer::Unknown(message)));
     };
     // The row's own payload: what the try was given.
     let branch = RawBranch { xid, key: key.clone(), payload: row.payload.clone() };
@@ -194,5 +198,5 @@ async fn fenced_second_phase<DB: FenceDatabase>(
     }
     finish_second_phase::<DB>(&mut tx, operation, &row).await?;
     tx.commit().await?;
-    Ok(Ok(Done::Done))
+    Ok(Ok(Answer::Done))
 }

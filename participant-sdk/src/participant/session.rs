@@ -29,7 +29,7 @@ use crate::client::parse_log_id;
 use crate::error::ClientError;
 use crate::fence::FenceDatabase;
 use crate::participant::Shared;
-use crate::participant::second::{Done, Order};
+use crate::participant::second::{Answer, Order};
 
 /// The version of the session's protocol.
 const PROTOCOL_VERSION: u32 = 1;
@@ -64,7 +64,9 @@ pub(super) async fn run<DB: FenceDatabase>(shared: Arc<Shared<DB>>) {
         shared.set_attached(None);
         match result {
             Ok(End::Stopped) => return,
-            Ok(End::Goodbye) => tracing::info!(participant = %shared.name, "the session was closed; attaching again"),
+            Ok(End::Goodbye) => {
+                tracing::info!(participant = %shared.name, "the session was closed; attaching again");
+            }
             Err(error) => {
                 if error.code() == Some(ErrorCode::NotMine) {
                     shared.attention.raise(
@@ -160,7 +162,8 @@ fn check_welcome<DB: FenceDatabase>(shared: &Shared<DB>, welcome: &v1::Welcome) 
         parse_log_id(&welcome.log_id).ok_or_else(|| ClientError::protocol("the welcome names no log"))?;
     let witnesses = shared.client.witnesses();
     if let Err(known) = witnesses.meet(log_id) {
-        let message = format!("the coordinator has the log {log_id}, this participant's open branches are in {known}");
+        let message =
+            format!("the coordinator has the log {log_id}, this participant's open branches are in {known}");
         shared.attention.raise("log_changed", None, message.as_str());
         if !shared.settings.accept_new_log {
             return Err(ClientError::protocol(format!(
@@ -206,10 +209,10 @@ impl<'a, DB: FenceDatabase> Session<'a, DB> {
         // Set when either side said goodbye: how it will end, and when at the latest.
         let mut ending: Option<(End, Instant)> = None;
         loop {
-            if let Some((_, limit)) = &ending {
-                if self.in_hand == 0 || Instant::now() >= *limit {
-                    break;
-                }
+            if let Some((_, limit)) = &ending
+                && (self.in_hand == 0 || Instant::now() >= *limit)
+            {
+                break;
             }
             let silent_until = self.last_heard + 3 * self.interval;
             let limit = ending.as_ref().map_or(silent_until, |(_, limit)| silent_until.min(*limit));
@@ -272,7 +275,7 @@ impl<'a, DB: FenceDatabase> Session<'a, DB> {
             self.shared.client.witnesses().observe_wire(operation.position.as_ref());
             if ending || self.in_hand >= room {
                 let why = if ending { "the participant stops" } else { "too busy" };
-                refused.push(Done::Unknown(why.into()).to_wire(call_id));
+                refused.push(Answer::Unknown(why.into()).to_wire(call_id));
                 continue;
             }
             let order = match Order::from_wire(operation) {

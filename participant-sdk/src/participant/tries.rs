@@ -89,8 +89,9 @@ impl<DB: FenceDatabase> Participant<DB> {
             scope.scope(register_and_try(shared, task_context, operation, key, payload)).await
         });
         let answer = work.await.map_err(TryError::Panicked)??;
-        serde_json::from_slice(&answer)
-            .map_err(|error| TryError::Hook(format!("the stored answer does not fit its type: {error}").into()))
+        serde_json::from_slice(&answer).map_err(|error| {
+            TryError::Hook(format!("the stored answer does not fit its type: {error}").into())
+        })
     }
 }
 

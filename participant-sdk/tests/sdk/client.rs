@@ -31,7 +31,11 @@ async fn ok_commits_and_err_aborts() {
         assert_eq!(state.begun[0].timeout_ms, 7_000);
         assert_eq!(state.commits.len(), 1);
         assert_eq!(state.commits[0].xid, committed.0.to_string());
-        assert_eq!(state.commits[0].votes.as_ref().map(|v| v.keys.len()), Some(0), "no votes is a statement as well");
+        assert_eq!(
+            state.commits[0].votes.as_ref().map(|v| v.keys.len()),
+            Some(0),
+            "no votes is a statement as well"
+        );
         assert_eq!(state.commits[0].wait(), Wait::Decided);
         assert_eq!(state.aborts, [xid.to_string()]);
     });
@@ -52,7 +56,8 @@ async fn a_transaction_runs_in_a_spawned_task() {
         run.await
     });
     assert_eq!(task.await.unwrap().unwrap(), 23);
-    assert_eq!(fake.with(|state| state.commits[0].wait()), Wait::Finished);
+    assert_eq!(fake.with(|state| state.commits[0].wait()), Wait::Decided);
+    assert_eq!(fake.with(|state| state.waits.clone()), [Wait::Finished]);
 }
 
 #[tokio::test]
@@ -90,15 +95,16 @@ async fn an_abort_by_the_coordinator_comes_with_its_reason() {
         fake.with(|state| state.on_commit.push_back(action));
         let error = fake.client().transaction("x").run(async |_| Ok::<_, NoCoffee>(())).await.unwrap_err();
         assert_eq!(error.is_retryable(), retryable, "{error}");
-        assert!(matches!(error, TransactionError::Aborted { reason: AbortCause::Coordinator(r), .. } if r == reason));
+        assert!(
+            matches!(error, TransactionError::Aborted { reason: AbortCause::Coordinator(r), .. } if r == reason)
+        );
     }
 }
 
 #[tokio::test]
 async fn a_commit_that_nobody_answers_is_an_unknown_outcome_with_the_xid() {
     let fake = Fake::start().await;
-    let client =
-        Client::builder(fake.url()).commit_retry_for(Duration::from_millis(600)).connect().unwrap();
+    let client = Client::builder(fake.url()).commit_retry_for(Duration::from_millis(600)).connect().unwrap();
     fake.with(|state| state.on_commit.extend(std::iter::repeat_n(OnCommit::Unavailable, 1_000)));
     let tx = client.begin("x").await.unwrap();
     let error = tx.commit().await.unwrap_err();
@@ -128,7 +134,9 @@ async fn m20_dropping_before_the_commit_was_sent_aborts() {
     // By hand as well, and when the closure panics.
     drop(client.begin("x").await.unwrap());
     eventually("an abort", async || fake.with(|state| state.aborts.len()) == 2).await;
-    let panics = tokio::spawn(async move { client.transaction("x").run(async |_| -> Result<(), NoCoffee> { panic!("oh") }).await });
+    let panics = tokio::spawn(async move {
+        client.transaction("x").run(async |_| -> Result<(), NoCoffee> { panic!("oh") }).await
+    });
     assert!(panics.await.is_err());
     eventually("an abort", async || fake.with(|state| state.aborts.len()) == 3).await;
     assert!(fake.with(|state| state.commits.is_empty()));
@@ -174,7 +182,8 @@ async fn bad_input_is_refused_before_it_is_sent() {
         ("ok".into(), 0, ErrorCode::InvalidTimeout),
         ("ok".into(), 32 * 24 * 3_600_000, ErrorCode::InvalidTimeout),
     ] {
-        let error = client.transaction(name).timeout(Duration::from_millis(timeout)).begin().await.unwrap_err();
+        let error =
+            client.transaction(name).timeout(Duration::from_millis(timeout)).begin().await.unwrap_err();
         assert_eq!(error.code(), Some(code));
     }
     assert!(fake.with(|state| state.begun.is_empty()));

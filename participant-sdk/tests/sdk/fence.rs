@@ -328,5 +328,8 @@ async fn m13_settings_that_lose_tries_are_found_in_postgres() {
     let options = (*pool.connect_options()).clone().options([("synchronous_commit", "off")]);
     let pool = sqlx::PgPool::connect_with(options).await.unwrap();
     let found = Fence::new(pool).check_durability().await.unwrap();
-    assert_eq!(found.iter().map(|f| (f.setting, f.loses_data)).collect::<Vec<_>>(), [("synchronous_commit", true)]);
+    assert_eq!(
+        found.iter().map(|f| (f.setting, f.loses_data)).collect::<Vec<_>>(),
+        [("synchronous_commit", true)]
+    );
 }

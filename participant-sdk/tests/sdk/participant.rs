@@ -121,7 +121,8 @@ async fn h9_rows_go_only_when_the_coordinator_says_settled() {
 #[tokio::test]
 async fn a_broken_or_silent_session_is_opened_again() {
     let (fake, fence, hooks, _guard) = parts().await;
-    let participant = fast(&fence, &hooks).in_doubt_after(Duration::from_secs(60)).attach(&fake.client()).await.unwrap();
+    let participant =
+        fast(&fence, &hooks).in_doubt_after(Duration::from_secs(60)).attach(&fake.client()).await.unwrap();
     let (context, xid) = context();
     participant.try_in::<Reserve>(&context, take(1)).await.unwrap();
     eventually("a session", async || fake.with(|state| state.hellos.len()) == 1).await;
@@ -186,7 +187,10 @@ async fn c8_another_log_is_not_worked_with() {
     .await;
     let health = participant.health().await.unwrap();
     assert!(!health.attached);
-    assert_eq!(fake.with(|state| state.hellos.last().map(|hello| hello.log_id.clone())), Some(LOG.to_string()));
+    assert_eq!(
+        fake.with(|state| state.hellos.last().map(|hello| hello.log_id.clone())),
+        Some(LOG.to_string())
+    );
     participant.shutdown().await;
 
     // Allowed, it works with the new log; the old row stays as it is, with attention.

@@ -9,9 +9,9 @@ use axum::routing::post;
 use http::StatusCode;
 use sqlx::Sqlite;
 use tower::ServiceBuilder;
+use unanimity_proto::v1;
 use unanimity_proto::v1::branch_callback_client::BranchCallbackClient;
 use unanimity_proto::v1::branch_callback_server::{BranchCallback, BranchCallbackServer};
-use unanimity_proto::v1;
 use unanimity_sdk::{
     AbortCause, ClientLayer, Context, Participant, SendInTransaction, ServerLayer, TransactionError, TryError,
 };
@@ -52,10 +52,20 @@ async fn serve(shop: Shop) -> SocketAddr {
     let app = Router::new()
         .route("/reserve", post(reserve))
         .route("/traced", post(traced))
-        .route("/forward", post(async |State(shop): State<Shop>| {
-            let next = shop.next.unwrap();
-            shop.http.post(format!("http://{next}/traced")).send_in_current().await.unwrap().text().await.unwrap()
-        }))
+        .route(
+            "/forward",
+            post(async |State(shop): State<Shop>| {
+                let next = shop.next.unwrap();
+                shop.http
+                    .post(format!("http://{next}/traced"))
+                    .send_in_current()
+                    .await
+                    .unwrap()
+                    .text()
+                    .await
+                    .unwrap()
+            }),
+        )
         .route("/slow", post(async || tokio::time::sleep(Duration::from_secs(30)).await))
         .with_state(shop)
         .layer(ServerLayer::new());
@@ -70,8 +80,11 @@ async fn world() -> (Fake, Participant<Sqlite>, Reserve, SocketAddr, SocketAddr,
     let (fence, guard) = fence::<Sqlite>().await.unwrap();
     let fake = Fake::start().await;
     let hooks = Reserve::default();
-    let inventory =
-        Participant::builder("inventory", fence).tcc("reserve", hooks.clone()).attach(&fake.client()).await.unwrap();
+    let inventory = Participant::builder("inventory", fence)
+        .tcc("reserve", hooks.clone())
+        .attach(&fake.client())
+        .await
+        .unwrap();
     let http = client();
     let last = serve(Shop { inventory: inventory.clone(), http: http.clone(), next: None }).await;
     let first = serve(Shop { inventory: inventory.clone(), http, next: Some(last) }).await;
@@ -153,7 +166,8 @@ async fn a_call_without_an_answer_makes_the_commit_an_abort() {
         } else {
             let error = result.unwrap_err();
             assert!(error.is_retryable());
-            let said = matches!(&error, TransactionError::Aborted { reason: AbortCause::CallWithoutAnswer(_), .. });
+            let said =
+                matches!(&error, TransactionError::Aborted { reason: AbortCause::CallWithoutAnswer(_), .. });
             assert!(said, "{error}");
             assert_eq!(commits, 0);
         }
@@ -177,7 +191,10 @@ async fn a_call_that_failed_at_a_hop_in_the_middle_reaches_the_manager() {
         })
         .await
         .unwrap_err();
-    assert!(matches!(error, TransactionError::Aborted { reason: AbortCause::CallWithoutAnswer(_), .. }), "{error}");
+    assert!(
+        matches!(error, TransactionError::Aborted { reason: AbortCause::CallWithoutAnswer(_), .. }),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -199,12 +216,14 @@ async fn hostile_headers_are_refused() {
         let answer = request.header("unanimity-xid", value.as_slice()).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{value:?}");
     }
-    let twice = http.post(format!("http://{last}/reserve")).header("unanimity-xid", xid).header("unanimity-xid", xid);
+    let twice =
+        http.post(format!("http://{last}/reserve")).header("unanimity-xid", xid).header("unanimity-xid", xid);
     assert_eq!(twice.send().await.unwrap().status(), StatusCode::BAD_REQUEST);
     // Without a context: the handler says what is missing. With one whose time is over: no try.
     let plain = http.post(format!("http://{last}/reserve")).send().await.unwrap();
     assert_eq!(plain.status(), StatusCode::BAD_REQUEST);
-    let late = http.post(format!("http://{last}/reserve")).header("unanimity-xid", format!("{xid};timeout=0"));
+    let late =
+        http.post(format!("http://{last}/reserve")).header("unanimity-xid", format!("{xid};timeout=0"));
     assert_eq!(late.send().await.unwrap().status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(hooks.counts(), (0, 0, 0));
     assert!(fake.with(|state| state.registered.is_empty()));
@@ -218,7 +237,8 @@ async fn a_repeated_request_makes_no_second_branch() {
     let header = "0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f;call=c9;timeout=9000;ticket=later";
     let mut votes = Vec::new();
     for _ in 0..3 {
-        let answer = http.post(format!("http://{last}/reserve")).header("unanimity-xid", header).send().await.unwrap();
+        let answer =
+            http.post(format!("http://{last}/reserve")).header("unanimity-xid", header).send().await.unwrap();
         votes.push(answer.headers()["unanimity-votes"].clone());
     }
     assert!(votes.iter().all(|vote| *vote == votes[0]), "{votes:?}");

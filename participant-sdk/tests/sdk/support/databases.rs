@@ -56,11 +56,8 @@ impl TestDatabase for Postgres {
         Self::execute(&admin, &format!("CREATE DATABASE {name}")).await;
         admin.close().await;
         let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
-        let pool = PgPoolOptions::new()
-            .max_connections(8)
-            .connect_with(options.database(&name))
-            .await
-            .unwrap();
+        let pool =
+            PgPoolOptions::new().max_connections(8).connect_with(options.database(&name)).await.unwrap();
         Some((pool, Box::new(())))
     }
 
@@ -111,14 +108,11 @@ fn throw_away_server() -> Option<String> {
         command = Command::new("runuser");
         command.args(["-u", "nobody", "--", "sh"]);
     }
-    let mut child = command
-        .args(["-c", &script])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line).unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stdout.as_mut().unwrap()), &mut line)
+        .unwrap();
     assert_eq!(line, "ready\n", "PostgreSQL did not start: see {home}");
     // Held open until the process ends.
     std::mem::forget(child.stdin.take());

@@ -39,6 +39,7 @@ pub(crate) struct State {
     pub(crate) commits: Vec<v1::CommitRequest>,
     pub(crate) on_commit: VecDeque<OnCommit>,
     pub(crate) aborts: Vec<String>,
+    pub(crate) waits: Vec<v1::Wait>,
     pub(crate) inquiries: Vec<v1::InquireRequest>,
     /// By xid: the answer, and whether it is settled. Without an entry: active.
     pub(crate) answers: HashMap<String, (&'static str, bool)>,
@@ -117,7 +118,12 @@ impl Fake {
     }
 
     /// Sends an operation to the attached participant and waits for its result.
-    pub(crate) async fn deliver(&self, operation: v1::Operation, xid: Xid, key: &BranchKey) -> (Outcome, String) {
+    pub(crate) async fn deliver(
+        &self,
+        operation: v1::Operation,
+        xid: Xid,
+        key: &BranchKey,
+    ) -> (Outcome, String) {
         let result = self.post(operation, xid, key, "reserve").await;
         let result = tokio::time::timeout(Duration::from_secs(20), result).await.expect("a result").unwrap();
         (result.outcome(), result.error)
@@ -209,7 +215,10 @@ impl Coordinator for Fake {
         })
     }
 
-    async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::DecideResponse>, Status> {
+    async fn commit(
+        &self,
+        request: Request<v1::CommitRequest>,
+    ) -> Result<Response<v1::DecideResponse>, Status> {
         let request = request.into_inner();
         let action = self.with(|state| {
             state.commits.push(request.clone());
@@ -240,7 +249,10 @@ impl Coordinator for Fake {
         }))
     }
 
-    async fn abort(&self, request: Request<v1::AbortRequest>) -> Result<Response<v1::DecideResponse>, Status> {
+    async fn abort(
+        &self,
+        request: Request<v1::AbortRequest>,
+    ) -> Result<Response<v1::DecideResponse>, Status> {
         let xid = request.into_inner().xid;
         self.with(|state| {
             state.aborts.push(xid.clone());
@@ -257,7 +269,9 @@ impl Coordinator for Fake {
         &self,
         request: Request<v1::GetTransactionRequest>,
     ) -> Result<Response<v1::Transaction>, Status> {
-        let xid = request.into_inner().xid;
+        let request = request.into_inner();
+        self.with(|state| state.waits.push(request.wait()));
+        let xid = request.xid;
         if self.with(|state| !state.begun.iter().any(|begun| begun.xid == xid)) {
             return Err(refused(ErrorCode::TransactionNotFound, v1::ErrorDetail::default()));
         }
@@ -276,7 +290,10 @@ impl Coordinator for Fake {
         Err(Status::unimplemented(""))
     }
 
-    async fn inquire(&self, request: Request<v1::InquireRequest>) -> Result<Response<v1::InquireResponse>, Status> {
+    async fn inquire(
+        &self,
+        request: Request<v1::InquireRequest>,
+    ) -> Result<Response<v1::InquireResponse>, Status> {
         let request = request.into_inner();
         self.with(|state| {
             let mine = request.log_id == state.log_id.to_string();

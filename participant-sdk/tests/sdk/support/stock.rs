@@ -72,7 +72,8 @@ macro_rules! hooks {
                     Mood::Fails => return Err(std::io::Error::other("disk on fire").into()),
                     Mood::Refuses => return Err(Refused::new("out of stock").into()),
                     Mood::Swallows => {
-                        let _ = sqlx::query("INSERT INTO stock VALUES ('a', 0, 0, 0)").execute(&mut **tx).await;
+                        let _ =
+                            sqlx::query("INSERT INTO stock VALUES ('a', 0, 0, 0)").execute(&mut **tx).await;
                     }
                     Mood::Slow(time) => tokio::time::sleep(time).await,
                 }
