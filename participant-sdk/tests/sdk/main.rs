@@ -3,7 +3,7 @@
 //! SQLite always; PostgreSQL when `UNANIMITY_TEST_DATABASE_URL` names a server or its programs are
 //! on this machine.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
 
 mod client;
 mod fence;

@@ -110,7 +110,8 @@ async fn votes_come_back_over_two_hops() {
     fake.with(|state| {
         let mut voted = state.commits[0].votes.clone().unwrap().keys;
         let mut registered: Vec<_> = state.registered.keys().map(|(_, key)| key.clone()).collect();
-        (voted.sort(), registered.sort());
+        voted.sort();
+        registered.sort();
         assert_eq!(voted.len(), 5);
         assert_eq!(voted, registered);
     });

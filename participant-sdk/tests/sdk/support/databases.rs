@@ -86,6 +86,7 @@ async fn server_url() -> Option<String> {
 
 /// Starts PostgreSQL in a temporary directory. It ends itself when this process does: its guard, a
 /// shell that reads our pipe, stops it when the pipe closes.
+#[allow(clippy::zombie_processes, reason = "it ends after us")]
 fn throw_away_server() -> Option<String> {
     let programs = programs()?;
     let directory = tempfile::tempdir().unwrap().keep();

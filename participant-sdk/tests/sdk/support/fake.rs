@@ -378,11 +378,10 @@ impl Participants for Fake {
                             }
                         }
                     }
+                    Some(FromParticipant::Heartbeat(_)) if fake.with(|state| state.mute) => {}
                     Some(FromParticipant::Heartbeat(_)) => {
-                        if !fake.with(|state| state.mute) {
-                            let kind = Some(ToParticipant::Heartbeat(v1::Heartbeat::default()));
-                            let _ = session.send(Ok(v1::CoordinatorMessage { kind })).await;
-                        }
+                        let kind = Some(ToParticipant::Heartbeat(v1::Heartbeat::default()));
+                        let _ = session.send(Ok(v1::CoordinatorMessage { kind })).await;
                     }
                     Some(FromParticipant::Goodbye(_)) => fake.with(|state| state.goodbyes += 1),
                     None => {}
