@@ -136,6 +136,16 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether a transaction's history may start with it.
+    ///
+    /// Recovery that reads from a floor meets the rest of transactions whose beginning lies below it:
+    /// over, or written again as a snapshot further on. Nothing is known of them there, so their events
+    /// up to the next beginning are to be skipped, not applied.
+    #[must_use]
+    pub const fn is_beginning(&self) -> bool {
+        matches!(self, Self::Begun { .. } | Self::Presumed | Self::Snapshot(_))
+    }
+
     /// Who waits for the event's block.
     ///
     /// Attempts are written sparsely (the 1st, 2nd, 4th, 8th …): enough to keep the back-off's

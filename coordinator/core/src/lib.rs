@@ -16,6 +16,8 @@
 //! - No branch registers after the decision (I8), or while a commit waits for named branches.
 //! - Only after the decision is an operation dispatched, so I1 and I2 hold for whoever lets effects
 //!   out in order.
+//! - The events of one verdict go into one block: half of them (the last branch settled, not
+//!   finished) is a state that nothing leads out of.
 //! - What is not durable ([`Persistence::Volatile`]) never changes an outcome: losing it costs an
 //!   attempt or a wait.
 

@@ -286,8 +286,8 @@ impl Transaction {
         numbered.then_some(fields)
     }
 
-    /// The durable part: what a replay of the log gives. Volatile waits are gone, and the counts of
-    /// attempts that were not written are rounded down to the last that was.
+    /// What a snapshot holds: all but the volatile waits. Counts of attempts and last errors are those
+    /// of now; a replay without the snapshot knows them as of the last attempt that was written.
     #[must_use]
     pub fn durable(&self) -> Self {
         let mut durable = self.clone();
