@@ -68,6 +68,7 @@ hits!(
     SnapshotWhileBackingOff,
     SnapshotWhileCommitWaits,
     StaleTimer,
+    StrayResult,
     VolatileEffectsAtOnce,
     Wake,
     XidReused,

@@ -314,7 +314,28 @@ impl World {
         format!("e{}", self.errors).into()
     }
 
+    /// An answer that nobody asked for: another operation's, another branch's, or before the decision.
+    fn stray_result(&mut self) {
+        let branch_id = BranchId(u32::try_from(self.rng.below(u64::from(PARTICIPANTS) + 2)).expect("small"));
+        let operation = *self.rng.pick(&[Operation::Try, Operation::Confirm, Operation::Cancel]);
+        let decision = self.state.as_ref().and_then(|transaction| transaction.status().decision());
+        if decision.map(operation_of) == Some(operation) {
+            return; // The network invents no answer to what was asked.
+        }
+        self.hit(Hit::StrayResult);
+        let outcome = if self.rng.chance(60) {
+            ResultOutcome::Done
+        } else {
+            ResultOutcome::Refused { error: self.error() }
+        };
+        self.result(&Flight { branch_id, operation, attempt: 1 }, outcome);
+    }
+
     pub(super) fn network_step(&mut self) {
+        if self.rng.chance(6) {
+            self.stray_result();
+            return;
+        }
         if !self.ghosts.is_empty() && (self.flights.is_empty() || self.rng.chance(20)) {
             self.ghost_step();
             return;
