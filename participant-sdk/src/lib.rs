@@ -23,7 +23,7 @@
 //! Features, all on by default: `postgres` and `sqlite` (the fence), `axum`, `reqwest`.
 
 // The participant's half of the client has no user then.
-#![cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code))]
+#![cfg_attr(not(any(feature = "postgres", feature = "sqlite")), allow(dead_code, unused_imports))]
 
 mod backoff;
 mod client;

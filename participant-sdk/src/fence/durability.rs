@@ -21,6 +21,7 @@ impl Durability {
         Self { setting, value: value.into(), advice, loses_data: true }
     }
 
+    #[cfg(feature = "sqlite")]
     pub(crate) fn hurts(setting: &'static str, value: impl Into<String>, advice: &'static str) -> Self {
         Self { setting, value: value.into(), advice, loses_data: false }
     }

@@ -274,8 +274,23 @@ where
     let mut migrator = sqlx::migrate::Migrator::with_migrations(migrations.migrations.to_vec());
     migrator.dangerous_set_table_name("unanimity_fence_migrations");
     let mut connection = pool.acquire().await?;
-    migrator.run_direct(None, &mut *connection, false).await?;
-    Ok(())
+    // SQLite has no lock around migrations: who loses the race fails, and then finds the work done.
+    for pause_ms in [50, 100, 200, 400] {
+        match migrator.run_direct(None, &mut *connection, false).await {
+            Err(error) if is_execution(&error) => {
+                tracing::debug!(%error, "the fence's migration failed, trying again");
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(pause_ms / 2..pause_ms))).await;
+            }
+            result => return Ok(result?),
+        }
+    }
+    Ok(migrator.run_direct(None, &mut *connection, false).await?)
+}
+
+/// Whether a statement failed, as opposed to a record that does not fit this version.
+fn is_execution(error: &sqlx::migrate::MigrateError) -> bool {
+    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+    matches!(error, Execute(_) | ExecuteMigration(..))
 }
 
 pub(crate) use {read_row, shared_statements};

@@ -333,3 +333,24 @@ async fn m13_settings_that_lose_tries_are_found_in_postgres() {
         [("synchronous_commit", true)]
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_processes_may_migrate_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("x.db");
+    let migrations = (0..8).map(|_| {
+        let path = path.clone();
+        tokio::spawn(async move {
+            let fence = Fence::new(unanimity_sdk::sqlite_pool(path).await?);
+            fence.migrate().await
+        })
+    });
+    for result in futures::future::join_all(migrations).await {
+        result.unwrap().unwrap();
+    }
+    let Some((pool, _guard)) = Postgres::fresh().await else { return };
+    let fences: Vec<_> = (0..8).map(|_| Fence::new(pool.clone())).collect();
+    for result in futures::future::join_all(fences.iter().map(Fence::migrate)).await {
+        result.unwrap();
+    }
+}
