@@ -67,9 +67,27 @@ impl ChainReader {
         if block.seq < self.floor && !block.kind.is_kept() {
             return Ok(());
         }
+        self.drop_strays(&block);
         self.check(&block)?;
         self.blocks.push(block);
         Ok(())
+    }
+
+    /// A claimant's epoch block may have landed late in a place that a trim had freed. It follows a
+    /// kept block, and bears the number of the epoch that really came next, so that the true chain
+    /// contradicts it. Above the floor no place is ever freed, and nothing is forgiven.
+    fn drop_strays(&mut self, next: &Block) {
+        while let [.., earlier, last] = self.blocks.as_slice() {
+            let stray = last.kind == BlockKind::Epoch
+                && last.seq < self.floor
+                && last.previous == earlier.checksum
+                && self.check_link(last, next).is_err()
+                && self.check_link(earlier, next).is_ok();
+            if !stray {
+                return;
+            }
+            self.blocks.pop();
+        }
     }
 
     /// The whole chain, if it is whole.
@@ -226,6 +244,14 @@ mod tests {
             let shows = if missing == 1 { 4 } else { missing as u64 };
             assert_eq!(seq, Seq(shows), "without block {missing}");
         }
+    }
+
+    #[test]
+    fn c7_a_claimants_late_epoch_block_below_the_floor_is_ignored() {
+        let mut blocks = chain();
+        let stray = next(&blocks[1], BlockKind::Epoch, 2, 0);
+        blocks[2] = stray;
+        assert_eq!(read(&blocks).expect("whole"), [0, 1, 4, 5, 6, 7, 8]);
     }
 
     #[test]

@@ -35,8 +35,15 @@ struct Shared {
     /// The same log, if it is one whose appends can be cut in two (for races with trims).
     memory: Option<MemoryLog>,
     plan: Mutex<Plan>,
-    late: Mutex<VecDeque<Block>>,
+    late: Mutex<VecDeque<Late>>,
     unavailable: AtomicBool,
+}
+
+/// An append that is under way although its caller was told "unknown".
+struct Late {
+    block: Block,
+    /// Whether it was its turn when it was sent (known over a memory log only).
+    seen: bool,
 }
 
 impl FaultyLog {
@@ -101,8 +108,8 @@ impl FaultyLog {
     /// Carries out every late append, in the order in which they were sent. Answers how each ended.
     pub async fn land_late(&self) -> Vec<Result<Appended, Error>> {
         let mut ends = Vec::new();
-        while let Some(block) = self.take_late(0) {
-            ends.push(self.land(&block).await);
+        while let Some(late) = self.take_late(0) {
+            ends.push(self.land(&late.block).await);
         }
         ends
     }
@@ -149,9 +156,9 @@ impl FaultyLog {
             }
             plan.below(waiting)
         };
-        if let Some(block) = self.take_late(which) {
+        if let Some(late) = self.take_late(which) {
             // How it ended is nobody's business: its caller was told "unknown" long ago.
-            let _ = self.land(&block).await;
+            let _ = self.land(&late.block).await;
         }
     }
 
@@ -174,7 +181,8 @@ impl FaultyLog {
                 done.and_then(|_| Err(unknown()))
             }
             Some(Fault::AppendLate) => {
-                self.late().push_back(block.clone());
+                let seen = self.shared.memory.as_ref().is_some_and(|memory| memory.sees_its_turn(block));
+                self.late().push_back(Late { block: block.clone(), seen });
                 Err(unknown())
             }
             Some(_) => Err(unknown()),
@@ -206,11 +214,7 @@ impl FaultyLog {
 
     /// Every late append runs through the trim (protocol C7).
     async fn race(&self, partition: PartitionId, floor: Seq) -> Result<u64, Error> {
-        let blocks: Vec<Block> = self.late().drain(..).collect();
-        let seen: Vec<bool> = match &self.shared.memory {
-            Some(memory) => blocks.iter().map(|block| memory.sees_predecessor(block)).collect(),
-            None => vec![false; blocks.len()],
-        };
+        let late: Vec<Late> = self.late().drain(..).collect();
         let mut deleted = 0;
         // Without a log that can be cut, the next best: the append comes between two steps.
         if self.shared.memory.is_none() {
@@ -218,10 +222,10 @@ impl FaultyLog {
         } else {
             deleted += self.shared.inner.trim(partition, floor).await?;
         }
-        for (block, seen) in blocks.iter().zip(seen) {
+        for Late { block, seen } in &late {
             self.hit(Fault::TrimRaced);
             match &self.shared.memory {
-                Some(memory) if seen => self.count_landing(&Ok(memory.take_place(block))),
+                Some(memory) if *seen => self.count_landing(&Ok(memory.take_place(block))),
                 _ => drop(self.land(block).await),
             }
         }
@@ -257,7 +261,7 @@ impl FaultyLog {
         }
     }
 
-    fn take_late(&self, which: usize) -> Option<Block> {
+    fn take_late(&self, which: usize) -> Option<Late> {
         self.late().remove(which)
     }
 
@@ -269,7 +273,7 @@ impl FaultyLog {
         self.shared.plan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn late(&self) -> MutexGuard<'_, VecDeque<Block>> {
+    fn late(&self) -> MutexGuard<'_, VecDeque<Late>> {
         self.shared.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

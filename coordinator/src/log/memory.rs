@@ -100,7 +100,16 @@ impl MemoryLog {
     /// A copy with a life of its own: a backup, to be "restored" by using it.
     #[must_use]
     pub fn fork(&self) -> Self {
-        Self::from_parts(self.shared.identity, self.storage().clone(), self.clock())
+        let now = self.clock();
+        let storage = self.storage().clone();
+        Self::from_parts(self.shared.identity, storage, now)
+    }
+
+    /// Takes over what another log holds, appends under way here going on: a rival's work in the
+    /// middle of them.
+    pub fn adopt(&self, other: &Self) {
+        let theirs = other.storage().clone();
+        *self.storage() = theirs;
     }
 
     /// Moves the log's clock forward, for leases.
@@ -142,10 +151,10 @@ impl MemoryLog {
         self.storage().blocks_mut(partition).retain(|seq, _| *seq <= last);
     }
 
-    /// The first half of an append: whether the predecessor is there. PostgreSQL answers this from
+    /// The first half of an append: whether the predecessor is there and is the last. PostgreSQL answers this from
     /// the statement's snapshot.
-    pub(super) fn sees_predecessor(&self, block: &Block) -> bool {
-        self.storage().has_predecessor(block)
+    pub(super) fn sees_its_turn(&self, block: &Block) -> bool {
+        self.storage().is_next(block)
     }
 
     /// The second half: takes the place if it is free, whatever became of the predecessor.
@@ -155,7 +164,7 @@ impl MemoryLog {
 
     async fn append_in_two_steps(&self, block: &Block) -> Result<Appended, Error> {
         chain::check_offer(self.shared.identity, block)?;
-        if !self.sees_predecessor(block) {
+        if !self.sees_its_turn(block) {
             return Ok(self.storage().settle(block));
         }
         let mut held = self.shared.held.subscribe();

@@ -61,8 +61,9 @@ pub enum Appended {
     /// The very same block (by checksum) is already there: an earlier offer of it had landed. Its
     /// durability on a standby is only as good as a *later* acknowledged append (protocol C4).
     AlreadyThere,
-    /// The sequence number is taken by another block, or the predecessor is not the one that the
-    /// block names: somebody else owns the partition, or the log lost its tail. Nothing was written.
+    /// The sequence number is taken by another block, the log has gone on beyond it, or the
+    /// predecessor is not the one that the block names: somebody else owns the partition, or the log
+    /// lost its tail. Nothing was written.
     Conflict,
 }
 
@@ -155,7 +156,13 @@ pub trait TransactionLog: fmt::Debug + Send + Sync + 'static {
     /// The database's own clock: milliseconds since the Unix epoch.
     fn now(&self) -> LogFuture<'_, Timestamp>;
 
-    /// Appends a block on the condition that its predecessor is there and its place is free.
+    /// Appends a block on the condition that its predecessor is there and is the last block.
+    ///
+    /// A *claimant* must not act on [`Appended::Written`] for its epoch block alone. If its view was
+    /// old and a trim of the true owner ran at the same moment, its block may have got a place that
+    /// the trim freed (protocol C7 covers deposed owners, whose next place is a kept epoch block, not
+    /// claimants). It reads the log, or its [`tip`](Self::tip), *after* its epoch block was written,
+    /// and owns the partition only if that block is the last: a trim never deletes the last block.
     fn append<'a>(&'a self, block: &'a Block) -> LogFuture<'a, Appended>;
 
     /// The last block's place and checksum.

@@ -66,7 +66,9 @@ pub(super) fn trim_above_floor(partition: PartitionId, floor: Seq, recorded: Seq
 pub(super) fn storable(row: &HistoryRow) -> Cow<'_, HistoryRow> {
     let texts = [Some(&row.name), row.attention.as_ref()];
     let clean_texts = texts.into_iter().flatten().chain(&row.participants).all(|text| !text.contains('\0'));
-    let clean_detail = is_object(&row.detail) && !row.detail.contains("\\u0000");
+    // Escapes of U+0000 and of halves of a pair, which only a parser can tell from whole ones.
+    let suspicious = ["\\u0000", "\\ud", "\\uD"].iter().any(|escape| row.detail.contains(escape));
+    let clean_detail = is_object(&row.detail) && !suspicious;
     if clean_texts && clean_detail {
         return Cow::Borrowed(row);
     }
@@ -195,7 +197,10 @@ mod tests {
         assert_eq!(clean.detail, r#"{"b":[],"t":[[1,"x",null,"ab"]]}"#);
         assert_eq!(clean.attention.as_deref(), Some(UNSTORABLE_TEXT));
 
-        for broken in ["", "[]", "{", "null", "{\"b\":\"\0\"}"] {
+        let paired = row(r#"{"b":["\ud83d\ude00"]}"#);
+        assert_eq!(storable(&paired).as_ref(), &paired);
+
+        for broken in ["", "[]", "{", "null", "{\"b\":\"\0\"}", r#"{"b":["\ud800"]}"#] {
             let clean = storable(&row(broken)).into_owned();
             assert!(is_object(&clean.detail), "{broken:?}");
             assert_eq!(clean.attention.as_deref(), Some(UNSTORABLE_TEXT));

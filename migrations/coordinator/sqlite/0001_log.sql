@@ -6,7 +6,7 @@
 CREATE TABLE log_identity (
     -- One row: who this log is. Written by `unanimity migrate` at birth, never changed.
     -- Always 1: keeps the table at one row.
-    singleton   INTEGER NOT NULL PRIMARY KEY DEFAULT 1 CHECK (singleton = 1),
+    singleton   INTEGER NOT NULL PRIMARY KEY CHECK (singleton = 1),
     -- The log's id. Participants keep it and show it; another log answers them "not mine".
     log_id      TEXT    NOT NULL CHECK (length(log_id) = 36),
     -- How many partitions the log has, for ever.

@@ -61,7 +61,11 @@ impl Storage {
         }
     }
 
-    pub(super) fn has_predecessor(&self, block: &Block) -> bool {
+    /// Whether the block would be the next one: its predecessor is there and is the last.
+    pub(super) fn is_next(&self, block: &Block) -> bool {
+        if self.blocks(block.partition).range(block.seq.next()..).next().is_some() {
+            return false;
+        }
         let before = block.seq.0.checked_sub(1).map(Seq);
         let before = before.and_then(|seq| self.blocks(block.partition).get(&seq));
         before.is_some_and(|before| before.checksum == block.previous)

@@ -8,12 +8,14 @@ use crate::log::chain::{self, ChainReader};
 use crate::log::row::{BlockRow, TipRow, to_sql};
 use crate::log::{Appended, Block, Error, Tip, rules};
 
+/// At the end only, never into a place that a trim has freed.
 /// One statement, one implicit transaction. No RETURNING: a row would come before the commit.
 const APPEND: &str = "/* append_block */ \
     INSERT INTO log_blocks \
         (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 \
     WHERE EXISTS (SELECT 1 FROM log_blocks WHERE partition = $1 AND seq = $2 - 1 AND checksum = $8) \
+        AND NOT EXISTS (SELECT 1 FROM log_blocks WHERE partition = $1 AND seq > $2) \
     ON CONFLICT (partition, seq) DO NOTHING";
 
 const LOOK: &str = "/* look_at_refused_append */ \

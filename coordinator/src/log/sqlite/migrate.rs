@@ -23,7 +23,8 @@ const LIST_TABLE: &str =
 const IDENTITY: &str = "/* read_identity */ SELECT log_id, partitions FROM log_identity";
 
 const BEAR: &str = "/* bear_log */ \
-    INSERT INTO log_identity (log_id, partitions, born_at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    INSERT INTO log_identity (singleton, log_id, partitions, born_at_ms) VALUES (1, $1, $2, $3) \
+    ON CONFLICT DO NOTHING";
 
 const BIRTH: &str = "/* write_birth */ \
     INSERT INTO log_blocks \

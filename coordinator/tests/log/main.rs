@@ -1,0 +1,55 @@
+//! One conformance suite for every implementation of `TransactionLog`, and what is special to each.
+//! Each test names the protocol's rule that it shows.
+#![allow(clippy::print_stderr, reason = "figures and the choice of the server belong to the output")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod cases;
+mod faulty;
+mod history;
+mod model;
+mod on_postgres;
+mod on_sqlite;
+mod postgres;
+mod random;
+mod subject;
+
+/// Instantiates each case for each implementation.
+macro_rules! for_every_log {
+    ($($module:ident :: $case:ident),+ $(,)?) => {
+        mod memory { $(#[tokio::test] async fn $case() {
+            let subject = crate::subject::Subject::memory(4).await;
+            crate::$module::$case(&subject).await;
+            subject.finish().await;
+        })+ }
+        mod sqlite { $(#[tokio::test] async fn $case() {
+            let subject = crate::subject::Subject::sqlite(4).await;
+            crate::$module::$case(&subject).await;
+            subject.finish().await;
+        })+ }
+        mod postgresql { $(#[tokio::test] async fn $case() {
+            let subject = crate::subject::Subject::postgres(4).await;
+            crate::$module::$case(&subject).await;
+            subject.finish().await;
+        })+ }
+    };
+}
+
+for_every_log! {
+    cases::c4_the_same_block_offered_again_is_already_there,
+    cases::c7_trim_keeps_birth_and_epoch_blocks_so_that_a_stale_append_hits_a_key,
+    cases::c8_a_birth_block_of_another_log_is_found,
+    cases::h16_what_cannot_be_stored_is_refused_and_changes_nothing,
+    cases::h17_a_damaged_block_is_found,
+    cases::h17_a_missing_block_is_found,
+    cases::h17_the_missing_first_block_above_the_floor_is_found,
+    cases::h17_an_empty_partition_is_not_a_new_one,
+    cases::h17_leftovers_below_the_floor_are_ignored,
+    cases::h17_reading_is_one_snapshot_while_trims_run,
+    cases::two_owners_fight_and_one_wins_each_block,
+    cases::leases_of_two_nodes,
+    cases::the_clock_is_near_ours,
+    history::h12_rows_and_watermarks_change_upwards_only,
+    history::m5_unstorable_text_does_not_stop_the_projection,
+    history::rows_come_back_as_they_went_in,
+    history::pages_and_filters,
+}
