@@ -391,7 +391,8 @@ impl Participants for Fake {
                     return;
                 }
             }
-            fake.with(|state| state.session = None);
+            // Only if no younger session took its place.
+            fake.with(|state| state.session.take_if(|current| current.same_channel(&session)));
         });
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
