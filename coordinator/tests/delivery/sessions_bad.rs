@@ -222,7 +222,8 @@ async fn an_instance_that_does_not_read_is_ended() {
     drop(session);
 }
 
-/// What a full stream never took is not lost with it: the sibling does it.
+/// What a full stream never took is not lost with it: the sibling does it. And it cannot be answered
+/// by who never got it.
 #[tokio::test]
 async fn what_was_not_sent_goes_to_the_sibling() {
     let mut bench = Bench::new(DeliveryConfig { request_timeout: Duration::from_secs(30), ..config() });
@@ -234,11 +235,19 @@ async fn what_was_not_sent_goes_to_the_sibling() {
         engine::Dispatcher::dispatch(&*bench.delivery, call, &bench.sink);
     }
     assert_eq!(bench.delivery.stats()[0].in_flight, 64, "all in the hand of the one that is there");
+    let guess = |call_id| v1::BranchResult {
+        call_id,
+        outcome: v1::branch_result::Outcome::Refused.into(),
+        error: "a guess".to_owned(),
+    };
+    let results = (0..300).map(guess).collect();
+    blocked.send(ToCoordinator::Results(v1::BranchResults { results })).await;
     let working = Session::attach(address, "stock", "working").await.work(Duration::ZERO);
     let outcomes = bench.collect(64).await;
+    let refused = outcomes.values().filter(|outcome| text(outcome) == "a guess").count();
     let done = outcomes.values().filter(|outcome| **outcome == ResultOutcome::Done).count();
     let unknown = outcomes.values().filter(|outcome| is_unknown(outcome)).count();
-    assert!(done > 30 && done + unknown == 64, "{done} done, {unknown} unknown");
+    assert!(done > 30 && done + unknown + refused == 64, "{done} done, {unknown} unknown, {refused} refused");
     working.abort();
     drop(blocked);
 }
