@@ -1,0 +1,35 @@
+//! `GET /healthz`: how a service's participant is.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use unanimity_sdk::Participant;
+
+use super::Failure;
+use crate::database::Database;
+
+/// The route.
+pub(crate) fn routes<DB: Database>(participant: Participant<DB>) -> Router {
+    Router::new().route("/healthz", get(healthz::<DB>)).with_state(participant)
+}
+
+/// 200 while attached to the coordinator and nothing needs a look, else 503.
+async fn healthz<DB: Database>(
+    State(participant): State<Participant<DB>>,
+) -> Result<(StatusCode, Json<Value>), Failure> {
+    let health = participant.health().await?;
+    let well = health.attached && health.is_well();
+    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let attention: Vec<_> = health.attention.iter().map(|a| format!("{}: {}", a.code, a.message)).collect();
+    let body = json!({
+        "participant": health.participant,
+        "instance": health.instance,
+        "attached": health.attached,
+        "open_branches": health.open,
+        "in_doubt": health.in_doubt,
+        "attention": attention,
+    });
+    Ok((status, Json(body)))
+}
