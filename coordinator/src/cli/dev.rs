@@ -82,10 +82,14 @@ async fn start(directory: &Path, config: &Config) -> anyhow::Result<Node> {
     // Callbacks to this machine: what somebody tries first.
     patterns.push("loopback".to_owned());
     let allow = AllowList::parse(&patterns).map_err(|error| Usage(error.to_string()))?;
+    let mut config = config.clone();
+    // Always the same name: after a crash the lease of the former self is taken back at once. The lock
+    // on the file keeps a second one away.
+    config.node.get_or_insert_with(|| "dev".to_owned());
     let node = Node::builder()
         .sqlite(directory.join("unanimity.db"))
         .listen(config.listen)
-        .config(config.clone())
+        .config(config)
         .allow_callbacks(allow)
         .start()
         .await?;

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use time::format_description::well_known::Rfc3339;
 use unanimity_types::{BranchTargets, ErrorCode, LogPosition, Mode, Status, Target, Timestamp};
 use utoipa::{IntoParams, ToSchema};
 
@@ -523,12 +522,29 @@ pub(super) fn status(word: &str) -> Result<Status, Failure> {
     })
 }
 
-/// A moment for people and programs: RFC 3339, UTC, milliseconds.
+/// A moment for people and programs: RFC 3339, UTC, always with three digits of milliseconds, so that
+/// columns align and texts sort.
 pub(crate) fn rfc3339(at: Timestamp) -> String {
     let nanos = i128::from(at.0) * 1_000_000;
-    time::OffsetDateTime::from_unix_timestamp_nanos(nanos)
-        .ok()
-        .and_then(|moment| moment.format(&Rfc3339).ok())
+    match time::OffsetDateTime::from_unix_timestamp_nanos(nanos) {
+        Ok(moment) => {
+            let (date, time) = (moment.date(), moment.time());
+            let (hour, minute, second, milli) = time.as_hms_milli();
+            format!("{date}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
+        }
         // Beyond the year 9999: the number says as much.
-        .unwrap_or_else(|| format!("{}ms", at.0))
+        Err(_) => format!("{}ms", at.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_rfc_3339() {
+        assert_eq!(rfc3339(Timestamp(1_795_265_167_620)), "2026-11-21T12:46:07.620Z");
+        assert_eq!(rfc3339(Timestamp(0)), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(Timestamp(u64::MAX)), "18446744073709551615ms");
+    }
 }

@@ -137,12 +137,9 @@ impl Dump {
                     let fields: Vec<String> =
                         told.fields.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
                     let xid = told.xid.map(|xid| format!("{xid} ")).unwrap_or_default();
-                    text.push_str(&format!(
-                        "\n    {} {xid}{} {}",
-                        rfc3339(logged.at),
-                        told.word,
-                        fields.join(" ")
-                    ));
+                    let line = format!("    {} {xid}{} {}", rfc3339(logged.at), told.word, fields.join(" "));
+                    text.push('\n');
+                    text.push_str(line.trim_end());
                 }
                 text
             },

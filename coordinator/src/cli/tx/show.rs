@@ -75,7 +75,9 @@ fn text(found: &v1::Transaction) -> String {
         line("deadline", &moment(found.deadline_ms));
     } else {
         line("decided", &moment(found.decided_at_ms));
-        line("finished", &moment(found.finished_at_ms));
+        if found.finished_at_ms > 0 {
+            line("finished", &moment(found.finished_at_ms));
+        }
     }
     line("partition", &found.partition.to_string());
     if let Some(attention) = &found.attention {
