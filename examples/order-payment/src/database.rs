@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sqlx::postgres::{PgConnection, PgPoolOptions, PgRow, Postgres};
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
 };
 use sqlx::{FromRow, Pool, Sqlite};
 use unanimity_sdk::{FenceDatabase, Xid};

@@ -78,7 +78,11 @@ struct Traces {
 ///
 /// # Errors
 /// If one cannot be read.
-pub async fn check_invariants(order_db: &str, payment_db: &str, inventory_db: &str) -> anyhow::Result<Report> {
+pub async fn check_invariants(
+    order_db: &str,
+    payment_db: &str,
+    inventory_db: &str,
+) -> anyhow::Result<Report> {
     let mut report = Report::default();
     let mut traces = BTreeMap::new();
     with_database!(order_db, read_orders(order_db, &mut report, &mut traces))?;
@@ -126,10 +130,12 @@ fn judge(traces: &Traces) -> Verdict {
         return Verdict::Wrong("takes effect in one service and not in another");
     }
     if committed {
-        let (Some(order), Some(reservation), Some(hold)) = (&traces.order, &traces.reservation, &traces.hold) else {
+        let (Some(order), Some(reservation), Some(hold)) = (&traces.order, &traces.reservation, &traces.hold)
+        else {
             return Verdict::Wrong("takes effect without a part of it");
         };
-        if (&reservation.1, reservation.2) != (&order.1, order.2) || (&hold.1, hold.2) != (&order.3, order.4) {
+        if (&reservation.1, reservation.2) != (&order.1, order.2) || (&hold.1, hold.2) != (&order.3, order.4)
+        {
             return Verdict::Wrong("the parts are not of the same order");
         }
     }
@@ -138,7 +144,11 @@ fn judge(traces: &Traces) -> Verdict {
 
 type AllTraces = BTreeMap<String, Traces>;
 
-async fn read_orders<DB: Database>(url: &str, report: &mut Report, traces: &mut AllTraces) -> anyhow::Result<()> {
+async fn read_orders<DB: Database>(
+    url: &str,
+    report: &mut Report,
+    traces: &mut AllTraces,
+) -> anyhow::Result<()> {
     let pools: Pools<DB> = DB::open(url).await?;
     report.orders = OrderCounts::read(&pools).await?;
     let sql = "SELECT xid, status, sku, quantity, customer, cents FROM orders";
@@ -150,7 +160,11 @@ async fn read_orders<DB: Database>(url: &str, report: &mut Report, traces: &mut 
     Ok(())
 }
 
-async fn read_payment<DB: Database>(url: &str, report: &mut Report, traces: &mut AllTraces) -> anyhow::Result<()> {
+async fn read_payment<DB: Database>(
+    url: &str,
+    report: &mut Report,
+    traces: &mut AllTraces,
+) -> anyhow::Result<()> {
     let pools: Pools<DB> = DB::open(url).await?;
     report.money = Money::read(&pools).await?;
     let rows: Vec<(String, String, String, i64)> =
@@ -162,7 +176,11 @@ async fn read_payment<DB: Database>(url: &str, report: &mut Report, traces: &mut
     Ok(())
 }
 
-async fn read_inventory<DB: Database>(url: &str, report: &mut Report, traces: &mut AllTraces) -> anyhow::Result<()> {
+async fn read_inventory<DB: Database>(
+    url: &str,
+    report: &mut Report,
+    traces: &mut AllTraces,
+) -> anyhow::Result<()> {
     let pools: Pools<DB> = DB::open(url).await?;
     report.stock = Stock::read(&pools).await?;
     let rows: Vec<(String, String, String, i64)> =
@@ -174,7 +192,10 @@ async fn read_inventory<DB: Database>(url: &str, report: &mut Report, traces: &m
     Ok(())
 }
 
-async fn rows<DB: Database, T: crate::database::Row>(pools: &Pools<DB>, sql: &'static str) -> sqlx::Result<Vec<T>> {
+async fn rows<DB: Database, T: crate::database::Row>(
+    pools: &Pools<DB>,
+    sql: &'static str,
+) -> sqlx::Result<Vec<T>> {
     let mut connection = pools.read.acquire().await?;
     DB::fetch(&mut connection, sql, values![]).await
 }

@@ -22,8 +22,8 @@
 
 pub mod database;
 pub mod demo;
-pub mod inventory;
 pub mod invariants;
+pub mod inventory;
 pub mod order;
 pub mod payment;
 pub mod services;

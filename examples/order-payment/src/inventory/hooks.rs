@@ -26,7 +26,11 @@ impl<DB: Database> TccHooks<DB> for Reserve {
     type Payload = Reservation;
     type Output = ();
 
-    async fn try_(&self, tx: &mut Transaction<'_, DB>, branch: &Branch<Reservation>) -> Result<(), HookError> {
+    async fn try_(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        branch: &Branch<Reservation>,
+    ) -> Result<(), HookError> {
         let Reservation { sku, quantity } = &branch.payload;
         // Test and change in one statement: nobody comes in between.
         let sql = "UPDATE stock SET available = available - $2, reserved = reserved + $2
@@ -40,7 +44,11 @@ impl<DB: Database> TccHooks<DB> for Reserve {
         Ok(())
     }
 
-    async fn confirm(&self, tx: &mut Transaction<'_, DB>, branch: &Branch<Reservation>) -> Result<(), HookError> {
+    async fn confirm(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        branch: &Branch<Reservation>,
+    ) -> Result<(), HookError> {
         let Reservation { sku, quantity } = &branch.payload;
         let sql = "UPDATE stock SET reserved = reserved - $2 WHERE sku = $1";
         DB::execute(tx, sql, values![sku, quantity]).await?;
@@ -49,7 +57,11 @@ impl<DB: Database> TccHooks<DB> for Reserve {
         Ok(())
     }
 
-    async fn cancel(&self, tx: &mut Transaction<'_, DB>, branch: &Branch<Reservation>) -> Result<(), HookError> {
+    async fn cancel(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        branch: &Branch<Reservation>,
+    ) -> Result<(), HookError> {
         let Reservation { sku, quantity } = &branch.payload;
         let sql = "UPDATE stock SET available = available + $2, reserved = reserved - $2 WHERE sku = $1";
         DB::execute(tx, sql, values![sku, quantity]).await?;

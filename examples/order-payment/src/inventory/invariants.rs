@@ -26,7 +26,8 @@ impl Stock {
     /// Adds up, in one snapshot.
     pub(crate) async fn read<DB: Database>(pools: &Pools<DB>) -> anyhow::Result<Self> {
         // One statement, so that no transaction ends between two numbers.
-        let sql = "SELECT CAST(coalesce(sum(initial), 0) AS BIGINT), CAST(coalesce(sum(available), 0) AS BIGINT),
+        let sql =
+            "SELECT CAST(coalesce(sum(initial), 0) AS BIGINT), CAST(coalesce(sum(available), 0) AS BIGINT),
                           CAST(coalesce(sum(reserved), 0) AS BIGINT), CAST(coalesce(sum(sold), 0) AS BIGINT),
                           CAST(count(CASE WHEN initial <> available + reserved + sold OR reserved <> held
                                      THEN 1 END) AS BIGINT)
@@ -37,7 +38,8 @@ impl Stock {
                          GROUP BY s.sku, s.initial, s.available, s.reserved) AS products";
         let mut connection = pools.read.acquire().await?;
         let rows: Vec<(i64, i64, i64, i64, i64)> = DB::fetch(&mut connection, sql, values![]).await?;
-        let (initial, available, reserved, sold, wrong_products) = rows.into_iter().next().unwrap_or_default();
+        let (initial, available, reserved, sold, wrong_products) =
+            rows.into_iter().next().unwrap_or_default();
         let open_fence_rows = open_fence_rows::<DB>(&mut connection).await?;
         Ok(Self { initial, available, reserved, sold, wrong_products, open_fence_rows })
     }

@@ -27,7 +27,11 @@ impl<DB: Database> TccHooks<DB> for Place {
     type Payload = PricedOrder;
     type Output = ();
 
-    async fn try_(&self, tx: &mut Transaction<'_, DB>, branch: &Branch<PricedOrder>) -> Result<(), HookError> {
+    async fn try_(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        branch: &Branch<PricedOrder>,
+    ) -> Result<(), HookError> {
         let order = &branch.payload;
         // The primary key refuses a second order of the same id.
         let sql = "INSERT INTO orders (xid, customer, sku, quantity, cents, status)
@@ -37,13 +41,21 @@ impl<DB: Database> TccHooks<DB> for Place {
         Ok(())
     }
 
-    async fn confirm(&self, tx: &mut Transaction<'_, DB>, branch: &Branch<PricedOrder>) -> Result<(), HookError> {
+    async fn confirm(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        branch: &Branch<PricedOrder>,
+    ) -> Result<(), HookError> {
         let sql = "UPDATE orders SET status = 'confirmed' WHERE xid = $1";
         DB::execute(tx, sql, values![branch.xid]).await?;
         Ok(())
     }
 
-    async fn cancel(&self, tx: &mut Transaction<'_, DB>, branch: &Branch<PricedOrder>) -> Result<(), HookError> {
+    async fn cancel(
+        &self,
+        tx: &mut Transaction<'_, DB>,
+        branch: &Branch<PricedOrder>,
+    ) -> Result<(), HookError> {
         let sql = "UPDATE orders SET status = 'cancelled' WHERE xid = $1";
         DB::execute(tx, sql, values![branch.xid]).await?;
         Ok(())

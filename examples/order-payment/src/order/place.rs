@@ -77,7 +77,9 @@ pub(super) async fn place<DB: Database>(orders: &Orders<DB>, xid: Xid, order: Pr
     let (outcome, reason, refused) = match result {
         // The decision is durable: nothing can stop it any more.
         Ok(()) => (Outcome::Committed, None, false),
-        Err(TransactionError::User { error: GaveUp::Refused(why), .. }) => (Outcome::Aborted, Some(why), true),
+        Err(TransactionError::User { error: GaveUp::Refused(why), .. }) => {
+            (Outcome::Aborted, Some(why), true)
+        }
         // Perhaps because somebody else placed an order with this id: what became of it counts.
         Err(TransactionError::User { error: GaveUp::Failed(why), .. }) => {
             let answer = settle(orders, xid).await;
@@ -89,7 +91,9 @@ pub(super) async fn place<DB: Database>(orders: &Orders<DB>, xid: Xid, order: Pr
             let answer = settle(orders, xid).await;
             (answer.outcome, Some(format!("could not begin: {error}")), false)
         }
-        Err(TransactionError::OutcomeUnknown { error, .. }) => (Outcome::Unknown, Some(error.to_string()), false),
+        Err(TransactionError::OutcomeUnknown { error, .. }) => {
+            (Outcome::Unknown, Some(error.to_string()), false)
+        }
     };
     if let (Outcome::Aborted, Some(why)) = (outcome, &reason) {
         note(orders, xid, why).await;
@@ -118,7 +122,9 @@ pub(super) async fn ask<DB: Database>(orders: &Orders<DB>, xid: Xid) -> anyhow::
         // The branch has not heard yet; the coordinator may know more.
         let outcome = match orders.client.status(xid).await {
             Ok(info) => outcome_of(info.status),
-            Err(error) if error.code() == Some(ErrorCode::TransactionNotFound) && answer.is_none() => return Ok(None),
+            Err(error) if error.code() == Some(ErrorCode::TransactionNotFound) && answer.is_none() => {
+                return Ok(None);
+            }
             Err(_) => Outcome::Unknown,
         };
         let reason = answer.and_then(|answer| answer.reason);

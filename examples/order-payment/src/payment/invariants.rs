@@ -37,7 +37,8 @@ impl Money {
                           (SELECT CAST(coalesce(sum(cents), 0) AS BIGINT) FROM holds WHERE status = 'held')
                    FROM accounts";
         let mut connection = pools.read.acquire().await?;
-        let rows: Vec<(i64, i64, i64, i64, i64, i64)> = DB::fetch(&mut connection, sql, values![MERCHANT]).await?;
+        let rows: Vec<(i64, i64, i64, i64, i64, i64)> =
+            DB::fetch(&mut connection, sql, values![MERCHANT]).await?;
         let (opening, customers, held, revenue, paid, on_hold) = rows.into_iter().next().unwrap_or_default();
         let open_fence_rows = open_fence_rows::<DB>(&mut connection).await?;
         Ok(Self { opening, customers, held, revenue, paid, on_hold, open_fence_rows })

@@ -86,8 +86,7 @@ async fn stop_signal() -> std::io::Result<()> {
 
 /// Logs to standard error; `RUST_LOG` overrides what is said by default.
 pub fn init_logging(default: &str) {
-    let filter =
-        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 

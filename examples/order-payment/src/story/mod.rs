@@ -107,7 +107,11 @@ pub async fn run_and_print(options: Options) -> anyhow::Result<ExitCode> {
         // Dropping the story kills the services that it started.
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
     };
-    if json { report::print_json(&summary) } else { report::print(&summary) }
+    if json {
+        report::print_json(&summary)
+    } else {
+        report::print(&summary)
+    }
     let well = summary.invariants_held() && summary.unfinished() == 0;
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -125,7 +129,8 @@ pub async fn run(options: Options, launch: Launch) -> anyhow::Result<Summary> {
     let plan = plan::Plan::new(seed, options.orders, options.kills);
     let customers = customers::Customers::new(&stack.order_url(), plan.orders, options.concurrency)?;
     // Both at once; the chaos watches how far the customers are.
-    let (orders, kills) = tokio::join!(customers.run(), chaos::run(&mut stack, &plan.kills, customers.progress()));
+    let (orders, kills) =
+        tokio::join!(customers.run(), chaos::run(&mut stack, &plan.kills, customers.progress()));
     let (orders, kills) = (orders?, kills?);
     let placing = started.elapsed();
 

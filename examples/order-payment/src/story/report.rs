@@ -74,7 +74,10 @@ fn examples(orders: &[OrderStory]) -> Vec<&OrderStory> {
 
 fn print_outcomes(summary: &Summary) {
     println!("What became of {} orders:", summary.orders.len());
-    println!("  {:>6}  committed: stock taken, money paid, order confirmed", summary.count(Outcome::Committed));
+    println!(
+        "  {:>6}  committed: stock taken, money paid, order confirmed",
+        summary.count(Outcome::Committed)
+    );
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for story in summary.orders.iter().filter(|story| story.ending.outcome == Outcome::Aborted) {
         *reasons.entry(kind(&story.ending.reason)).or_default() += 1;
@@ -111,7 +114,10 @@ fn print_sums(summary: &Summary) {
     let (stock, money) = (&summary.report.stock, &summary.report.money);
     let reserved = if stock.reserved > 0 { format!(" + {} reserved", stock.reserved) } else { String::new() };
     println!("Does it add up?");
-    println!("  stock:  {} at first = {} left + {} sold{reserved}", stock.initial, stock.available, stock.sold);
+    println!(
+        "  stock:  {} at first = {} left + {} sold{reserved}",
+        stock.initial, stock.available, stock.sold
+    );
     let held = if money.held > 0 { format!(" + {} held", euros(money.held)) } else { String::new() };
     println!(
         "  money:  {} at first = {} with customers + {} paid{held}",
@@ -147,7 +153,9 @@ fn print_further(summary: &Summary) {
     match &summary.kept {
         Some(kept) => {
             let kept = kept.display();
-            println!("  ls {kept}   order.db, payment.db, inventory.db, and the coordinator's log unanimity.db");
+            println!(
+                "  ls {kept}   order.db, payment.db, inventory.db, and the coordinator's log unanimity.db"
+            );
             println!("  unanimity dev --data-dir {kept}   then, beside it: unanimity tx list");
         }
         None => println!("  --keep DIR   keeps the databases and the coordinator's log to look at"),

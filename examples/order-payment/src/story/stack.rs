@@ -63,11 +63,8 @@ impl Stack {
         };
         let payment = launch_one(&launch, Kind::Payment, options(payment_db)).await?;
         let inventory = launch_one(&launch, Kind::Inventory, options(inventory_db)).await?;
-        let order = Options {
-            payment_url: payment.url(),
-            inventory_url: inventory.url(),
-            ..options(order_db)
-        };
+        let order =
+            Options { payment_url: payment.url(), inventory_url: inventory.url(), ..options(order_db) };
         let order = launch_one(&launch, Kind::Order, order).await?;
         let stack = Self { node, services: vec![order, payment, inventory], database_urls };
         stack.attached().await?;
@@ -166,7 +163,9 @@ impl Service {
 
 async fn launch_one(launch: &Launch, kind: Kind, options: Options) -> anyhow::Result<Service> {
     Ok(match launch {
-        Launch::Processes(program) => Service::Process(Box::new(ServiceProcess::spawn(program, kind, options).await?)),
+        Launch::Processes(program) => {
+            Service::Process(Box::new(ServiceProcess::spawn(program, kind, options).await?))
+        }
         Launch::InProcess => Service::InProcess(start(kind, &options).await?),
     })
 }
