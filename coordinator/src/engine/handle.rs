@@ -301,7 +301,8 @@ impl Coordinator {
         let partition = self.partition(xid)?;
         let (reply, answer) = oneshot::channel();
         self.send(partition, Mail::Get { xid, wait, reply })?;
-        let limit = if wait == Wait::Accepted { ANSWER_WAIT_MAX } else { LOOK_WAIT_MAX };
+        // The caller's own limit ends a wait for a status before this one does.
+        let limit = if wait == Wait::Accepted { ANSWER_WAIT_MAX } else { LOOK_WAIT_MAX + ANSWER_WAIT_MAX };
         self.answer(partition, answer, limit).await?
     }
 

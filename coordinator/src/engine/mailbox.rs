@@ -2,10 +2,17 @@
 
 use tokio::sync::oneshot;
 use unanimity_core::{Answer, Command};
-use unanimity_types::{AbortReason, Digest, LogPosition, Name, Status, Xid};
+use unanimity_types::{AbortReason, Digest, Epoch, LogPosition, Name, Status, Xid};
 
 use super::error::Error;
 use super::request::{Inquiry, ListFilter, OperatorAction, Standing, TransactionView, Wait};
+
+/// A moment in a partition's life: so many transactions had left its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct AsOf {
+    pub(super) epoch: Epoch,
+    pub(super) evictions: u64,
+}
 
 /// What to do with an xid that the partition does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +23,7 @@ pub(super) enum Unknown {
     AskHistory,
     /// History was asked and did not have it, when so many transactions had left memory. If it was
     /// among those that left since, history must be asked again.
-    NotInHistory { as_of: u64 },
+    NotInHistory { as_of: AsOf },
 }
 
 /// The answer to a command, released when it is durable.
@@ -38,7 +45,7 @@ impl Done {
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
     Done(Done),
-    AskHistory { as_of: u64 },
+    AskHistory { as_of: AsOf },
 }
 
 /// How a command ended, after history was asked where need was.
@@ -53,7 +60,7 @@ pub(super) enum Outcome {
 pub(super) struct Inquired {
     pub(super) known: Vec<Inquiry>,
     pub(super) unknown: Vec<Xid>,
-    pub(super) as_of: u64,
+    pub(super) as_of: AsOf,
 }
 
 /// A sender for one answer.
@@ -82,7 +89,7 @@ pub(super) enum Mail {
     /// aborted, with one append for the batch (protocol M21).
     Inquire {
         xids: Vec<Xid>,
-        as_of: Option<u64>,
+        as_of: Option<AsOf>,
         reply: ReplyTo<Inquired>,
     },
     Witness {

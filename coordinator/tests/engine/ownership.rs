@@ -61,5 +61,7 @@ async fn c1_i9_a_deposed_owner_writes_nothing_cancels_nothing_and_says_so() {
             assert_eq!(standing.status, Status::Committed);
         }
     }
+    // It learns so at its next append or renewal.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     assert!(!matches!(first.coordinator.info().states[0].state, PartitionState::Running));
 }

@@ -16,7 +16,7 @@ use crate::engine::dispatch::BranchReply;
 use crate::engine::error::Error;
 use crate::engine::inquire::of_status;
 use crate::engine::list::matches;
-use crate::engine::mailbox::{Done, Inquired, Mail, Reply, ReplyTo, Unknown};
+use crate::engine::mailbox::{AsOf, Done, Inquired, Mail, Reply, ReplyTo, Unknown};
 use crate::engine::request::{ListFilter, StopReason, TransactionView, Wait};
 
 /// When a participant comes back, what waits for it is tried at this rate (protocol M9).
@@ -42,10 +42,10 @@ impl Life {
             let ask_history = match unknown {
                 Unknown::New => false,
                 Unknown::AskHistory => true,
-                Unknown::NotInHistory { as_of } => self.memory.may_have_left_since(xid, as_of),
+                Unknown::NotInHistory { as_of } => self.memory.may_have_left_since(xid, self.epoch, as_of),
             };
             if ask_history {
-                let as_of = self.memory.evictions();
+                let as_of = self.memory.as_of(self.epoch);
                 drop(reply.send(Ok(Reply::AskHistory { as_of })));
                 return;
             }
@@ -193,12 +193,13 @@ impl Life {
     }
 
     /// A batch of inquiries, with one append for what nobody knows (protocol C2, M21).
-    fn inquire(&mut self, xids: Vec<Xid>, as_of: Option<u64>, reply: ReplyTo<Inquired>) {
-        let mut inquired = Inquired { as_of: self.memory.evictions(), ..Inquired::default() };
+    fn inquire(&mut self, xids: Vec<Xid>, as_of: Option<AsOf>, reply: ReplyTo<Inquired>) {
+        let mut inquired = Inquired { as_of: self.memory.as_of(self.epoch), ..Inquired::default() };
         let mut gate = Seq(0);
         for xid in xids {
             if self.memory.transaction(xid).is_none() {
-                let in_doubt = as_of.is_none_or(|as_of| self.memory.may_have_left_since(xid, as_of));
+                let in_doubt =
+                    as_of.is_none_or(|as_of| self.memory.may_have_left_since(xid, self.epoch, as_of));
                 if in_doubt {
                     inquired.unknown.push(xid);
                     continue;

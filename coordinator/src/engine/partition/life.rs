@@ -130,7 +130,7 @@ impl Life {
 
     /// Works until the life is over. Everything that was held is failed then.
     pub(super) async fn run(mut self, task: &mut PartitionTask) -> Exit {
-        task.show(self.position(), self.memory.entries.len());
+        self.show(task);
         task.set_state(PartitionState::Running);
         for (xid, effect) in std::mem::take(&mut self.owed) {
             self.effect(xid, Seq(0), &effect);
@@ -268,7 +268,10 @@ impl Life {
                 tracing::warn!(partition = %self.partition, why, "the log does not answer; new calls are refused until it does");
                 task.set_state(PartitionState::Unavailable(why));
             }
-            Internal::Projected(result) => self.projected(result),
+            Internal::Projected(result) => {
+                self.projected(result);
+                self.show(task);
+            }
             Internal::Trimmed(floor, result) => self.trimmed(floor, result),
             Internal::Leased(lease) => self.leased(lease),
         }
@@ -286,7 +289,7 @@ impl Life {
                 }
                 self.recovered_from_trouble(task);
                 self.clean();
-                task.show(self.position(), self.memory.entries.len());
+                self.show(task);
             }
             Settled::AlreadyThere => {
                 let seq = self.writer.building_seq();
@@ -308,6 +311,12 @@ impl Life {
                 self.exit = Some(Exit::Failed(why));
             }
         }
+    }
+
+    fn show(&self, task: &PartitionTask) {
+        // What is over and only waits for its row in history is not open.
+        let open = self.memory.entries.len().saturating_sub(self.projector.backlog());
+        task.show(self.position(), open);
     }
 
     fn recovered_from_trouble(&mut self, task: &PartitionTask) {

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 
 use unanimity_core::{Timer, Transaction};
-use unanimity_types::{Decision, Seq, Timestamp, Xid};
+use unanimity_types::{Decision, Epoch, Seq, Timestamp, Xid};
 
-use crate::engine::mailbox::{Reply, ReplyTo};
+use crate::engine::mailbox::{AsOf, Reply, ReplyTo};
 use crate::engine::request::{TransactionView, Wait};
 
 /// How many evictions are remembered for commands whose look into history overlaps with one. Such a
@@ -161,14 +161,17 @@ impl Memory {
         }
     }
 
-    /// How many left so far.
-    pub(super) const fn evictions(&self) -> u64 {
-        self.evictions
+    /// Now, in the life of this epoch.
+    pub(super) const fn as_of(&self, epoch: Epoch) -> AsOf {
+        AsOf { epoch, evictions: self.evictions }
     }
 
-    /// Whether the xid may have left since there were `as_of` evictions.
-    pub(super) fn may_have_left_since(&self, xid: Xid, as_of: u64) -> bool {
-        let since = usize::try_from(self.evictions - as_of.min(self.evictions)).unwrap_or(usize::MAX);
+    /// Whether the xid may have left since that moment; another life's moment tells nothing.
+    pub(super) fn may_have_left_since(&self, xid: Xid, epoch: Epoch, as_of: AsOf) -> bool {
+        if as_of.epoch != epoch {
+            return true;
+        }
+        let since = usize::try_from(self.evictions.saturating_sub(as_of.evictions)).unwrap_or(usize::MAX);
         since > self.evicted.len() || self.evicted.iter().rev().take(since).any(|evicted| *evicted == xid)
     }
 }
@@ -189,17 +192,20 @@ mod tests {
             memory.entry_or_new(xid(n), Seq(1));
         }
         memory.evict(xid(1));
-        let as_of = memory.evictions();
-        assert!(!memory.may_have_left_since(xid(1), as_of));
+        let epoch = Epoch(1);
+        let as_of = memory.as_of(epoch);
+        assert!(!memory.may_have_left_since(xid(1), epoch, as_of));
         memory.evict(xid(2));
-        assert!(memory.may_have_left_since(xid(2), as_of));
-        assert!(!memory.may_have_left_since(xid(3), as_of));
+        assert!(memory.may_have_left_since(xid(2), epoch, as_of));
+        assert!(!memory.may_have_left_since(xid(3), epoch, as_of));
+        // The look began in another life: nobody can tell.
+        assert!(memory.may_have_left_since(xid(3), Epoch(2), as_of));
         // More evictions than are remembered: nobody can tell.
         for n in 10..(12 + EVICTIONS_MAX as u128) {
             memory.entry_or_new(xid(n), Seq(1));
             memory.evict(xid(n));
         }
-        assert!(memory.may_have_left_since(xid(3), as_of));
+        assert!(memory.may_have_left_since(xid(3), epoch, as_of));
     }
 
     #[test]

@@ -2,17 +2,21 @@
 //! what is over leaves memory only then (protocol C8d), so the trim never overtakes history.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use tokio::time::Instant;
 use unanimity_types::{Seq, Timestamp, Xid};
 
+use super::Internal;
 use super::life::Life;
-use super::{Internal, memory::Memory};
 use crate::engine::detail::row_of;
 use crate::log::{HistoryBatch, HistoryWatermark};
 
 /// Rows in one write: large enough to pay for the round trip, small enough to be quick.
 const ROWS_MAX: usize = 512;
+
+/// How long a transaction with a heuristic outcome stays in memory: longer than any request lasts.
+const KEEP_HEURISTIC: Duration = Duration::from_secs(60);
 
 /// What waits for history.
 #[derive(Debug)]
@@ -21,6 +25,9 @@ pub(super) struct Projector {
     finished: BTreeMap<(Seq, Xid), ()>,
     /// Open ones that changed, by when to look at them.
     open: VecDeque<(Timestamp, Xid)>,
+    /// Over, in history, and kept for a while because a branch was settled by hand: a participant's
+    /// late answer may contradict it (protocol M14). By when to let go.
+    kept: VecDeque<(Timestamp, Xid)>,
     /// The batch that is being written: those of it that are over.
     writing: Option<Vec<(Seq, Xid)>>,
     next_at: Instant,
@@ -32,6 +39,7 @@ impl Projector {
         Self {
             finished: BTreeMap::new(),
             open: VecDeque::new(),
+            kept: VecDeque::new(),
             writing: None,
             next_at: Instant::now(),
             failures: 0,
@@ -57,7 +65,7 @@ impl Projector {
 
     /// When to look again; `None` if there is nothing to write or a write is under way.
     pub(super) fn next_at(&self) -> Option<Instant> {
-        let something = !self.finished.is_empty() || !self.open.is_empty();
+        let something = !self.finished.is_empty() || !self.open.is_empty() || !self.kept.is_empty();
         (self.writing.is_none() && something).then_some(self.next_at)
     }
 
@@ -76,6 +84,7 @@ impl Life {
         }
         let now = self.clock.now();
         let durable = self.writer.durable();
+        self.let_go_of_kept(now);
         let mut rows = Vec::new();
         let mut ended = Vec::new();
         while rows.len() < ROWS_MAX
@@ -133,7 +142,10 @@ impl Life {
         match result {
             Ok(()) => {
                 self.projector.failures = 0;
-                evict(&mut self.memory, &ended);
+                let now = self.clock.now();
+                for (_, xid) in ended {
+                    self.leave(xid, now);
+                }
             }
             Err(error) => {
                 self.projector.failures += 1;
@@ -147,10 +159,35 @@ impl Life {
             }
         }
     }
-}
 
-fn evict(memory: &mut Memory, ended: &[(Seq, Xid)]) {
-    for (_, xid) in ended {
-        memory.evict(*xid);
+    /// A transaction that is over and in history leaves memory, unless it has to stay a while.
+    fn leave(&mut self, xid: Xid, now: Timestamp) {
+        let until = self
+            .memory
+            .transaction(xid)
+            .filter(|transaction| transaction.has_heuristic())
+            .and_then(|transaction| transaction.finished_at)
+            .map(|finished_at| finished_at.after(KEEP_HEURISTIC))
+            .filter(|until| *until > now);
+        match until {
+            Some(until) => self.projector.kept.push_back((until, xid)),
+            None => self.memory.evict(xid),
+        }
+    }
+
+    /// Those that were kept long enough get their row once more, with what came late, and leave.
+    fn let_go_of_kept(&mut self, now: Timestamp) {
+        while let Some((until, xid)) = self.projector.kept.front().copied()
+            && until <= now
+        {
+            self.projector.kept.pop_front();
+            let Some(entry) = self.memory.entries.get(&xid) else { continue };
+            if entry.last <= self.writer.durable() {
+                self.projector.finished(xid, entry.last);
+            } else {
+                self.projector.kept.push_back((until, xid));
+                return;
+            }
+        }
     }
 }

@@ -212,6 +212,9 @@ async fn replay(
                     epochs.forgive(epoch);
                     lost_tail = None;
                 }
+                // Its beginning was trimmed: it is over, or a snapshot of it stands further on.
+                LoggedEvent::Transaction(xid, event)
+                    if memory.transaction(xid).is_none() && !event.is_beginning() => {}
                 LoggedEvent::Transaction(xid, event) => {
                     let is_snapshot = matches!(event, unanimity_core::Event::Snapshot(_));
                     let entry = memory.entry_or_new(xid, block.seq);
