@@ -1,6 +1,7 @@
 //! What the node says about itself: log lines and metrics.
 
 use std::fmt;
+use std::io::IsTerminal as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +23,11 @@ use crate::engine::{Coordinator, PartitionState};
 pub fn init(log: &Log) -> Result<(), String> {
     let filter =
         EnvFilter::try_new(&log.level).map_err(|error| format!("log.level {:?}: {error}", log.level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // Colours are for eyes, not for files.
+        .with_ansi(std::io::stderr().is_terminal());
     match log.format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),

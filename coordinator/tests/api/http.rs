@@ -93,7 +93,7 @@ async fn a_page_goes_on_at_its_cursor() {
         }
         match page.body["next_cursor"].as_str() {
             Some(cursor) => {
-                path = format!("/v1/transactions?limit=2&status=active&mode=tcc&name=test&cursor={cursor}")
+                path = format!("/v1/transactions?limit=2&status=active&mode=tcc&name=test&cursor={cursor}");
             }
             None => break,
         }
