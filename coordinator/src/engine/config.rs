@@ -17,10 +17,15 @@ pub struct EngineConfig {
     pub retry: RetryPolicy,
     /// Commands that may wait in a partition's mailbox.
     pub mailbox_max: usize,
+    /// Bytes of payloads that may wait in a partition's mailbox.
+    pub mailbox_bytes_max: usize,
     /// Bytes of events that may wait for the next block; then the mailbox is not read.
     pub building_bytes_max: usize,
     /// Transactions that a partition may hold in memory.
     pub open_max: usize,
+    /// Bytes of events that a partition's open transactions may have; beyond it nothing begins or
+    /// registers.
+    pub live_bytes_max: u64,
     /// Cleaning re-appends what is open when dead bytes exceed live bytes by so many (protocol M8).
     pub clean_bytes: u64,
     /// The log is trimmed when at least so many blocks are over.
@@ -40,8 +45,11 @@ impl Default for EngineConfig {
             retry: RetryPolicy::default(),
             // A few round trips' worth of the fastest caller.
             mailbox_max: 8_192,
+            // Sixteen of the largest payloads at once, or thousands of ordinary ones.
+            mailbox_bytes_max: 16 * 1024 * 1024,
             building_bytes_max: 4 * 1024 * 1024,
             open_max: 2_000_000,
+            live_bytes_max: 1024 * 1024 * 1024,
             clean_bytes: 64 * 1024 * 1024,
             trim_blocks: 256,
             project_every: Duration::from_millis(100),

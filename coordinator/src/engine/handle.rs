@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use unanimity_core::{Answer, BeginSpec, Command, Registration};
 use unanimity_types::{
     AbortReason, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Mode, Name, PartitionId, Xid,
@@ -33,6 +33,8 @@ const LOOK_WAIT_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Partition {
     pub(super) id: PartitionId,
     pub(super) mail: mpsc::Sender<Mail>,
+    /// Bytes of payloads that may wait in the mailbox.
+    pub(super) room: Arc<Semaphore>,
     pub(super) state: watch::Receiver<PartitionInfo>,
 }
 
@@ -429,7 +431,8 @@ impl Coordinator {
         let mut unknown = unknown;
         loop {
             let (reply, answer) = oneshot::channel();
-            let mail = Mail::Command { xid, command: command.clone(), wait, unknown, reply };
+            let room = room_for(partition, &command)?;
+            let mail = Mail::Command { xid, command: command.clone(), wait, unknown, room, reply };
             self.send(partition, mail)?;
             match self.answer(partition, answer, ANSWER_WAIT_MAX).await?? {
                 Reply::Done(done) => return Ok(Outcome::Done(done)),
@@ -468,11 +471,7 @@ impl Coordinator {
 
     fn send_anyway(&self, partition: &Partition, mail: Mail) -> Result<(), Error> {
         partition.mail.try_send(mail).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Error::new(
-                ErrorCode::TooBusy,
-                format!("partition {} has as much to do as it can queue; try again", partition.id),
-            )
-            .retry_after(Duration::from_millis(100)),
+            mpsc::error::TrySendError::Full(_) => too_busy(partition),
             mpsc::error::TrySendError::Closed(_) => closed(),
         })
     }
@@ -490,6 +489,22 @@ impl Coordinator {
             Err(_) => Err(outcome_unknown(partition.id, "its log did not answer in time")),
         }
     }
+}
+
+fn too_busy(partition: &Partition) -> Error {
+    let message = format!("partition {} has as much to do as it can queue; try again", partition.id);
+    Error::new(ErrorCode::TooBusy, message).retry_after(Duration::from_millis(100))
+}
+
+/// A command's payload takes room in the mailbox: its length alone would let a few thousand large
+/// payloads fill the memory.
+fn room_for(partition: &Partition, command: &Command) -> Result<Option<OwnedSemaphorePermit>, Error> {
+    let Command::Register(registration) = command else { return Ok(None) };
+    let bytes = u32::try_from(registration.payload.len()).unwrap_or(u32::MAX);
+    if bytes == 0 {
+        return Ok(None);
+    }
+    Arc::clone(&partition.room).try_acquire_many_owned(bytes).map(Some).map_err(|_| too_busy(partition))
 }
 
 /// History has it as open, its partition does not hold it: blocks are missing from the log.

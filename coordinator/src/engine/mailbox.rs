@@ -1,6 +1,6 @@
 //! What goes into a partition's mailbox.
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use unanimity_core::{Answer, Command};
 use unanimity_types::{AbortReason, Digest, Epoch, LogPosition, Name, Status, Xid};
 
@@ -74,6 +74,8 @@ pub(super) enum Mail {
         command: Command,
         wait: Wait,
         unknown: Unknown,
+        /// The payload's share of the mailbox, given back when the command is taken out.
+        room: Option<OwnedSemaphorePermit>,
         reply: ReplyTo<Reply>,
     },
     Get {

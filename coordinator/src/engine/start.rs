@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use unanimity_types::PartitionId;
 
@@ -51,7 +51,8 @@ impl Engine {
                 shutdown: stop.clone(),
             };
             tasks.push(tokio::spawn(supervise(id, tokio::spawn(task.run()), state)));
-            partitions.push(Partition { id, mail, state: watch });
+            let room = Arc::new(Semaphore::new(config.mailbox_bytes_max));
+            partitions.push(Partition { id, mail, room, state: watch });
         }
         let node = config.node.clone();
         Self {

@@ -219,3 +219,48 @@ async fn a_shutdown_keeps_what_was_taken_and_closes_the_log() {
     let view = node.coordinator.get(xid, Wait::Accepted, Duration::ZERO).await.unwrap();
     assert_eq!(view.status, Status::Committed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn payloads_are_bounded_in_the_mailbox_and_in_memory() {
+    let (memory, log) = memory();
+    let mut small = config("a");
+    small.mailbox_bytes_max = 3 * 1024 * 1024;
+    small.building_bytes_max = 1024;
+    small.live_bytes_max = 4 * 1024 * 1024;
+    let node = start_with(log, small, Arc::default()).await;
+    let xid = begun_with(&node.coordinator, &[]).await;
+    let large = |n: usize| {
+        let mut register = branch(xid, &format!("b{n}"));
+        register.payload = vec![7; 1024 * 1024].into();
+        register
+    };
+    let held = memory.hold_appends();
+    let tasks: Vec<_> = (0..20)
+        .map(|n| {
+            let coordinator = node.coordinator.clone();
+            let register = large(n);
+            tokio::spawn(async move { coordinator.register(register).await })
+        })
+        .collect();
+    settle_down().await;
+    drop(held);
+    let mut busy = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(_) => {}
+            Err(error) => {
+                assert_eq!(error.code, ErrorCode::TooBusy);
+                busy += 1;
+            }
+        }
+    }
+    assert!(busy >= 12, "{busy} of 20 were told to come again");
+    let mut full = 0;
+    for n in 20..26 {
+        full += usize::from(node.coordinator.register(large(n)).await.is_err());
+    }
+    assert!(full >= 2, "memory has its limit too: {full}");
+    // What is there can still be decided.
+    let standing = node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+    assert_eq!(standing.status, Status::Committed);
+}

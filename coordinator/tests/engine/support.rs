@@ -27,8 +27,6 @@ pub enum Manner {
     Willing,
     /// Nothing comes back but "unknown".
     Dead,
-    /// They say no.
-    Refusing,
     /// They keep calls until told to go on.
     Holding,
 }
@@ -112,7 +110,6 @@ impl Dispatcher for Participants {
         let outcome = match manner {
             Manner::Willing => self.act(&call),
             Manner::Dead => ResultOutcome::Unknown { error: "no answer".into(), retry_after: None },
-            Manner::Refusing => ResultOutcome::Refused { error: "no".into() },
             Manner::Holding => {
                 self.0.lock().unwrap().held.push((call, results.clone()));
                 return;

@@ -25,7 +25,8 @@ const WAKE_EVERY_US: u64 = 500;
 impl Life {
     pub(super) fn mail(&mut self, mail: Mail) {
         match mail {
-            Mail::Command { xid, command, wait, unknown, reply } => {
+            Mail::Command { xid, command, wait, unknown, room, reply } => {
+                drop(room);
                 self.command(xid, command, wait, unknown, reply);
             }
             Mail::Get { xid, wait, reply } => self.get(xid, wait, reply),
@@ -49,14 +50,10 @@ impl Life {
                 drop(reply.send(Ok(Reply::AskHistory { as_of })));
                 return;
             }
-            if self.memory.entries.len() >= self.config.open_max {
-                let message =
-                    format!("partition {} holds {} transactions", self.partition, self.config.open_max);
-                let error =
-                    Error::new(ErrorCode::TooBusy, message).retry_after(std::time::Duration::from_secs(1));
-                drop(reply.send(Err(error)));
-                return;
-            }
+        }
+        if let Some(error) = self.too_full(xid, &command) {
+            drop(reply.send(Err(error)));
+            return;
         }
         let wants = match &command {
             Command::Commit { .. } => Some(wanted(true)),
@@ -67,6 +64,24 @@ impl Life {
             return;
         };
         self.answer(xid, answer, gate, wait, wants, reply);
+    }
+
+    /// Whether memory has no room for what the command brings.
+    fn too_full(&self, xid: Xid, command: &Command) -> Option<Error> {
+        let known = self.memory.transaction(xid).is_some();
+        let grows = matches!(command, Command::Begin(_) | Command::Register(_));
+        let crowded = !known && self.memory.entries.len() >= self.config.open_max;
+        let heavy = grows && self.memory.live_bytes() >= self.config.live_bytes_max;
+        if !crowded && !heavy {
+            return None;
+        }
+        let message = format!(
+            "partition {} holds {} transactions with {} bytes, which is as much as it may",
+            self.partition,
+            self.memory.entries.len(),
+            self.memory.live_bytes()
+        );
+        Some(Error::new(ErrorCode::TooBusy, message).retry_after(std::time::Duration::from_secs(1)))
     }
 
     fn answer(
