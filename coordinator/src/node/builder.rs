@@ -50,9 +50,12 @@ pub enum Error {
 
 #[derive(Debug)]
 enum Source {
-    Memory { partitions: u16 },
+    Memory {
+        partitions: u16,
+    },
     Sqlite(PathBuf),
-    Postgres(String),
+    /// As the type that hides the password from `Debug`.
+    Postgres(DatabaseUrl),
     Existing(Arc<dyn TransactionLog>),
 }
 
@@ -100,7 +103,7 @@ impl NodeBuilder {
     /// A log in Postgres, migrated before by `unanimity migrate` or `log::migrate_postgres`.
     #[must_use]
     pub fn postgres(mut self, url: impl Into<String>) -> Self {
-        self.source = Source::Postgres(url.into());
+        self.source = Source::Postgres(DatabaseUrl::Postgres(url.into()));
         self
     }
 
@@ -238,10 +241,8 @@ async fn open(source: Source) -> Result<Arc<dyn TransactionLog>, Error> {
             Arc::new(opened.map_err(|source| Error::Log { place, source })?)
         }
         Source::Postgres(url) => {
-            let opened = PostgresLog::open(&url, PostgresOptions::default()).await;
-            // Through the type that hides the password.
-            let place = DatabaseUrl::Postgres(url).to_string();
-            Arc::new(opened.map_err(|source| Error::Log { place, source })?)
+            let opened = PostgresLog::open(&url.expose(), PostgresOptions::default()).await;
+            Arc::new(opened.map_err(|source| Error::Log { place: url.to_string(), source })?)
         }
     })
 }
@@ -253,4 +254,36 @@ fn advertised(config: &Config, listening: Option<SocketAddr>) -> String {
         .clone()
         .or_else(|| listening.map(|address| format!("http://{address}")))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_shows_no_password() {
+        let builder = Node::builder().postgres("postgres://unanimity:s3cret@db/unanimity");
+        let shown = format!("{builder:?}");
+        assert!(shown.contains("db/unanimity") && !shown.contains("s3cret"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_is_not_in_the_error() {
+        let builder = Node::builder().postgres("postgres://unanimity:s3cret@127.0.0.1:1/unanimity");
+        let error = builder.start().await.expect_err("nobody listens there");
+        let shown = format!("{error:?} {error}");
+        assert!(shown.contains("127.0.0.1:1") && !shown.contains("s3cret"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn an_embedded_node_needs_no_port() {
+        let node = Node::builder().memory().start().await.expect("started");
+        node.ready(Duration::from_secs(10)).await.expect("ready");
+        assert_eq!((node.local_addr(), node.url()), (None, None));
+        let begin =
+            crate::engine::Begin { mode: unanimity_types::Mode::Tcc, name: None, xid: None, timeout: None };
+        let begun = node.coordinator().begin(begin).await.expect("begun");
+        assert_eq!(begun.status, unanimity_types::Status::Active);
+        node.shutdown().await;
+    }
 }
