@@ -91,10 +91,10 @@ async fn post_order<DB: Database>(
     }
     let xid = Xid::new(order.id.unwrap_or_else(Uuid::new_v4));
     // An id that was used before is the same order again, however often it is sent.
-    if order.id.is_some() {
-        if let Some(answer) = known(&orders, xid).await? {
-            return Ok((status_of(&answer), Json(answer)));
-        }
+    if order.id.is_some()
+        && let Some(answer) = known(&orders, xid).await?
+    {
+        return Ok((status_of(&answer), Json(answer)));
     }
     let sql = "SELECT price_cents FROM products WHERE sku = $1";
     let price: Vec<(i64,)> = {

@@ -130,10 +130,10 @@ impl Running {
     /// Stops: answers the requests in hand, says goodbye to the coordinator.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
-        if let Some(task) = self.task.take() {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "the service did not stop in good order");
-            }
+        if let Some(task) = self.task.take()
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the service did not stop in good order");
         }
     }
 }

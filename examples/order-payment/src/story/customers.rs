@@ -106,10 +106,10 @@ impl Customers {
         while outcome == Outcome::Unknown && Instant::now() < end {
             // The service may still be away.
             tokio::time::sleep(PAUSE).await;
-            if let Ok(answer) = self.http.post(&url).send().await {
-                if let Ok(answer) = answer.json::<Answer>().await {
-                    outcome = answer.outcome;
-                }
+            if let Ok(answer) = self.http.post(&url).send().await
+                && let Ok(answer) = answer.json::<Answer>().await
+            {
+                outcome = answer.outcome;
             }
         }
         let reason = match outcome {

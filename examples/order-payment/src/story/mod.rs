@@ -40,6 +40,10 @@ pub struct Options {
     /// Keep all databases in this new or empty directory
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// PostgreSQL databases instead of SQLite files: postgres://…/shop_{service}, where {service} becomes
+    /// order, payment and inventory
+    #[arg(long, value_name = "URL", value_parser = database_urls)]
+    pub database_url: Option<String>,
     /// Print one JSON object as the last line
     #[arg(long)]
     pub json: bool,
@@ -47,7 +51,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { orders: 60, concurrency: 4, kills: None, seed: None, keep: None, json: false }
+        Self {
+            orders: 60,
+            concurrency: 4,
+            kills: None,
+            seed: None,
+            keep: None,
+            database_url: None,
+            json: false,
+        }
     }
 }
 
@@ -102,15 +114,18 @@ impl Summary {
 pub async fn run_and_print(options: Options) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe().context("cannot find this program to start it again")?;
     let json = options.json;
+    if !json {
+        report::print_beginning(&options);
+    }
     let summary = tokio::select! {
         summary = run(options, Launch::Processes(program)) => summary?,
         // Dropping the story kills the services that it started.
         _ = tokio::signal::ctrl_c() => bail!("interrupted"),
     };
     if json {
-        report::print_json(&summary)
+        report::print_json(&summary);
     } else {
-        report::print(&summary)
+        report::print(&summary);
     }
     let well = summary.invariants_held() && summary.unfinished() == 0;
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -123,7 +138,7 @@ pub async fn run_and_print(options: Options) -> anyhow::Result<ExitCode> {
 pub async fn run(options: Options, launch: Launch) -> anyhow::Result<Summary> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let (directory, _temporary) = directory(options.keep.as_deref())?;
-    let mut stack = Stack::start(&directory, launch, options.orders).await?;
+    let mut stack = Stack::start(&directory, options.database_url.as_deref(), launch, options.orders).await?;
 
     let started = Instant::now();
     let plan = plan::Plan::new(seed, options.orders, options.kills);
@@ -162,6 +177,15 @@ async fn settle(stack: &Stack) -> anyhow::Result<(Report, usize)> {
             return Ok((report, open));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Checks `--database-url`.
+fn database_urls(url: &str) -> Result<String, String> {
+    if url.contains("{service}") {
+        Ok(url.to_owned())
+    } else {
+        Err("each service needs a database of its own: put {service} into the URL".to_owned())
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::{OrderStory, Summary};
+use super::{Options, OrderStory, Summary};
 use crate::order::Outcome;
 
 /// Orders that are shown one by one.
@@ -35,10 +35,15 @@ pub(super) fn print_json(summary: &Summary) {
     println!("{object}");
 }
 
+/// What is about to happen.
+pub(super) fn print_beginning(options: &Options) {
+    println!("Order, payment and inventory services, each with its own database, and a coordinator.");
+    println!("Every order is one distributed transaction over all three: all of it happens, or nothing.");
+    println!("Placing {} orders, {} at a time …\n", options.orders, options.concurrency);
+}
+
 /// A page for somebody who sees this for the first time.
 pub(super) fn print(summary: &Summary) {
-    println!("Order, payment and inventory services, each with its own database, and a coordinator.");
-    println!("Every order is one distributed transaction over all three.\n");
     print_examples(&summary.orders);
     print_outcomes(summary);
     print_trouble(summary);

@@ -42,19 +42,27 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts everything, with databases in a directory, and goods and money for so many orders.
+    /// Starts everything, with goods and money for so many orders. Databases are files in a directory,
+    /// or PostgreSQL databases whose URL has `{service}` where the service's name belongs.
     ///
     /// # Errors
     /// If something does not start.
-    pub async fn start(directory: &Path, launch: Launch, demo_orders: u32) -> anyhow::Result<Self> {
+    pub async fn start(
+        directory: &Path,
+        database_url: Option<&str>,
+        launch: Launch,
+        demo_orders: u32,
+    ) -> anyhow::Result<Self> {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         // The name that `unanimity dev --data-dir` looks for.
         let log = directory.join("unanimity.db");
         let node = Node::builder().sqlite(log).listen(any_port).start().await.context("the coordinator")?;
         node.ready(Duration::from_secs(20)).await.context("the coordinator")?;
         let coordinator = node.url().context("the coordinator does not listen")?;
-        let database_urls =
-            Kind::ALL.map(|kind| format!("sqlite://{}", directory.join(format!("{kind}.db")).display()));
+        let database_urls = Kind::ALL.map(|kind| match database_url {
+            Some(url) => url.replace("{service}", kind.name()),
+            None => format!("sqlite://{}", directory.join(format!("{kind}.db")).display()),
+        });
         let [order_db, payment_db, inventory_db] = &database_urls;
         let options = |database_url: &str| Options {
             demo_orders,
