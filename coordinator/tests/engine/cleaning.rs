@@ -75,3 +75,44 @@ async fn m8_old_open_transactions_are_reappended_within_bounds() {
         assert_eq!(standing.status, Status::Committed);
     }
 }
+
+/// A block above the floor may hold the end of a transaction that began below it.
+#[tokio::test(start_paused = true)]
+async fn h17_what_ended_above_the_floor_and_began_below_it_is_no_damage() {
+    let (memory, log) = memory();
+    let mut eager = config("a");
+    eager.trim_blocks = 1;
+    let node = start_with(log.clone(), eager.clone(), Arc::default()).await;
+    let over = begun_with(&node.coordinator, &["stock"]).await;
+    let open = begun_with(&node.coordinator, &["stock"]).await;
+    node.coordinator.commit(commit(over, Wait::Finished)).await.unwrap();
+    // It goes into history and out of memory; the floor moves up to the open one with the next blocks.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..3 {
+        node.coordinator
+            .register(branch(open, &format!("more-{}", node.coordinator.positions()[0].seq)))
+            .await
+            .unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let floor = memory.raw_blocks(P0).last().unwrap().floor;
+    let begun = memory
+        .raw_blocks(P0)
+        .iter()
+        .filter(|block| block.kind == BlockKind::Data && block.seq >= floor)
+        .flat_map(|block| unanimity_coordinator::engine::decode(block).unwrap())
+        .filter(|logged| {
+            matches!(&logged.what, unanimity_coordinator::engine::LoggedEvent::Transaction(xid, event)
+                if *xid == over && event.is_beginning())
+        })
+        .count();
+    assert_eq!(begun, 0, "its beginning was trimmed");
+    let participants = node.kill();
+    let node = start_with(log, eager, participants).await;
+    let view = node.coordinator.get(over, Wait::Accepted, Duration::ZERO).await.unwrap();
+    assert_eq!(view.status, Status::Committed);
+    assert_eq!(
+        node.coordinator.commit(commit(open, Wait::Finished)).await.unwrap().status,
+        Status::Committed
+    );
+}

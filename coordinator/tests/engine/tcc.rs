@@ -269,3 +269,43 @@ async fn lists_page_through_memory_and_history_without_gaps() {
     let filter = ListFilter { status: Some(Status::Active), limit: 500, ..ListFilter::default() };
     assert_eq!(node.coordinator.list(filter).await.unwrap().transactions.len(), 30);
 }
+
+#[tokio::test(start_paused = true)]
+async fn m21_a_batch_of_unknown_xids_is_aborted_with_one_append() {
+    let (_, log) = memory();
+    let node = start(log).await;
+    let before = node.coordinator.positions()[0].seq;
+    let xids: Vec<_> = (0..1_000).map(|_| new_xid()).collect();
+    let answers = node.coordinator.inquire(None, xids.clone()).await.unwrap();
+    assert!(answers.iter().all(|inquiry| inquiry.answer == InquiryAnswer::Aborted && inquiry.settled));
+    assert_eq!(answers.iter().map(|inquiry| inquiry.xid).collect::<Vec<_>>(), xids, "in the order asked");
+    assert_eq!(node.coordinator.positions()[0].seq, before.next());
+    let too_many = (0..1_001).map(|_| new_xid()).collect();
+    assert_eq!(node.coordinator.inquire(None, too_many).await.unwrap_err().code, ErrorCode::InvalidRequest);
+}
+
+/// The node's clock runs an hour ahead of the database's, then another owner takes over.
+#[tokio::test(start_paused = true)]
+async fn m2_partition_time_never_goes_backwards() {
+    let (memory, log) = memory();
+    let node = start(log.clone()).await;
+    let mut long = begin(new_xid());
+    long.timeout = Some(Duration::from_secs(7_200));
+    let xid = long.xid.unwrap();
+    node.coordinator.begin(long).await.unwrap();
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    node.coordinator.register(branch(xid, "stock")).await.unwrap();
+    let participants = node.kill();
+    let node = start_with(log, config("a"), participants).await;
+    node.coordinator.register(branch(xid, "payment")).await.unwrap();
+    let times: Vec<_> =
+        memory.raw_blocks(unanimity_types::PartitionId(0)).iter().map(|block| block.time).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    // The deadline is where it was: half of it is over.
+    tokio::time::sleep(Duration::from_secs(3_500)).await;
+    let view = node.coordinator.get(xid, Wait::Accepted, Duration::ZERO).await.unwrap();
+    assert_eq!(view.status, Status::Active);
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    let view = node.coordinator.get(xid, Wait::Finished, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(view.abort_reason, Some(AbortReason::Deadline));
+}

@@ -42,7 +42,7 @@ mod tests {
     use uuid::Uuid;
 
     #[test]
-    fn slots_are_fixed_for_ever() {
+    fn m17_slots_are_fixed_for_ever() {
         // A change of these numbers would send running transactions to the wrong partition.
         let xid: Xid = "0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f".parse().expect("valid");
         assert_eq!(slot_of(xid), 254);
