@@ -23,7 +23,9 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use self::binaries::Binaries;
 use self::container::Container;
+use crate::output::say;
 
+pub(crate) use self::binaries::signal;
 pub use self::choice::{Kind, is_available};
 
 /// Names a server that is used as it is.
@@ -306,21 +308,16 @@ fn clean_up(work: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
     });
     let outcome = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the clean-up panicked")));
     if let Err(error) = outcome {
-        report(&format!("a test's PostgreSQL was not cleaned up: {error:#}"));
+        say(&format!("a test's PostgreSQL was not cleaned up: {error:#}"));
     }
 }
 
 /// Says on the test's output which server a test uses, so that a log shows what was covered.
 fn announce(postgres: &TestPostgres) {
-    report(&format!(
+    say(&format!(
         "PostgreSQL for this test: {} at {}:{}",
         postgres.kind,
         postgres.admin.get_host(),
         postgres.admin.get_port()
     ));
-}
-
-#[expect(clippy::print_stderr, reason = "the output of a test is where its developer looks")]
-fn report(line: &str) {
-    eprintln!("{line}");
 }

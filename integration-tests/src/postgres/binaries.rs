@@ -12,7 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 
 use super::RUN_VARIABLE;
-use super::container::free_port;
+use crate::ports::free_port;
 
 #[derive(Debug)]
 pub(super) struct Binaries {
@@ -236,7 +236,7 @@ fn account_in(passwd: &str, name: &str) -> Option<Account> {
 }
 
 /// Sends a signal with the command `kill`: without unsafe code there is no other way to do it.
-fn signal(name: &str, pids: &[u32]) -> anyhow::Result<()> {
+pub(crate) fn signal(name: &str, pids: &[u32]) -> anyhow::Result<()> {
     if pids.is_empty() {
         return Ok(());
     }

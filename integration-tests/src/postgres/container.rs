@@ -1,6 +1,6 @@
 //! PostgreSQL in a container of its own, run through testcontainers.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 use tokio::net::TcpStream;
 
 use super::{IMAGE_VARIABLE, READY_TIMEOUT, RUN_VARIABLE};
+use crate::ports::free_port;
 
 const DEFAULT_IMAGE: &str = "postgres:17-alpine";
 /// The label by which `cargo xtask test` finds what a killed test left behind; its value is the run's id.
@@ -145,15 +146,6 @@ fn split_image(image: &str) -> (&str, &str) {
         Some((name, tag)) if !tag.contains('/') => (name, tag),
         _ => (image, "latest"),
     }
-}
-
-/// A port of the loopback interface on which nothing listens, below the range from which the kernel takes ports of
-/// outgoing connections: one of those could take it while the server is down.
-pub(super) fn free_port() -> anyhow::Result<u16> {
-    (0..1000)
-        .map(|_| fastrand::u16(15_000..32_000))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
-        .context("no free port between 15000 and 32000")
 }
 
 #[cfg(test)]

@@ -1,0 +1,118 @@
+//! The binaries under test: `unanimity` and the services of the example, as cargo built them.
+//!
+//! They lie beside the test executable. `cargo test --workspace` builds them with the tests; `cargo test -p
+//! integration-tests` does not, so what is missing or older than its sources is built here, once for all tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, bail};
+
+/// The binaries that tests start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// The coordinator.
+    Unanimity,
+    /// The order service.
+    Order,
+    /// The payment service.
+    Payment,
+    /// The inventory service.
+    Inventory,
+}
+
+impl Program {
+    const ALL: [Self; 4] = [Self::Unanimity, Self::Order, Self::Payment, Self::Inventory];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Unanimity => "unanimity",
+            Self::Order => "order-service",
+            Self::Payment => "payment-service",
+            Self::Inventory => "inventory-service",
+        }
+    }
+
+    fn file(self, directory: &Path) -> PathBuf {
+        directory.join(format!("{}{}", self.name(), std::env::consts::EXE_SUFFIX))
+    }
+
+    /// Where it is; built if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be built.
+    pub fn path(self) -> anyhow::Result<PathBuf> {
+        static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let directory = DIRECTORY.get_or_init(|| prepare().map_err(|error| format!("{error:#}")));
+        match directory {
+            Ok(directory) => Ok(self.file(directory)),
+            Err(error) => bail!("there is no binary {} to test: {error}", self.name()),
+        }
+    }
+}
+
+/// Makes sure that all binaries are there and fresh; answers where.
+fn prepare() -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe().context("the test's own executable")?;
+    // target/debug/deps/suite-…
+    let directory = test
+        .parent()
+        .and_then(Path::parent)
+        .with_context(|| format!("{} is not where cargo puts tests", test.display()))?;
+    if Program::ALL.iter().any(|program| !is_fresh(&program.file(directory))) {
+        build(directory)?;
+    }
+    Ok(directory.to_owned())
+}
+
+/// Whether the binary is there, and no source that cargo noted for it is newer.
+fn is_fresh(binary: &Path) -> bool {
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified());
+    let Ok(built) = modified(binary) else { return false };
+    // `BINARY: SOURCE SOURCE …`; a path with a blank in it is not found and does not count.
+    let sources = std::fs::read_to_string(binary.with_extension("d")).unwrap_or_default();
+    let sources = sources.split_once(": ").map_or("", |(_, sources)| sources);
+    !sources.split_whitespace().any(|source| modified(Path::new(source)).is_ok_and(|changed| changed > built))
+}
+
+fn build(directory: &Path) -> anyhow::Result<()> {
+    let target = directory.parent().context("a target directory")?;
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--bins", "-p", "unanimity-coordinator", "-p", "order-payment", "--profile", profile])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    crate::output::say("building the binaries under test: `cargo test --workspace` has them at once");
+    let output = command.output().context("running cargo build")?;
+    if !output.status.success() {
+        bail!("{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binary_is_fresh_until_a_source_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        assert!(!is_fresh(&at("program")), "it is missing");
+        std::fs::write(at("source"), "").unwrap();
+        std::fs::write(at("program"), "").unwrap();
+        let noted = format!("{}: {} /gone", at("program").display(), at("source").display());
+        std::fs::write(at("program.d"), noted).unwrap();
+        assert!(is_fresh(&at("program")));
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+        std::fs::File::open(at("source")).unwrap().set_modified(later).unwrap();
+        assert!(!is_fresh(&at("program")));
+    }
+}
