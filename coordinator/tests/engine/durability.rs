@@ -151,6 +151,21 @@ async fn a_log_that_is_away_refuses_new_calls_and_loses_nothing() {
     assert_eq!(view.status, Status::Committed);
 }
 
+/// Nobody has to run into it: the lease that cannot be renewed tells first.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_is_away_is_noticed_without_a_call() {
+    let (memory, _) = memory();
+    let faulty = FaultyLog::over_memory(memory, 1);
+    let node = start(Arc::new(faulty.clone())).await;
+    faulty.set_unavailable(true);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(!node.coordinator.is_ready());
+    faulty.set_unavailable(false);
+    node.coordinator.ready(Duration::from_secs(2)).await.unwrap();
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_full_mailbox_says_too_busy() {
     let (memory, log) = memory();

@@ -29,6 +29,9 @@ use crate::log::{Block, Lease, TransactionLog};
 /// timers and durable blocks are not kept waiting.
 const TURN_MAX: usize = 512;
 
+/// A lease that could not be renewed is tried again so soon.
+const LEASE_RETRY: Duration = Duration::from_millis(500);
+
 /// How long a shutdown waits for blocks and history.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
 
@@ -70,7 +73,8 @@ pub(super) struct Life {
     owed: Vec<(Xid, Effect)>,
     lease_at: Instant,
     leasing: bool,
-    in_trouble: bool,
+    append_in_trouble: bool,
+    lease_in_trouble: bool,
 }
 
 impl Life {
@@ -101,7 +105,8 @@ impl Life {
             owed: recovered.owed,
             lease_at: Instant::now() + task.config.lease / 3,
             leasing: false,
-            in_trouble: false,
+            append_in_trouble: false,
+            lease_in_trouble: false,
         };
         let now = life.clock.now();
         for xid in recovered.finished {
@@ -208,7 +213,8 @@ impl Life {
 
     /// Back-pressure: while the log is in trouble or the next block is full, nothing more is taken.
     fn is_open_for_work(&self) -> bool {
-        !self.in_trouble
+        !self.append_in_trouble
+            && !self.lease_in_trouble
             && self.lost_tail.is_none()
             && self.writer.building_bytes() < self.config.building_bytes_max
     }
@@ -264,7 +270,7 @@ impl Life {
         match report {
             Internal::Settled(settled) => self.settled(settled, task),
             Internal::Trouble(why) => {
-                self.in_trouble = true;
+                self.append_in_trouble = true;
                 tracing::warn!(partition = %self.partition, why, "the log does not answer; new calls are refused until it does");
                 task.set_state(PartitionState::Unavailable(why));
             }
@@ -273,7 +279,7 @@ impl Life {
                 self.show(task);
             }
             Internal::Trimmed(floor, result) => self.trimmed(floor, result),
-            Internal::Leased(lease) => self.leased(lease),
+            Internal::Leased(lease) => self.leased(lease, task),
         }
     }
 
@@ -320,8 +326,15 @@ impl Life {
     }
 
     fn recovered_from_trouble(&mut self, task: &PartitionTask) {
-        if self.in_trouble {
-            self.in_trouble = false;
+        self.append_in_trouble = false;
+        self.lease_in_trouble = false;
+        self.show_trouble(task);
+    }
+
+    /// Back to work when nothing is in trouble any more.
+    fn show_trouble(&self, task: &PartitionTask) {
+        let shown = matches!(task.state.borrow().state, PartitionState::Unavailable(_));
+        if shown && !self.append_in_trouble && !self.lease_in_trouble {
             tracing::info!(partition = %self.partition, "the log answers again");
             task.set_state(PartitionState::Running);
         }
@@ -342,17 +355,24 @@ impl Life {
         });
     }
 
-    fn leased(&mut self, lease: Result<Lease, crate::log::Error>) {
+    fn leased(&mut self, lease: Result<Lease, crate::log::Error>, task: &PartitionTask) {
         self.leasing = false;
         self.lease_at = Instant::now() + self.config.lease / 3;
         match lease {
             Ok(lease) if !lease.held => {
                 self.exit = Some(Exit::Deposed(format!("{} at {}", lease.owner, lease.address)));
             }
-            Ok(_) => {}
-            // The log decides who wins; the lease only keeps two from trying.
+            Ok(_) => {
+                self.lease_in_trouble = false;
+                self.show_trouble(task);
+            }
+            // The log decides who wins; the lease only keeps two from trying. But a database that does
+            // not take a lease takes no block either: say so before a caller has to find out.
             Err(error) => {
                 tracing::warn!(partition = %self.partition, %error, "the lease could not be renewed");
+                self.lease_at = Instant::now() + LEASE_RETRY.min(self.config.lease / 3);
+                self.lease_in_trouble = true;
+                task.set_state(PartitionState::Unavailable(error.to_string()));
             }
         }
     }
