@@ -31,9 +31,27 @@ pub(super) struct Operator {
     /// Why; it is recorded with the action.
     #[arg(long)]
     pub(super) reason: String,
-    /// Who you are; your login if not given.
-    #[arg(long, env = "USER", default_value = "unknown")]
-    pub(super) operator: String,
+    /// Who you are; the name of your login if not given.
+    #[arg(long, value_name = "NAME")]
+    operator: Option<String>,
+}
+
+impl Operator {
+    /// Who acts.
+    pub(super) fn name(&self) -> String {
+        self.operator.clone().or_else(login).unwrap_or_else(|| "unknown".to_owned())
+    }
+}
+
+/// The user's name as the shell has it, or as the system has it: cron and containers set no variable.
+fn login() -> Option<String> {
+    let named = |name: String| Some(name.trim().to_owned()).filter(|name| !name.is_empty());
+    ["USER", "LOGNAME", "USERNAME"].iter().find_map(|variable| named(std::env::var(variable).ok()?)).or_else(
+        || {
+            let output = std::process::Command::new("id").arg("-un").output().ok()?;
+            named(String::from_utf8(output.stdout).ok()?)
+        },
+    )
 }
 
 /// A call that failed.
@@ -42,7 +60,7 @@ pub(super) struct Operator {
 pub(super) struct CallError {
     /// The stable code, if a coordinator answered.
     pub(super) code: Option<String>,
-    message: String,
+    pub(super) message: String,
 }
 
 impl Addr {

@@ -49,6 +49,11 @@ fn action(operator: String, reason: String) -> OperatorAction {
     OperatorAction { operator, reason }
 }
 
+/// An operator's action, if one of the two says that it is one; the handler asks for the other.
+fn operator(operator: String, reason: String) -> Option<OperatorAction> {
+    (!operator.is_empty() || !reason.is_empty()).then(|| action(operator, reason))
+}
+
 #[tonic::async_trait]
 impl Coordinator for CoordinatorService {
     async fn begin(&self, request: Request<v1::BeginRequest>) -> Result<Response<v1::BeginResponse>, Status> {
@@ -133,7 +138,8 @@ impl Coordinator for CoordinatorService {
         let work = async {
             let xid = convert::xid(&request.xid)?;
             let wait = convert::wait(request.wait, Wait::Decided)?;
-            let standing = self.handlers.abort(xid, None, wait, deadline).await?;
+            let by = operator(request.operator, request.reason);
+            let standing = self.handlers.abort(xid, by, wait, deadline).await?;
             Ok(convert::standing(&standing))
         };
         respond(work.await)

@@ -31,7 +31,7 @@ impl AcceptLoss {
     pub(super) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let request = v1::AcceptLossRequest {
             partition: u32::from(self.partition),
-            operator: self.by.operator,
+            operator: self.by.name(),
             reason: self.by.reason,
         };
         let mut client = self.addr.connect().await?;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use unanimity_proto::v1;
-use unanimity_types::Xid;
+use unanimity_types::{ErrorCode, Xid};
 
 use super::list::{optional, status_word};
-use crate::cli::client::{Addr, Operator, explain};
+use crate::cli::client::{Addr, CallError, Operator, explain};
 use crate::cli::output::Output;
 
 /// Flags of `tx retry`.
@@ -31,7 +31,7 @@ impl Retry {
     pub(super) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let request = v1::RetryTransactionRequest {
             xid: self.xid.to_string(),
-            operator: self.by.operator,
+            operator: self.by.name(),
             reason: self.by.reason,
         };
         let mut client = self.addr.connect().await?;
@@ -45,25 +45,55 @@ impl Retry {
 /// Flags of `tx abort`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  unanimity tx abort 0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f
+Examples:
+  unanimity tx abort 0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f --reason 'the shop is closed'
+  unanimity tx abort 0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f --reason 'settles ticket 4711' --unknown
 
-Also settles an xid about which nothing is known: it can never be committed afterwards.")]
+What is committed stays committed. An xid that the coordinator does not know is aborted with --unknown only:
+that leaves a record for ever, and the xid can never be committed.")]
 pub(in crate::cli) struct Abort {
     #[command(flatten)]
     addr: Addr,
     /// The transaction.
     xid: Xid,
+    /// Also if the coordinator knows nothing about it.
+    #[arg(long)]
+    unknown: bool,
+    #[command(flatten)]
+    by: Operator,
 }
 
 impl Abort {
     pub(super) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
-        let request = v1::AbortRequest { xid: self.xid.to_string(), ..Default::default() };
+        let request = v1::AbortRequest {
+            xid: self.xid.to_string(),
+            operator: self.by.name(),
+            reason: self.by.reason,
+            ..Default::default()
+        };
         let mut client = self.addr.connect().await?;
+        if !self.unknown {
+            // A slip of the keyboard would otherwise become a durable record.
+            let look = v1::GetTransactionRequest { xid: self.xid.to_string(), ..Default::default() };
+            client.get_transaction(look).await.map_err(|status| not_without_asking(self.xid, &status))?;
+        }
         let standing = client.abort(request).await.map_err(|status| explain(&status))?.into_inner();
         tell(output, &standing);
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Why a look before an abort failed; nothing was aborted.
+fn not_without_asking(xid: Xid, status: &tonic::Status) -> anyhow::Error {
+    let code = unanimity_proto::error_from_status(status).map(|detail| detail.code);
+    if code.as_deref() != Some(ErrorCode::TransactionNotFound.as_str()) {
+        return explain(status);
+    }
+    let message = format!(
+        "nothing is known about {xid}, and nothing was done: check the xid and --addr. With --unknown it is aborted \
+         all the same; that leaves a record for ever, and a commit that is on its way will be refused"
+    );
+    CallError { code, message }.into()
 }
 
 /// Flags of `tx resolve`.
@@ -104,7 +134,7 @@ impl Resolve {
                 How::Cancelled => "cancelled",
             }
             .to_owned(),
-            operator: self.by.operator,
+            operator: self.by.name(),
             reason: self.by.reason,
         };
         let mut client = self.addr.connect().await?;
