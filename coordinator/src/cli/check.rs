@@ -25,6 +25,7 @@ Examples:
   unanimity check --config /etc/unanimity.toml
   unanimity check --json && systemctl restart unanimity
 
+Works beside a running coordinator: takes no lock, writes nothing.
 Exit status: 0 it can be used (there may be warnings), 1 it cannot, 2 the configuration is wrong.")]
 pub(super) struct Check {
     #[command(flatten)]

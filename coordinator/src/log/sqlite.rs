@@ -1,7 +1,8 @@
 //! The log in a SQLite file: for `unanimity dev`, for embedding, for one node without a server.
 //!
 //! One connection writes and one reads beside it (WAL). `synchronous = FULL`: an append is flushed
-//! before it is answered. A lock file beside the database keeps a second coordinator out.
+//! before it is answered. A lock file beside the database keeps a second coordinator out; a tool that
+//! only looks ([`SqliteLog::open_read_only`]) needs no lock and works beside a coordinator.
 //!
 //! Every call runs in a task of its own, so that a caller that is dropped leaves no half transaction.
 
@@ -47,6 +48,8 @@ pub struct SqliteLog {
 struct Files {
     writer: Mutex<Option<SqliteConnection>>,
     reader: Mutex<Option<SqliteConnection>>,
+    /// There never was a writer.
+    is_read_only: bool,
     /// Released last.
     lock: std::sync::Mutex<Option<DataLock>>,
 }
@@ -57,12 +60,7 @@ impl SqliteLog {
     /// # Errors
     /// [`Error::InUse`] if another process has it, [`Error::Schema`], [`Error::Refused`].
     pub async fn open(path: &Path) -> Result<Self, Error> {
-        if !path.is_file() {
-            return Err(Error::Schema(format!(
-                "there is no log at {}: run `unanimity migrate`",
-                path.display()
-            )));
-        }
+        check_there(path)?;
         let lock = DataLock::take(path)?;
         let mut writer = connect(path, false).await?;
         let identity = migrate::check_schema(&mut writer).await?;
@@ -82,6 +80,28 @@ impl SqliteLog {
         Self::with(path, lock, writer, migrated.identity).await
     }
 
+    /// Opens the log in this file to look at it, also beside a coordinator that runs on it: takes no
+    /// lock, and SQLite itself refuses whatever would change the log. Calls that write answer
+    /// [`Error::Refused`].
+    ///
+    /// (SQLite's own index beside the file, `-shm`, is made if no coordinator runs.)
+    ///
+    /// # Errors
+    /// As [`SqliteLog::open`], but never [`Error::InUse`].
+    pub async fn open_read_only(path: &Path) -> Result<Self, Error> {
+        check_there(path)?;
+        let options = options(path).read_only(true).pragma("query_only", "1");
+        let mut reader = SqliteConnection::connect_with(&options).await.map_err(|e| error::reading(&e))?;
+        let identity = migrate::check_schema(&mut reader).await?;
+        let files = Files {
+            writer: Mutex::new(None),
+            reader: Mutex::new(Some(reader)),
+            is_read_only: true,
+            lock: std::sync::Mutex::new(None),
+        };
+        Ok(Self { identity, path: path.to_owned(), files: Arc::new(files) })
+    }
+
     async fn with(
         path: &Path,
         lock: DataLock,
@@ -92,19 +112,32 @@ impl SqliteLog {
         let files = Files {
             writer: Mutex::new(Some(writer)),
             reader: Mutex::new(Some(reader)),
+            is_read_only: false,
             lock: std::sync::Mutex::new(Some(lock)),
         };
         Ok(Self { identity, path: path.to_owned(), files: Arc::new(files) })
     }
 }
 
-async fn connect(path: &Path, read_only: bool) -> Result<SqliteConnection, Error> {
-    let options = SqliteConnectOptions::new()
+fn check_there(path: &Path) -> Result<(), Error> {
+    if path.is_file() {
+        return Ok(());
+    }
+    Err(Error::Schema(format!("there is no log at {}: run `unanimity migrate`", path.display())))
+}
+
+/// What every connection has.
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
         .busy_timeout(BUSY_LIMIT)
-        .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+}
+
+async fn connect(path: &Path, read_only: bool) -> Result<SqliteConnection, Error> {
+    let options = options(path)
+        .journal_mode(SqliteJournalMode::Wal)
         // Where an ordinary flush stops at the disk's own cache (macOS); elsewhere without effect.
         .pragma("fullfsync", "1")
         .pragma("checkpoint_fullfsync", "1")
@@ -114,21 +147,31 @@ async fn connect(path: &Path, read_only: bool) -> Result<SqliteConnection, Error
 }
 
 /// A connection on loan.
-struct Lent<'a>(MutexGuard<'a, Option<SqliteConnection>>);
+struct Lent<'a> {
+    connection: MutexGuard<'a, Option<SqliteConnection>>,
+    /// Why there is none, if there never was one.
+    is_refused: bool,
+}
 
 impl Lent<'_> {
     fn connection(&mut self) -> Result<&mut SqliteConnection, Error> {
-        self.0.as_mut().ok_or_else(|| Error::Unavailable("the log was closed".to_owned()))
+        self.connection.as_mut().ok_or_else(|| {
+            if self.is_refused {
+                Error::Refused("this log was opened for reading only".to_owned())
+            } else {
+                Error::Unavailable("the log was closed".to_owned())
+            }
+        })
     }
 }
 
 impl Files {
     async fn writer(&self) -> Lent<'_> {
-        Lent(self.writer.lock().await)
+        Lent { connection: self.writer.lock().await, is_refused: self.is_read_only }
     }
 
     async fn reader(&self) -> Lent<'_> {
-        Lent(self.reader.lock().await)
+        Lent { connection: self.reader.lock().await, is_refused: false }
     }
 
     async fn close(&self) {
@@ -278,7 +321,8 @@ impl TransactionLog for SqliteLog {
     fn warnings(&self) -> LogFuture<'_, Vec<String>> {
         let files = Arc::clone(&self.files);
         detached(async move {
-            let mut lent = files.writer().await;
+            // The journal's mode is the file's, and both connections flush in the same way.
+            let mut lent = files.reader().await;
             let connection = lent.connection()?;
             let reading = |e: sqlx::Error| error::reading(&e);
             let mode: String = sqlx::query_scalar("PRAGMA journal_mode")

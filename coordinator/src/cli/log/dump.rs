@@ -24,7 +24,7 @@ Examples:
   unanimity log dump --xid 0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f
 
 With --json each block is one line. Payloads are told by their size only. A damaged log is dumped block by
-block, damaged ones included. A SQLite log can be read only while no coordinator runs on it.")]
+block, damaged ones included. Works beside a running coordinator: takes no lock, writes nothing.")]
 pub(in crate::cli) struct Dump {
     #[command(flatten)]
     settings: Settings,

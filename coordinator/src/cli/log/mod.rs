@@ -36,14 +36,14 @@ impl LogCommand {
     }
 }
 
-/// Opens a log without becoming an owner of anything in it.
+/// Opens a log to look at it, without becoming an owner of anything in it.
 pub(super) async fn open(database: &DatabaseUrl) -> anyhow::Result<Arc<dyn TransactionLog>> {
     let opened: Result<Arc<dyn TransactionLog>, _> = match database {
         DatabaseUrl::Postgres(_) => PostgresLog::open(&database.expose(), PostgresOptions::default())
             .await
             .map(|log| Arc::new(log) as Arc<dyn TransactionLog>),
         DatabaseUrl::Sqlite(path) => {
-            SqliteLog::open(path).await.map(|log| Arc::new(log) as Arc<dyn TransactionLog>)
+            SqliteLog::open_read_only(path).await.map(|log| Arc::new(log) as Arc<dyn TransactionLog>)
         }
     };
     opened.with_context(|| format!("cannot open the log at {database}"))

@@ -20,7 +20,7 @@ Examples:
   unanimity log verify --data-dir ./unanimity-data --json
 
 Exit status 1 if a block is damaged or missing; docs/errors/log_damaged.md says what to do then.
-A SQLite log can be read only while no coordinator runs on it.")]
+Works beside a running coordinator: takes no lock, writes nothing.")]
 pub(in crate::cli) struct Verify {
     #[command(flatten)]
     settings: Settings,
