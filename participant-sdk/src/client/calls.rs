@@ -93,11 +93,8 @@ impl Client {
     /// Asks for the decision Abort.
     pub(crate) async fn abort_for(&self, xid: Xid, bound: Duration) -> Result<(), ClientError> {
         let timeout = self.options().call_timeout;
-        let message = v1::AbortRequest {
-            xid: xid.to_string(),
-            wait: v1::Wait::Decided.into(),
-            ..Default::default()
-        };
+        let message =
+            v1::AbortRequest { xid: xid.to_string(), wait: v1::Wait::Decided.into(), ..Default::default() };
         let answer = retried(bound, timeout, || async {
             let request = with_deadline(message.clone(), timeout);
             Ok(self.service().abort(request).await?.into_inner())
