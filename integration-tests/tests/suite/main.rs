@@ -1,4 +1,9 @@
 //! The tests against real databases, containers and processes: one binary.
 #![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+mod damaged_log;
+mod full_disk;
+mod orders;
+mod ownership;
 mod postgres_finder;
+mod start_and_stop;
