@@ -29,12 +29,11 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
     let Cli { story, command } = Cli::parse();
     // The story prints what matters; RUST_LOG=info shows the rest.
     cli::init_logging("off");
-    let runtime = cli::runtime()?;
     match command {
         Some(Command::Service { kind, args }) => {
-            runtime.block_on(cli::run(kind, args))?;
+            cli::runtime()?.block_on(cli::run(kind, args))?;
             Ok(std::process::ExitCode::SUCCESS)
         }
-        None => runtime.block_on(story::run_and_print(story)),
+        None => tokio::runtime::Runtime::new()?.block_on(story::run_and_print(story)),
     }
 }

@@ -1,6 +1,6 @@
 //! A service as a process: flags, signals, a first line that says where it listens.
 
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 
 use tokio::sync::oneshot;
 
@@ -87,13 +87,15 @@ async fn stop_signal() -> std::io::Result<()> {
 /// Logs to standard error; `RUST_LOG` overrides what is said by default.
 pub fn init_logging(default: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
 }
 
-/// The runtime of a process.
+/// The runtime of a service: one thread. Its work is done by its database (SQLite's has a thread of
+/// its own); more threads would only pass messages between each other.
 ///
 /// # Errors
-/// If the system gives no threads.
+/// If the system refuses.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

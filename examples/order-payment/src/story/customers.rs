@@ -17,7 +17,7 @@ use crate::services::http_client;
 /// How long a customer asks what became of an order.
 const ASK_MAX: Duration = Duration::from_secs(60);
 /// After an order that failed for technical reasons a customer pauses, as people do.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// An order, and what its customer heard.
 #[derive(Debug, Clone)]
