@@ -120,7 +120,8 @@ pub async fn run_and_print(options: Options) -> anyhow::Result<ExitCode> {
     let summary = tokio::select! {
         summary = run(options, Launch::Processes(program)) => summary?,
         // Dropping the story kills the services that it started.
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        // 130 is what shells report for an interrupted process.
+        _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(130)),
     };
     if json {
         report::print_json(&summary);
