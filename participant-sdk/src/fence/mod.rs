@@ -19,7 +19,9 @@
 //! **The last statement is ours.** After a hook we change the row's state and check that exactly
 //! one row changed, right before the commit. PostgreSQL answers `COMMIT` in a failed transaction
 //! with a rollback and no error, and sqlx does not look: a hook that swallowed a statement's error
-//! would otherwise be acknowledged without an effect (measured, reliability 3.1.1).
+//! would otherwise be acknowledged without an effect (measured, reliability 3.1.1). The row must
+//! still be as this transaction's first statement left it, inserted or marked: SQLite rolls a
+//! transaction back by itself (a full disk, `RAISE(ROLLBACK)`), and what follows is outside of it.
 
 mod durability;
 #[cfg(feature = "postgres")]

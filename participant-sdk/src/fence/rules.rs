@@ -12,8 +12,9 @@ use crate::fence::statements::FenceDatabase;
 pub(crate) enum TryStart {
     /// Nobody was here: run the hook.
     Fresh,
-    /// An external try began before and its end is not known: run the hook again.
-    Again,
+    /// An external try began before and its end is not known: run the hook again. With the mark of
+    /// this claim.
+    Again(i64),
     /// It was done before: answer this.
     Repeat(Vec<u8>),
     /// The branch was cancelled before: an error, never a success (K3, DTM #453).
@@ -34,7 +35,10 @@ pub(crate) async fn start_try<DB: FenceDatabase>(
     Ok(match row.state {
         FenceState::Cancelled | FenceState::Tombstone => TryStart::Late(row.state),
         _ if row.operation != new.operation || row.payload != new.payload => TryStart::Reused,
-        FenceState::Trying => TryStart::Again,
+        FenceState::Trying => {
+            let row = DB::claim(connection, new.xid, &new.key).await?.ok_or(FenceError::Contended)?;
+            TryStart::Again(row.updated_at_ms)
+        }
         FenceState::Tried | FenceState::Confirmed => {
             let answer =
                 row.answer.ok_or_else(|| FenceError::Unreadable("no answer in a tried row".into()))?;
@@ -48,10 +52,11 @@ pub(crate) async fn finish_try<DB: FenceDatabase>(
     connection: &mut DB::Connection,
     xid: Xid,
     key: &BranchKey,
+    mark: Option<i64>,
     answer: &[u8],
 ) -> Result<(), FenceError> {
     let (from, to) = (FenceState::Trying, FenceState::Tried);
-    one_row(DB::set_state(connection, xid, key, from, to, Some(answer)).await?)
+    one_row(DB::set_state(connection, xid, key, from, to, mark, Some(answer)).await?)
 }
 
 /// What a confirm or a cancel finds.
@@ -79,10 +84,20 @@ pub(crate) async fn start_second_phase<DB: FenceDatabase>(
     if !confirm && DB::insert(connection, new, FenceState::Tombstone).await? {
         return Ok(SecondPhase::Done);
     }
-    let Some(row) = DB::read_locked(connection, new.xid, &new.key).await? else {
+    let claimed = DB::claim(connection, new.xid, &new.key).await?;
+    let is_claimed = claimed.is_some();
+    let row = match claimed {
+        Some(row) => Some(row),
+        None => DB::read_locked(connection, new.xid, &new.key).await?,
+    };
+    let Some(row) = row else {
         // For a cancel: the row that it conflicted with is gone again. It comes back.
         return if confirm { Ok(SecondPhase::NotYet) } else { Err(FenceError::Contended) };
     };
+    if !is_claimed && matches!(row.state, FenceState::Trying | FenceState::Tried) {
+        // Its try ended between our two statements.
+        return Err(FenceError::Contended);
+    }
     if let (Some(mine), Some(theirs)) = (row.log_id, new.log_id)
         && mine != theirs
     {
@@ -107,10 +122,12 @@ pub(crate) async fn finish_second_phase<DB: FenceDatabase>(
     row: &FenceRow,
 ) -> Result<(), FenceError> {
     let to = if operation == Operation::Confirm { FenceState::Confirmed } else { FenceState::Cancelled };
-    one_row(DB::set_state(connection, row.xid, &row.key, row.state, to, None).await?)
+    let mark = Some(row.updated_at_ms);
+    one_row(DB::set_state(connection, row.xid, &row.key, row.state, to, mark, None).await?)
 }
 
-/// Zero rows: the hook ended our transaction, so the row that we hold locked is not ours any more.
+/// Zero rows: our transaction is over, by its hook or by the database. What it wrote first, the
+/// inserted row or the mark in it, is gone.
 fn one_row(changed: u64) -> Result<(), FenceError> {
     if changed == 1 { Ok(()) } else { Err(FenceError::TransactionLost) }
 }

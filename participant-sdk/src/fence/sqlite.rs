@@ -7,7 +7,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Pool, Row as _, Sqlite, SqlitePool, Transaction};
+use sqlx::{Connection as _, Pool, Row as _, SqlSafeStr as _, Sqlite, SqlitePool, Transaction};
 use unanimity_types::{BranchKey, Epoch, LogId, LogPosition, PartitionId, Seq, Xid};
 use uuid::fmt::Hyphenated;
 
@@ -47,7 +47,17 @@ impl Statements for Sqlite {
     ) -> Result<Transaction<'static, Self>, FenceError> {
         // IMMEDIATE: takes the write lock now, where waiting for it is possible. A transaction that
         // reads first and writes later fails with "busy" at once when another wrote meanwhile.
-        Ok(pool.begin_with("BEGIN IMMEDIATE").await?)
+        let statement = Some("BEGIN IMMEDIATE".into_sql_str());
+        loop {
+            let connection = pool.acquire().await?;
+            if !connection.is_in_transaction() {
+                return Ok(Transaction::begin(connection, statement).await?);
+            }
+            // SQLite rolled a transaction back by itself (a full disk). sqlx cannot: its ROLLBACK
+            // fails, and it counts the transaction as open for ever. Another connection instead.
+            tracing::debug!("a connection whose transaction SQLite has ended is replaced");
+            let _ = connection.close().await;
+        }
     }
 
     async fn migrate(pool: &Pool<Self>) -> Result<(), FenceError> {

@@ -42,13 +42,21 @@ pub(crate) mod sealed {
             xid: Xid,
             key: &BranchKey,
         ) -> impl Future<Output = Result<Option<FenceRow>, FenceError>> + Send;
-        /// Changes a row's state; answers how many rows changed.
+        /// Reads a row that is open, keeps others from changing it, and puts a mark into it that
+        /// only this transaction knows.
+        fn claim(
+            connection: &mut Self::Connection,
+            xid: Xid,
+            key: &BranchKey,
+        ) -> impl Future<Output = Result<Option<FenceRow>, FenceError>> + Send;
+        /// Changes a row's state, if it bears the mark of its claim; answers how many rows changed.
         fn set_state(
             connection: &mut Self::Connection,
             xid: Xid,
             key: &BranchKey,
             from: FenceState,
             to: FenceState,
+            mark: Option<i64>,
             answer: Option<&[u8]>,
         ) -> impl Future<Output = Result<u64, FenceError>> + Send;
         /// A page of rows that are open (`true`) or settled, not touched since `before_ms`.
@@ -125,18 +133,41 @@ macro_rules! shared_statements {
             row.as_ref().map(read_row).transpose()
         }
 
+        async fn claim(
+            connection: &mut $connection,
+            xid: Xid,
+            key: &BranchKey,
+        ) -> Result<Option<FenceRow>, FenceError> {
+            // No time is below zero, so that no other transaction's value is like it. The state's
+            // change puts a time there again.
+            let mark = -fastrand::i64(1..);
+            let rows = sqlx::query(
+                "-- unanimity fence: claim
+                 UPDATE unanimity_fence SET updated_at_ms = $3
+                 WHERE xid = $1 AND branch_key = $2 AND state IN ('trying', 'tried') RETURNING *",
+            )
+            .bind(<$xid>::from(xid.uuid()))
+            .bind(key.as_str())
+            .bind(mark)
+            .fetch_all(connection)
+            .await?;
+            rows.first().map(read_row).transpose()
+        }
+
         async fn set_state(
             connection: &mut $connection,
             xid: Xid,
             key: &BranchKey,
             from: FenceState,
             to: FenceState,
+            mark: Option<i64>,
             answer: Option<&[u8]>,
         ) -> Result<u64, FenceError> {
             let done = sqlx::query(
                 "-- unanimity fence: set_state
                  UPDATE unanimity_fence SET state = $4, answer = coalesce($5, answer), updated_at_ms = $6
-                 WHERE xid = $1 AND branch_key = $2 AND state = $3",
+                 WHERE xid = $1 AND branch_key = $2 AND state = $3
+                   AND (CAST($7 AS BIGINT) IS NULL OR updated_at_ms = $7)",
             )
             .bind(<$xid>::from(xid.uuid()))
             .bind(key.as_str())
@@ -144,6 +175,7 @@ macro_rules! shared_statements {
             .bind(to.as_str())
             .bind(answer)
             .bind($crate::fence::row::now_ms())
+            .bind(mark)
             .execute(connection)
             .await?;
             Ok(done.rows_affected())

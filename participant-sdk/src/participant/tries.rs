@@ -160,6 +160,7 @@ async fn fenced_try<DB: FenceDatabase>(
     }
     let mut tx = shared.fence.begin().await?;
     let start = start_try::<DB>(&mut tx, row).await?;
+    let mark = if let TryStart::Again(mark) = &start { Some(*mark) } else { None };
     if let Some(answer) = ended(start) {
         tx.rollback().await.map_err(crate::fence::FenceError::from)?;
         return answer;
@@ -184,7 +185,7 @@ async fn fenced_try<DB: FenceDatabase>(
         }
         Err(_) => return Err(TryError::HookTimeout),
     };
-    finish_try::<DB>(&mut tx, row.xid, &row.key, &answer).await?;
+    finish_try::<DB>(&mut tx, row.xid, &row.key, mark, &answer).await?;
     tx.commit().await.map_err(crate::fence::FenceError::from)?;
     Ok(answer)
 }
@@ -192,7 +193,7 @@ async fn fenced_try<DB: FenceDatabase>(
 /// What a try answers without running its hook; `None` if the hook must run.
 fn ended(start: TryStart) -> Option<Result<Vec<u8>, TryError>> {
     match start {
-        TryStart::Fresh | TryStart::Again => None,
+        TryStart::Fresh | TryStart::Again(_) => None,
         TryStart::Repeat(answer) => Some(Ok(answer)),
         TryStart::Late(state) => {
             tracing::debug!(%state, "a try came after its cancel");

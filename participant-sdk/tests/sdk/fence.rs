@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{Postgres, Sqlite};
 use unanimity_proto::v1::Operation::{Cancel, Confirm};
 use unanimity_proto::v1::branch_result::Outcome;
-use unanimity_sdk::{BranchKey, Context, Fence, Participant, TccHooks, TryError, Xid};
+use unanimity_sdk::{BranchKey, Context, Fence, FenceError, Participant, TccHooks, TryError, Xid};
 
 use crate::support::databases::{Guard, TestDatabase, fence};
 use crate::support::fake::Fake;
@@ -238,6 +238,44 @@ conformance! {
         assert_eq!(outcome == Outcome::Done, confirmed);
     }
 
+    async fn a_hook_that_lost_its_local_transaction_is_no_success(world) {
+        for (operation, after) in [(Confirm, (97, 0, 3)), (Cancel, (100, 0, 0))] {
+            let (context, xid) = context();
+            world.hooks.set(Mood::RollsBack);
+            let error = world.try_(&context, 3).await.unwrap_err();
+            assert!(matches!(error, TryError::Fence(FenceError::TransactionLost)), "{error:?}");
+            assert_eq!(context.votes_header(), "");
+            world.hooks.set(Mood::Well);
+            world.try_(&again(xid), 3).await.unwrap();
+            world.hooks.set(Mood::RollsBack);
+            for _ in 0..2 {
+                let (outcome, text) = world.fake.deliver(operation, xid, &key()).await;
+                assert_eq!(outcome, Outcome::Unknown, "{text}");
+                assert_eq!(world.stock().await, (97, 3, 0), "{operation:?}");
+            }
+            world.hooks.set(Mood::Well);
+            // More often than the pool has connections: none of them was spoiled.
+            for _ in 0..10 {
+                let (outcome, text) = world.fake.deliver(operation, xid, &key()).await;
+                assert_eq!(outcome, Outcome::Done, "{text}");
+            }
+            assert_eq!(world.stock().await, after);
+            DB::execute(world.fence.pool(), "UPDATE stock SET free = 100, held = 0, sold = 0").await;
+        }
+    }
+
+    async fn a_hook_that_lost_its_local_transaction_is_no_success_in_the_external_form(world, external = true) {
+        let (context, xid) = context();
+        world.hooks.set(Mood::RollsBack);
+        world.try_(&context, 3).await.unwrap_err();
+        assert_eq!(world.stock().await, (100, 0, 0));
+        let rows = DB::number(world.fence.pool(), "SELECT count(*) FROM unanimity_fence WHERE state = 'trying'").await;
+        assert_eq!(rows, 1);
+        world.hooks.set(Mood::Well);
+        world.try_(&again(xid), 3).await.unwrap();
+        assert_eq!(world.stock().await, (97, 3, 0));
+    }
+
     async fn thirty_two_concurrent_cancels_do_not_deadlock(world) {
         let (context, xid) = context();
         world.try_(&context, 3).await.unwrap();
@@ -304,6 +342,41 @@ conformance! {
     async fn the_database_is_found_durable(world) {
         assert_eq!(world.fence.check_durability().await.unwrap(), []);
     }
+}
+
+#[tokio::test]
+async fn a_full_disk_spoils_no_connection() {
+    use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
+    let directory = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(directory.path().join("x.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .pragma("max_page_count", "1000");
+    // The only connection: whatever happens to it, it must work or be replaced.
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    let fence = Fence::new(pool.clone());
+    fence.migrate().await.unwrap();
+    Sqlite::execute(&pool, "CREATE TABLE stock (free BIGINT, held BIGINT, sold BIGINT)").await;
+    Sqlite::execute(&pool, "INSERT INTO stock VALUES (100, 0, 0)").await;
+    Sqlite::execute(&pool, "CREATE TABLE ballast (bytes BLOB)").await;
+    let (fake, hooks) = (Fake::start().await, Reserve::default());
+    let builder = Participant::builder("inventory", fence).tcc("reserve", hooks.clone());
+    let participant = builder.attach(&fake.client()).await.unwrap();
+
+    let (context, xid) = context();
+    hooks.set(Mood::Fills);
+    let error = participant.try_in::<Reserve>(&context, take(3)).await.unwrap_err();
+    assert!(matches!(&error, TryError::Hook(error) if error.to_string().contains("full")), "{error:?}");
+    hooks.set(Mood::Well);
+    participant.try_in::<Reserve>(&again(xid), take(3)).await.unwrap();
+    hooks.set(Mood::Fills);
+    assert_eq!(fake.deliver(Confirm, xid, &key()).await.0, Outcome::Unknown);
+    hooks.set(Mood::Well);
+    let (outcome, text) = fake.deliver(Confirm, xid, &key()).await;
+    assert_eq!(outcome, Outcome::Done, "{text}");
+    assert_eq!(stock(&pool).await, (97, 0, 3));
+    participant.shutdown().await;
 }
 
 #[tokio::test]

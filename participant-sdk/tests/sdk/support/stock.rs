@@ -18,6 +18,10 @@ pub(crate) enum Mood {
     Refuses,
     /// Runs a statement that fails, and swallows its error.
     Swallows,
+    /// Loses its local transaction in the middle, and swallows that.
+    RollsBack,
+    /// Writes more than the database has room for.
+    Fills,
     /// Stays in the hook for a while.
     Slow(Duration),
 }
@@ -74,6 +78,20 @@ macro_rules! hooks {
                     Mood::Swallows => {
                         let _ =
                             sqlx::query("INSERT INTO stock VALUES ('a', 0, 0, 0)").execute(&mut **tx).await;
+                    }
+                    Mood::RollsBack => {
+                        let sql = if stringify!($db) == "Sqlite" {
+                            // As a full disk or a trigger's RAISE(ROLLBACK) does.
+                            "INSERT OR ROLLBACK INTO stock VALUES ('a', 0, 0, 0)"
+                        } else {
+                            "ROLLBACK"
+                        };
+                        let _ = sqlx::raw_sql(sql).execute(&mut **tx).await;
+                    }
+                    Mood::Fills => {
+                        sqlx::query("INSERT INTO ballast VALUES (zeroblob(50000000))")
+                            .execute(&mut **tx)
+                            .await?;
                     }
                     Mood::Slow(time) => tokio::time::sleep(time).await,
                 }
