@@ -123,15 +123,12 @@ impl Context {
     /// The value for the answer's header `unanimity-votes`.
     #[must_use]
     pub fn votes_header(&self) -> String {
-        let (mut keys, failed) = {
-            let state = self.state();
-            let failed = state.failed_call.is_some() && !state.tolerates_failed_calls;
-            (state.votes.iter().cloned().collect::<Vec<_>>(), failed)
-        };
-        if failed {
-            // Prefix and call id are far below the limit of a key's length.
+        let mut keys = Vec::new();
+        if self.must_abort().is_some() {
+            // First, so that it has room. Prefix and call id are far below the limit of a key's length.
             keys.extend(BranchKey::new(format!("{FAILED_CALL_PREFIX}{}", self.inner.call.as_str())).ok());
         }
+        keys.extend(self.votes());
         let (text, left_out) = print_votes(&keys);
         if left_out > 0 {
             tracing::error!(xid = %self.xid(), left_out, "too many votes for one answer: the transaction will abort");
@@ -276,6 +273,17 @@ mod tests {
         assert!(tm.votes().is_empty());
         tm.tolerate_failed_calls();
         assert!(tm.must_abort().is_none());
+    }
+
+    #[test]
+    fn a_failed_call_is_told_even_if_the_votes_fill_the_header() {
+        let (hop, tm) = (context(), context());
+        // 64 bytes and a comma each: they fill it to the last bytes, and all of them fit.
+        hop.add_votes((0..189).map(|n| BranchKey::new(format!("{n:0>64}")).expect("valid")));
+        assert_eq!(parse_votes(&hop.votes_header()).expect("readable").len(), 189);
+        hop.call_failed("connection reset");
+        tm.add_votes(parse_votes(&hop.votes_header()).expect("readable"));
+        assert!(tm.must_abort().is_some());
     }
 
     #[tokio::test]
