@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use unanimity_proto::error_from_status;
-use unanimity_types::{AbortReason, ErrorCode, Limits, Status, Xid};
+use unanimity_types::{AbortReason, Decision, ErrorCode, Limits, Status, Xid};
 
 /// Why a call to the coordinator did not bring what it asked for.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -71,6 +71,11 @@ impl ClientError {
             Self::Refused { code, .. } | Self::Invalid { code, .. } => Some(*code),
             Self::InvalidUrl { .. } | Self::NoAnswer { .. } | Self::Protocol { .. } => None,
         }
+    }
+
+    /// Whether the coordinator says that the transaction is committed.
+    pub(crate) fn is_committed(&self) -> bool {
+        matches!(self, Self::Refused { status: Some(status), .. } if status.decision() == Some(Decision::Commit))
     }
 
     /// How long the coordinator asks to wait before the next attempt.

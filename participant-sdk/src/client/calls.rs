@@ -119,6 +119,8 @@ impl Client {
         wait: v1::Wait,
         wait_for: Duration,
     ) -> Result<TransactionInfo, ClientError> {
+        // On the wire 0 ms is no limit: who has no time left does not ask to wait.
+        let wait = if wait_for.as_millis() == 0 { v1::Wait::Unspecified } else { wait };
         let timeout = self.options().call_timeout + wait_for;
         let message = v1::GetTransactionRequest {
             xid: xid.to_string(),

@@ -59,7 +59,8 @@ pub enum TransactionError<E> {
     },
     /// The commit was sent and nobody answered, for all the time that it was repeated. It is
     /// committed or aborted, or will be: [`crate::Client::wait_decided`] tells, and
-    /// [`crate::Client::abort`] settles it. Do not do the work again before that.
+    /// [`crate::Client::abort`] settles it. Do not do the work again before that. Also when the
+    /// closure failed and its abort came too late: somebody with the same xid had committed.
     #[error("whether the transaction {xid} was committed is not known yet: {error}")]
     OutcomeUnknown {
         /// The transaction.

@@ -95,13 +95,18 @@ impl TransactionBuilder {
         let result = tx.context().scope(body(tx.clone())).await;
         let ended = match result {
             Ok(value) => tx.commit().await.map(|()| value).map_err(TransactionError::widen),
-            Err(error) => {
-                // Its deadline aborts it if the coordinator cannot be told.
-                if let Err(failure) = tx.abort().await {
-                    tracing::warn!(xid = %tx.xid(), error = %failure, "abort could not be told; the deadline does it");
+            Err(error) => match tx.abort().await {
+                Ok(()) => Err(TransactionError::User { xid: tx.xid(), error }),
+                // By somebody else with the same xid, or by the closure itself: it is not aborted.
+                Err(failure) if failure.is_committed() => {
+                    Err(TransactionError::OutcomeUnknown { xid: tx.xid(), error: failure })
                 }
-                Err(TransactionError::User { xid: tx.xid(), error })
-            }
+                // Its deadline aborts it if the coordinator cannot be told.
+                Err(failure) => {
+                    tracing::warn!(xid = %tx.xid(), error = %failure, "abort could not be told; the deadline does it");
+                    Err(TransactionError::User { xid: tx.xid(), error })
+                }
+            },
         };
         drop(guard);
         ended

@@ -114,9 +114,12 @@ impl GlobalTransaction {
         if let Some(why) = self.inner.context.must_abort()
             && self.phase() == Phase::Active
         {
-            // The outcome is certain without an answer: nobody will ever commit it.
-            let _ = self.abort().await;
-            return Err(TransactionError::Aborted { xid, reason: AbortCause::CallWithoutAnswer(why) });
+            // Without an answer the outcome is certain too: nobody will ever commit it. Unless
+            // somebody else with the same xid has: that is the truth then.
+            return match self.abort().await {
+                Err(error) if error.is_committed() => Ok(()),
+                _ => Err(TransactionError::Aborted { xid, reason: AbortCause::CallWithoutAnswer(why) }),
+            };
         }
         let before = self.change(|phase| match phase {
             Phase::Active => Phase::Committing,
@@ -198,8 +201,14 @@ impl GlobalTransaction {
         let this = self.clone();
         let task = tokio::spawn(async move {
             let result = this.inner.client.abort_for(this.xid(), ABORT_RETRY_FOR).await;
-            if result.is_ok() {
-                this.change(|_| Phase::Aborted);
+            match &result {
+                Ok(()) => {
+                    this.change(|_| Phase::Aborted);
+                }
+                Err(error) if error.is_committed() => {
+                    this.change(|_| Phase::Committed);
+                }
+                Err(_) => {}
             }
             result
         });

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use unanimity_proto::v1::Wait;
-use unanimity_sdk::{AbortCause, AbortReason, Client, ClientError, ErrorCode, Status, TransactionError, Xid};
+use unanimity_sdk::{
+    AbortCause, AbortReason, Client, ClientError, ErrorCode, SendInTransaction as _, Status,
+    TransactionError, Xid,
+};
 
 use crate::support::eventually;
 use crate::support::fake::{Fake, OnCommit};
@@ -192,4 +195,44 @@ async fn bad_input_is_refused_before_it_is_sent() {
     }
     let unknown = client.status(Xid::new(uuid::Uuid::from_u128(7))).await.unwrap_err();
     assert_eq!(unknown.code(), Some(ErrorCode::TransactionNotFound));
+}
+
+#[tokio::test]
+async fn a_wait_of_no_time_is_a_look() {
+    let fake = Fake::start().await;
+    let client = fake.client();
+    for limit in [Duration::ZERO, Duration::from_micros(300)] {
+        let tx = client.begin("x").await.unwrap();
+        client.wait_finished(tx.xid(), limit).await.unwrap();
+        // On the wire 0 ms is "as long as you like".
+        assert_eq!(fake.with(|state| state.waits.pop()), Some(Wait::Unspecified), "{limit:?}");
+        tx.abort().await.unwrap();
+    }
+}
+
+/// The same xid may be in the hands of two processes: what one is told must not be what the other
+/// made untrue (I4).
+#[tokio::test]
+async fn i4_what_another_has_committed_is_never_told_to_be_aborted() {
+    let fake = Fake::start().await;
+    fake.with(|state| state.committed_by_another = true);
+    let client = fake.client();
+    let tx = client.begin("x").await.unwrap();
+    // A call without an answer: the manager aborts instead of committing, and is told the truth.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let lost = reqwest::Client::new().post("http://127.0.0.1:1/").send_in(&tx).await;
+    assert!(lost.is_err());
+    tx.commit().await.unwrap();
+    tx.commit().await.unwrap();
+
+    let tx = client.begin("x").await.unwrap();
+    let error = tx.abort().await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::AlreadyDecided));
+    tx.commit().await.unwrap();
+
+    let error = client.transaction("x").run(async |_| Err::<(), _>(NoCoffee)).await.unwrap_err();
+    assert!(
+        matches!(error, TransactionError::OutcomeUnknown { .. }),
+        "not aborted by its own code: {error:?}"
+    );
 }

@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) commits: Vec<v1::CommitRequest>,
     pub(crate) on_commit: VecDeque<OnCommit>,
     pub(crate) aborts: Vec<String>,
+    /// Somebody else has committed what we are asked to abort.
+    pub(crate) committed_by_another: bool,
     pub(crate) waits: Vec<v1::Wait>,
     pub(crate) inquiries: Vec<v1::InquireRequest>,
     /// By xid: the answer, and whether it is settled. Without an entry: active.
@@ -256,6 +258,10 @@ impl Coordinator for Fake {
         let xid = request.into_inner().xid;
         self.with(|state| {
             state.aborts.push(xid.clone());
+            if state.committed_by_another {
+                let detail = v1::ErrorDetail { status: v1::Status::Committed.into(), ..Default::default() };
+                return Err(refused(ErrorCode::AlreadyDecided, detail));
+            }
             Ok(Response::new(v1::DecideResponse {
                 xid,
                 status: v1::Status::Aborting.into(),
