@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use reqwest::Url;
 use unanimity_types::Target;
 
+use super::text::is_hidden;
+
 /// A pattern that means nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("allowed callback {pattern:?}: {why}")]
@@ -112,8 +114,8 @@ impl AllowList {
 
 /// Parses an address, refusing what makes two readers see two hosts.
 fn parse_plain(address: &str) -> Result<Url, String> {
-    if address.chars().any(|c| c.is_control() || c.is_whitespace() || c == '\\') {
-        return Err("an address has no spaces, control characters or backslashes".to_owned());
+    if address.chars().any(|c| is_hidden(c) || c == '\\') {
+        return Err("an address has no spaces, control or invisible characters, or backslashes".to_owned());
     }
     let url = Url::parse(address).map_err(|error| format!("not a URL: {error}"))?;
     if !matches!(url.scheme(), "http" | "https") {

@@ -11,10 +11,7 @@ pub(super) fn printable(text: &str) -> Box<str> {
     let mut clean = String::with_capacity(text.len().min(Limits::ERROR_BYTES_MAX));
     let mut gap = false;
     for c in text.chars() {
-        let hidden = c.is_control()
-            || c.is_whitespace()
-            || matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}');
-        if hidden {
+        if is_hidden(c) {
             gap = !clean.is_empty();
             continue;
         }
@@ -29,7 +26,14 @@ pub(super) fn printable(text: &str) -> Box<str> {
     clean.into_boxed_str()
 }
 
-/// The same of bytes that should be text.
+/// Whether a character shows nothing, or turns around what stands beside it.
+pub(super) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || c.is_whitespace()
+        || matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{2069}' | '\u{FEFF}')
+}
+
+/// [`printable`] of bytes that should be text.
 pub(super) fn printable_bytes(bytes: &[u8]) -> Box<str> {
     // Four times the limit is enough for any UTF-8, and keeps the copy small.
     let head = &bytes[..bytes.len().min(4 * Limits::ERROR_BYTES_MAX)];
