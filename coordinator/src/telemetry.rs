@@ -69,6 +69,8 @@ pub struct Metrics {
     durations: Family<RouteLabels, Histogram>,
     open: Family<PartitionLabels, Gauge>,
     states: Family<PartitionStateLabels, Gauge>,
+    epochs: Family<PartitionLabels, Gauge>,
+    blocks: Family<PartitionLabels, Gauge>,
 }
 
 impl fmt::Debug for Metrics {
@@ -85,11 +87,15 @@ impl Default for Metrics {
             Family::new_with_constructor((|| Histogram::new(DURATION_BUCKETS)) as fn() -> Histogram);
         let open = Family::default();
         let states = Family::default();
+        let epochs = Family::default();
+        let blocks = Family::default();
         registry.register("requests", "Requests answered, by route and code", requests.clone());
         registry.register("request_duration_seconds", "Time to an answer, by route", durations.clone());
         registry.register("open_transactions", "Transactions in memory, by partition", open.clone());
         registry.register("partition_state", "1 for the state that a partition is in", states.clone());
-        Self { registry: Mutex::new(registry), requests, durations, open, states }
+        registry.register("log_epoch", "Epoch of the last durable block, by partition", epochs.clone());
+        registry.register("log_block", "Number of the last durable block, by partition", blocks.clone());
+        Self { registry: Mutex::new(registry), requests, durations, open, states, epochs, blocks }
     }
 }
 
@@ -116,6 +122,11 @@ impl Metrics {
             let partition = info.partition.0;
             let open = i64::try_from(info.open).unwrap_or(i64::MAX);
             self.open.get_or_create(&PartitionLabels { partition }).set(open);
+            if let Some(position) = info.position {
+                let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+                self.epochs.get_or_create(&PartitionLabels { partition }).set(number(position.epoch.0));
+                self.blocks.get_or_create(&PartitionLabels { partition }).set(number(position.seq.0));
+            }
             let state = state_word(&info.state).to_owned();
             self.states.get_or_create(&PartitionStateLabels { partition, state }).set(1);
         }
