@@ -84,7 +84,8 @@ impl SqliteLog {
     /// lock, and SQLite itself refuses whatever would change the log. Calls that write answer
     /// [`Error::Refused`].
     ///
-    /// (SQLite's own index beside the file, `-shm`, is made if no coordinator runs.)
+    /// If no coordinator runs, SQLite may leave its empty helpers (`-shm`, `-wal`) beside the file; the next
+    /// one that does takes them away.
     ///
     /// # Errors
     /// As [`SqliteLog::open`], but never [`Error::InUse`].

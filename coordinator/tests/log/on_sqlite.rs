@@ -35,6 +35,57 @@ async fn m16_a_second_coordinator_on_the_same_file_is_refused() {
 }
 
 #[tokio::test]
+async fn reading_only_needs_no_lock_and_writes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = file_in(&directory.path().join("data"));
+    let missing = SqliteLog::open_read_only(&file).await;
+    assert!(
+        matches!(&missing, Err(Error::Schema(text)) if text.contains("unanimity migrate")),
+        "{missing:?}"
+    );
+    assert!(!file.parent().unwrap().exists(), "looking makes nothing");
+
+    let owner = SqliteLog::open_or_create(&file).await.unwrap();
+    let mut blocks = fill(&owner, 3, 0).await;
+    let reader = SqliteLog::open_read_only(&file).await.expect("beside the owner");
+    assert_eq!(reader.identity(), owner.identity());
+    assert_eq!(reader.read(P).await.unwrap(), blocks);
+    assert!(reader.warnings().await.unwrap().is_empty());
+    // The owner goes on, and the reader sees it.
+    let next = after(&blocks[blocks.len() - 1], BlockKind::Data, 1, 0, b"more");
+    assert_eq!(owner.append(&next).await.unwrap(), Appended::Written);
+    blocks.push(next);
+    assert_eq!(reader.read(P).await.unwrap(), blocks);
+
+    let contents = || {
+        [file.clone(), file.with_extension("db-wal"), file.with_extension("db.lock")]
+            .map(|file| std::fs::read(file).unwrap())
+    };
+    let before = contents();
+    let refused = after(&blocks[blocks.len() - 1], BlockKind::Data, 1, 0, b"mine");
+    let minute = std::time::Duration::from_secs(60);
+    for write in [
+        reader.append(&refused).await.map(drop),
+        reader.trim(P, unanimity_types::Seq(1)).await.map(drop),
+        reader.lease(P, "b", "", minute).await.map(drop),
+        reader.release(P, "b").await,
+    ] {
+        assert!(matches!(&write, Err(Error::Refused(text)) if text.contains("reading only")), "{write:?}");
+    }
+    reader.close().await;
+    assert!(contents() == before, "not a byte is changed, and the write-ahead log is not merged");
+    assert_eq!(owner.read(P).await.unwrap(), blocks);
+    owner.close().await;
+
+    // Without an owner it keeps none away.
+    let reader = SqliteLog::open_read_only(&file).await.expect("alone");
+    assert_eq!(reader.read(P).await.unwrap(), blocks);
+    let owner = SqliteLog::open(&file).await.expect("nobody holds the lock");
+    owner.close().await;
+    reader.close().await;
+}
+
+#[tokio::test]
 async fn files_are_for_the_owner_only() {
     let directory = tempfile::tempdir().unwrap();
     let file = file_in(&directory.path().join("data"));
