@@ -20,20 +20,20 @@ fn unanimity(arguments: &[&str]) -> Command {
     command
 }
 
-async fn run(arguments: &[&str]) -> Output {
+pub(crate) async fn run(arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::from(unanimity(arguments));
     tokio::time::timeout(Duration::from_secs(60), command.output()).await.expect("in time").expect("it runs")
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("text")
 }
 
-fn json_of(output: &Output) -> Value {
+pub(crate) fn json_of(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
@@ -204,17 +204,15 @@ async fn transactions_are_listed_shown_and_acted_on() {
     assert!(shown.contains("heuristic_confirmed") && shown.contains("by ada: by hand"), "{shown}");
 
     // What cannot be is an error with its code, on stderr, with status 1.
-    let refused = run(&["tx", "abort", &xid, "--addr", addr]).await;
+    let refused = run(&["tx", "abort", &xid, "--addr", addr, "--reason", "late"]).await;
     assert_eq!((refused.status.code(), stdout(&refused).as_str()), (Some(1), ""));
     assert!(
         stderr(&refused).contains("already_decided") && stderr(&refused).contains("committed"),
         "{refused:?}"
     );
-    let refused = run(&["tx", "abort", &xid, "--addr", addr, "--json"]).await;
+    let refused = run(&["tx", "abort", &xid, "--addr", addr, "--reason", "late", "--json"]).await;
     let error: Value = serde_json::from_slice(&refused.stderr).expect("JSON");
     assert_eq!(error["error"]["code"], "already_decided");
-    let aborted = run(&["tx", "abort", &fixture.begin().await, "--addr", addr, "--json"]).await;
-    assert_eq!(json_of(&aborted)["abort_reason"], "requested");
 
     let cluster = run(&["cluster", "--addr", addr]).await;
     assert_eq!(cluster.status.code(), Some(0));
@@ -226,6 +224,99 @@ async fn transactions_are_listed_shown_and_acted_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operator_aborts_with_name_and_reason() {
+    let fixture = Fixture::start().await;
+    let addr = fixture.url("");
+    let abort = async |xid: &str, more: &[&str]| {
+        let mut arguments = vec!["tx", "abort", xid, "--addr", &addr, "--reason", "the shop is closed"];
+        arguments.extend(more);
+        run(&arguments).await
+    };
+    let xid = fixture.begin().await;
+    let aborted = abort(&xid, &["--operator", "ada", "--json"]).await;
+    assert_eq!(json_of(&aborted)["abort_reason"], "operator", "{aborted:?}");
+    let shown = stdout(&run(&["tx", "show", &xid, "--addr", &addr]).await);
+    assert!(shown.contains("abort (operator) by ada: the shop is closed"), "{shown}");
+    // Again: answered as the first time.
+    let again = abort(&xid, &["--operator", "bob"]).await;
+    assert_eq!(stdout(&again), format!("{xid} is aborted (operator)\n"));
+
+    // Who it is, is found out; by the system if the environment does not say it.
+    for (user, who) in [(Some("grace"), "grace".to_owned()), (None, login())] {
+        let xid = fixture.begin().await;
+        let mut command = unanimity(&["tx", "abort", &xid, "--addr", &addr, "--reason", "why not"]);
+        command.env_remove("USER").env_remove("LOGNAME").env_remove("USERNAME");
+        if let Some(user) = user {
+            command.env("USER", user);
+        }
+        let output = tokio::process::Command::from(command).output().await.expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        let shown = stdout(&run(&["tx", "show", &xid, "--addr", &addr]).await);
+        assert!(shown.contains(&format!("by {who}: why not")), "{shown}");
+    }
+
+    // What nobody knows is not aborted by a slip: it would leave a record.
+    let unknown = "0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f";
+    let refused = abort(unknown, &[]).await;
+    assert_eq!((refused.status.code(), stdout(&refused).as_str()), (Some(1), ""));
+    assert!(
+        stderr(&refused).contains("--unknown") && stderr(&refused).contains("nothing was done"),
+        "{refused:?}"
+    );
+    let refused = abort(unknown, &["--json"]).await;
+    let error: Value = serde_json::from_slice(&refused.stderr).expect("JSON");
+    assert_eq!(error["error"]["code"], "transaction_not_found");
+    assert_eq!(fixture.get(&format!("/v1/transactions/{unknown}")).await.status, 404);
+    let settled = abort(unknown, &["--unknown"]).await;
+    assert_eq!(stdout(&settled), format!("{unknown} is aborted (presumed)\n"));
+    let late = fixture.post("/v1/transactions", &json!({ "mode": "tcc", "xid": unknown })).await;
+    assert_eq!(late.code(), "already_decided");
+}
+
+fn login() -> String {
+    let output = Command::new("id").arg("-un").output().expect("id runs");
+    stdout(&output).trim().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sqlite_log_is_read_beside_its_coordinator() {
+    let data = directory();
+    let data = path(data.path());
+    let http = http_client();
+    let mut running = Running::dev(&["--data-dir", data]);
+    let begin = async || {
+        let request = http.post(format!("{}/v1/transactions", running.url)).json(&json!({ "mode": "tcc" }));
+        let begun: Value = request.send().await.expect("an answer").json().await.expect("JSON");
+        begun["xid"].as_str().unwrap_or_else(|| panic!("{begun}")).to_owned()
+    };
+    let xid = begin().await;
+    for command in [&["log", "verify"][..], &["log", "dump"], &["check"]] {
+        let output = run(&[command, &["--data-dir", data]].concat()).await;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(stdout(&output).contains(&xid) == (command == ["log", "dump"]), "{output:?}");
+    }
+    // It goes on, and the next look sees it.
+    let later = begin().await;
+    assert!(stdout(&run(&["log", "dump", "--data-dir", data, "--xid", &later]).await).contains("begun"));
+
+    // After a crash too, and not a byte is changed: not even the write-ahead log is merged.
+    running.signal("KILL");
+    running.wait(Duration::from_secs(15));
+    let bytes =
+        || ["unanimity.db", "unanimity.db-wal"].map(|file| std::fs::read(Path::new(data).join(file)).ok());
+    let before = bytes();
+    assert!(before.iter().all(Option::is_some));
+    for command in [&["log", "verify"][..], &["log", "dump"], &["check"]] {
+        let output = run(&[command, &["--data-dir", data]].concat()).await;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    assert!(bytes() == before, "a command that only reads wrote");
+    let running = Running::dev(&["--data-dir", data]);
+    let shown = run(&["tx", "show", &later, "--addr", &running.url]).await;
+    assert!(shown.status.success(), "{shown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_asked_wrongly_is_status_2() {
     for arguments in [
         &["frobnicate"][..],
@@ -233,6 +324,7 @@ async fn what_was_asked_wrongly_is_status_2() {
         &["tx", "list", "--limit", "501"],
         &["tx", "list", "--older-than", "soon"],
         &["tx", "retry", "0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f"],
+        &["tx", "abort", "0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f"],
         &["serve"],
         &["check"],
         &["serve", "--database-url", "mysql://h/d"],
@@ -302,9 +394,33 @@ async fn databases_that_cannot_be_used_are_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_there_is_told_with_what_to_do() {
-    let output = run(&["tx", "list", "--addr", "http://127.0.0.1:1"]).await;
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("unanimity dev") && stderr(&output).contains("--addr"), "{output:?}");
+    let xid = "0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f";
+    for command in [
+        &["tx", "list"][..],
+        &["tx", "show", xid],
+        &["tx", "retry", xid, "--reason", "r"],
+        &["tx", "abort", xid, "--reason", "r"],
+        &["tx", "resolve", xid, "1", "--as", "confirmed", "--reason", "r"],
+        &["cluster"],
+        &["log", "accept-loss", "0", "--reason", "r"],
+    ] {
+        // Said by flag, and by variable.
+        let by_flag = run(&[command, &["--addr", "http://127.0.0.1:1"]].concat()).await;
+        let mut by_variable = unanimity(command);
+        by_variable.env("UNANIMITY_ADDR", "127.0.0.1:1");
+        let by_variable = by_variable.output().expect("it runs");
+        for output in [by_flag, by_variable] {
+            assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(1), ""), "{output:?}");
+            for word in ["127.0.0.1:1", "refused", "unanimity dev", "--addr", "UNANIMITY_ADDR"] {
+                assert!(stderr(&output).contains(word), "{word}: {output:?}");
+            }
+        }
+        let output = run(&[command, &["--addr", "http://127.0.0.1:1", "--json"]].concat()).await;
+        let error: Value = serde_json::from_slice(&output.stderr).expect("JSON");
+        assert!(error["error"]["message"].as_str().is_some_and(|text| text.contains("--addr")), "{error}");
+        let output = run(&[command, &["--addr", "no url"]].concat()).await;
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
     for arguments in
         [&["--help"][..], &["dev", "--help"], &["tx", "resolve", "--help"], &["log", "dump", "--help"]]
     {

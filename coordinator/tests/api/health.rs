@@ -8,14 +8,14 @@ use unanimity_coordinator::Node;
 use unanimity_coordinator::log::MemoryLog;
 use unanimity_types::{PartitionId, Seq};
 
-use crate::support::{ANY_PORT, Fixture, READY_MAX, http_client};
+use crate::support::{ANY_PORT, Fixture, READY_MAX, http_client, stop};
 
 #[tokio::test]
 async fn a_stopped_partition_makes_the_node_unready_and_says_why() {
     let log = MemoryLog::new(2);
     let node = Node::builder().log(Arc::new(log.clone())).listen(ANY_PORT).start().await.expect("started");
     node.ready(READY_MAX).await.expect("ready");
-    node.shutdown().await;
+    stop(node).await;
     // Somebody damages a row by hand.
     assert!(log.damage(PartitionId(1), Seq(1), |block| block.epoch = block.epoch.next()));
 

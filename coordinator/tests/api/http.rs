@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::json;
 
-use crate::support::{Callback, Fixture};
+use crate::support::{Callback, Fixture, stop};
 
 #[tokio::test]
 async fn a_transaction_commits_from_begin_to_callback() {
@@ -42,7 +42,7 @@ async fn a_transaction_commits_from_begin_to_callback() {
         shown.body["timeline"].as_array().expect("a timeline").iter().map(|e| e["event"].clone()).collect();
     assert_eq!(events.first(), Some(&json!("begun")));
     assert_eq!(events.last(), Some(&json!("finished")));
-    fixture.node.shutdown().await;
+    stop(fixture.node).await;
 }
 
 #[tokio::test]
@@ -169,6 +169,39 @@ async fn the_coordinator_tells_who_it_is() {
     // Nothing was lost, so nothing can be accepted.
     let by = json!({ "operator": "ada", "reason": "because" });
     assert_eq!(fixture.post("/v1/partitions/0/accept-loss", &by).await.code(), "illegal_transition");
+}
+
+#[tokio::test]
+async fn metrics_tell_how_each_partition_is() {
+    let fixture = Fixture::start().await;
+    fixture.begin().await;
+    let text = fixture.get("/metrics").await.raw;
+    for (name, kind, help) in [
+        ("requests", "counter", "Requests answered, by route and code."),
+        ("request_duration_seconds", "histogram", "Time to an answer, by route."),
+        ("open_transactions", "gauge", "Transactions in memory, by partition."),
+        ("partition_state", "gauge", "1 for the state that a partition is in."),
+        ("log_epoch", "gauge", "Epoch of the last durable block, by partition."),
+        ("log_block", "gauge", "Number of the last durable block, by partition."),
+    ] {
+        let header = format!("# HELP unanimity_{name} {help}\n# TYPE unanimity_{name} {kind}\n");
+        assert!(text.contains(&header), "{header} is not in\n{text}");
+    }
+    let value = |name: &str, labels: &str| -> u64 {
+        let start = format!("unanimity_{name}{{{labels}}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&start));
+        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {start}in\n{text}"))
+    };
+    let mut open = 0;
+    for partition in 0..2 {
+        let labels = format!("partition=\"{partition}\"");
+        open += value("open_transactions", &labels);
+        assert_eq!(value("log_epoch", &labels), 1);
+        assert!(value("log_block", &labels) >= 1);
+        assert_eq!(value("partition_state", &format!("{labels},state=\"running\"")), 1);
+    }
+    assert_eq!(open, 1);
+    assert_eq!(value("requests_total", "route=\"POST /v1/transactions\",code=\"201\""), 1);
 }
 
 #[tokio::test]

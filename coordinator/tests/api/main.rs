@@ -5,7 +5,17 @@ mod cli;
 mod docs;
 mod grpc;
 mod health;
+mod hostile;
 mod http;
 mod limits;
+mod lost_tail;
+#[path = "../log/postgres.rs"]
+#[allow(
+    dead_code,
+    clippy::print_stderr,
+    reason = "the log's tests use more of it, and say which server they chose"
+)]
+mod postgres;
 mod shutdown;
 mod support;
+mod walkthrough;

@@ -9,7 +9,7 @@ use unanimity_coordinator::log::MemoryLog;
 use unanimity_proto::v1;
 use unanimity_proto::v1::participants_client::ParticipantsClient;
 
-use crate::support::{ANY_PORT, Fixture, READY_MAX, http_client};
+use crate::support::{ANY_PORT, Fixture, READY_MAX, http_client, stop};
 
 #[tokio::test]
 async fn streams_without_an_end_do_not_hold_up_the_end() {
@@ -43,7 +43,7 @@ async fn streams_without_an_end_do_not_hold_up_the_end() {
     });
     tokio::time::sleep(Duration::from_millis(200)).await;
     let started = Instant::now();
-    fixture.node.shutdown().await;
+    stop(fixture.node).await;
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(poll.await.expect("no panic"), 200);
     // Both streams ended.

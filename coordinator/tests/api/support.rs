@@ -18,6 +18,8 @@ use unanimity_proto::v1::coordinator_client::CoordinatorClient;
 pub(crate) const ANY_PORT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 pub(crate) const READY_MAX: Duration = Duration::from_secs(10);
+/// The default `timeouts.shutdown_ms`, the engine's last block and the log's closing, with room.
+const STOP_MAX: Duration = Duration::from_secs(45);
 
 /// A node and an HTTP client for it.
 pub(crate) struct Fixture {
@@ -29,6 +31,11 @@ pub(crate) fn http_client() -> reqwest::Client {
     // The second one is told that there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("a client")
+}
+
+/// Stops a node; one that hangs fails the test.
+pub(crate) async fn stop(node: Node) {
+    tokio::time::timeout(STOP_MAX, node.shutdown()).await.expect("it stops in time");
 }
 
 impl Fixture {
@@ -138,6 +145,7 @@ pub(crate) struct Callback {
     address: SocketAddr,
     calls: Arc<Mutex<Vec<Value>>>,
     answer: Arc<Mutex<StatusCode>>,
+    body: Arc<Mutex<String>>,
 }
 
 impl Callback {
@@ -147,6 +155,7 @@ impl Callback {
             address: listener.local_addr().expect("an address"),
             calls: Arc::default(),
             answer: Arc::new(Mutex::new(StatusCode::OK)),
+            body: Arc::default(),
         };
         let routes = Router::new().route("/{operation}", post(answer)).with_state(callback.clone());
         tokio::spawn(async move { axum::serve(listener, routes).await });
@@ -161,14 +170,19 @@ impl Callback {
         *self.answer.lock().expect("unpoisoned") = status;
     }
 
+    /// What it says in the body of every answer.
+    pub(crate) fn say(&self, text: &str) {
+        text.clone_into(&mut self.body.lock().expect("unpoisoned"));
+    }
+
     pub(crate) fn calls(&self) -> Vec<Value> {
         self.calls.lock().expect("unpoisoned").clone()
     }
 }
 
-async fn answer(State(callback): State<Callback>, body: axum::Json<Value>) -> StatusCode {
+async fn answer(State(callback): State<Callback>, body: axum::Json<Value>) -> (StatusCode, String) {
     callback.calls.lock().expect("unpoisoned").push(body.0);
-    *callback.answer.lock().expect("unpoisoned")
+    (*callback.answer.lock().expect("unpoisoned"), callback.body.lock().expect("unpoisoned").clone())
 }
 
 /// The code in a gRPC status' details.
