@@ -111,17 +111,14 @@ impl Node {
         let limit = self.config.timeouts.shutdown();
         // The server's signal; readiness, health and long polls see it too.
         self.closing.cancel();
-        match self.server {
-            // The server waits for delivery, whose answers come over its connections.
-            Some(mut server) => {
-                if let Err(error) = (&mut server.task).await {
-                    tracing::error!(%error, "the server did not stop in good order");
-                }
-            }
-            None => {
-                self.delivery.shutdown(limit).await;
-            }
+        // The server waits for delivery, whose answers come over its connections.
+        if let Some(mut server) = self.server
+            && let Err(error) = (&mut server.task).await
+        {
+            tracing::error!(%error, "the server did not stop in good order");
         }
+        // Where no connection is left the server does not wait: callbacks have connections of their own.
+        self.delivery.shutdown(limit.saturating_sub(started.elapsed())).await;
         let left = limit.saturating_sub(started.elapsed()).max(ENGINE_STOP_MIN);
         self.engine.shutdown(left).await;
         if tokio::time::timeout(LOG_CLOSE_MAX, self.log.close()).await.is_err() {
