@@ -143,11 +143,13 @@ async fn sigterm_finishes_what_is_in_flight() {
     coordinator.process.terminate().unwrap();
     for answer in answers {
         let (status, answer) = answer.await.unwrap().unwrap();
-        assert_eq!((status, answer["status"].as_str()), (200, Some("committed")), "{answer}");
+        // The decision, if a wait for more than that was cut short.
+        let told = answer["status"].as_str().unwrap_or_default();
+        assert!(status == 200 && ["committing", "committed"].contains(&told), "{status}: {answer}");
     }
     assert!(coordinator.process.exit(Duration::from_secs(30)).await.unwrap().success());
 
-    // Leases are given back, and every partition ends with a closing block.
+    // What the participant was at is on record, leases are given back, and every partition ends with a closing block.
     let mut connection = PgConnection::connect(&url).await.unwrap();
     let held = "SELECT count(*) FROM partitions WHERE owner IS NOT NULL";
     let held: i64 = sqlx::query_scalar(held).fetch_one(&mut connection).await.unwrap();
