@@ -92,16 +92,14 @@ impl<DB: FenceDatabase> Shared<DB> {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
             return Answer::Unknown("the participant shuts down".into());
         };
-        self.in_hand.fetch_add(1, Ordering::Relaxed);
-        let this = Arc::clone(self);
+        let in_hand = InHand::new(self);
         let (xid, key, operation) = (order.xid, order.key.clone(), order.operation);
         let result = self
             .unstoppable(async move {
                 let _permit = permit;
-                second_phase(&this, order).await
+                second_phase(&in_hand.0, order).await
             })
             .await;
-        self.in_hand.fetch_sub(1, Ordering::Relaxed);
         let done = result.unwrap_or_else(|panic| Answer::Unknown(format!("the hook panicked: {panic}")));
         match &done {
             Answer::Done => self.attention.settled(xid, &key),
@@ -111,6 +109,22 @@ impl<DB: FenceDatabase> Shared<DB> {
             }
         }
         done
+    }
+}
+
+/// Counts an operation for as long as its task lives, whoever waits for it.
+struct InHand<DB: FenceDatabase>(Arc<Shared<DB>>);
+
+impl<DB: FenceDatabase> InHand<DB> {
+    fn new(shared: &Arc<Shared<DB>>) -> Self {
+        shared.in_hand.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl<DB: FenceDatabase> Drop for InHand<DB> {
+    fn drop(&mut self) {
+        self.0.in_hand.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -286,6 +286,37 @@ async fn the_hooks_can_be_served_at_an_address() {
 }
 
 #[tokio::test]
+async fn a_caller_that_stops_waiting_leaves_nothing_in_hand() {
+    let (fake, fence, hooks, _guard) = parts().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let participant = fast(&fence, &hooks).called_at(&fake.client(), &address).await.unwrap();
+    let server = tonic::transport::Server::builder()
+        .add_service(participant.grpc_service())
+        .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
+    tokio::spawn(server);
+    let (context, xid) = context();
+    participant.try_in::<Reserve>(&context, take(4)).await.unwrap();
+    hooks.set(Mood::Slow(Duration::from_millis(300)));
+    let operation = v1::BranchOperation {
+        xid: xid.to_string(),
+        key: key().to_string(),
+        operation: Operation::Confirm.into(),
+        name: "reserve".into(),
+        ..Default::default()
+    };
+    let mut callback = BranchCallbackClient::connect(address).await.unwrap();
+    let mut request = tonic::Request::new(operation);
+    // tonic drops the handler when its caller's deadline has passed.
+    request.set_timeout(Duration::from_millis(100));
+    assert!(callback.execute(request).await.is_err());
+    assert_eq!(participant.health().await.unwrap().in_hand, 1);
+    eventually("the work goes on", async || stock(fence.pool()).await == (96, 0, 4)).await;
+    eventually("none in hand", async || participant.health().await.unwrap().in_hand == 0).await;
+    participant.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_participant_that_cannot_work_does_not_start() {
     let (fake, fence, hooks, _guard) = parts().await;
     let client = fake.client();
