@@ -66,8 +66,8 @@ impl TransactionBuilder {
         }
         let xid = self.xid.unwrap_or_else(|| Xid::new(uuid::Uuid::new_v4()));
         let log_id = self.client.begin_call(xid, &self.name, self.timeout).await?;
-        let timeout = self.timeout.unwrap_or(Limits::TIMEOUT_DEFAULT);
-        Ok(GlobalTransaction::new(self.client, xid, log_id, timeout, self.finished))
+        // The coordinator's own default is a matter of its configuration: nothing is told of it.
+        Ok(GlobalTransaction::new(self.client, xid, log_id, self.timeout, self.finished))
     }
 
     /// Begins the transaction, runs the closure with it, and decides: `Ok` commits, naming the

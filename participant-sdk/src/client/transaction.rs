@@ -65,13 +65,13 @@ impl GlobalTransaction {
         client: Client,
         xid: Xid,
         log_id: Option<LogId>,
-        timeout: Duration,
+        timeout: Option<Duration>,
         finished: bool,
     ) -> Self {
         let context = Context::from_wire(WireContext {
             xid,
             call: Some(CallId::mint()),
-            timeout: Some(timeout),
+            timeout,
             log_id,
             others: Vec::new(),
         });

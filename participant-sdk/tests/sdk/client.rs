@@ -63,6 +63,19 @@ async fn a_transaction_runs_in_a_spawned_task() {
     assert_eq!(fake.with(|state| state.waits.clone()), [Wait::Finished]);
 }
 
+/// The default timeout is the coordinator's, who may be configured: no other is to be guessed, since
+/// participants refuse to try when it is over.
+#[tokio::test]
+async fn a_timeout_that_was_not_set_is_not_told() {
+    let fake = Fake::start().await;
+    let tx = fake.client().begin("x").await.unwrap();
+    assert_eq!(tx.context().remaining(), None);
+    assert_eq!(fake.with(|state| state.begun[0].timeout_ms), 0);
+    let timeout = Duration::from_secs(5);
+    let tx = fake.client().transaction("x").timeout(timeout).begin().await.unwrap();
+    assert!(tx.context().remaining().is_some_and(|left| left <= timeout));
+}
+
 #[tokio::test]
 async fn begin_is_repeated_with_the_same_xid() {
     let fake = Fake::start().await;
