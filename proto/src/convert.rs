@@ -121,13 +121,19 @@ pub fn position_to_wire(position: LogPosition) -> v1::LogPosition {
     }
 }
 
+/// The highest epoch or seq that can be: what the databases store, with room to count on.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// A position from the wire.
 ///
 /// # Errors
-/// If the partition's number is impossible.
+/// If a number is impossible.
 pub fn position_from_wire(position: &v1::LogPosition) -> Result<LogPosition, InvalidWire> {
     let partition = u16::try_from(position.partition)
         .map_err(|_| InvalidWire::new(ErrorCode::InvalidRequest, "position: partition out of range"))?;
+    if position.epoch > NUMBER_MAX || position.seq > NUMBER_MAX {
+        return Err(InvalidWire::new(ErrorCode::InvalidRequest, "position: epoch or seq out of range"));
+    }
     Ok(LogPosition {
         partition: PartitionId(partition),
         epoch: Epoch(position.epoch),

@@ -133,7 +133,6 @@ async fn h6_a_loss_is_accepted_by_the_command_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the engine records an acceptance without a restart for epoch 0, which forgives no witness"]
 async fn h6_a_loss_is_accepted_without_a_restart() {
     let lost = lost(false).await;
     let by = json!({ "operator": "ada", "reason": "the standby was behind" });

@@ -111,3 +111,31 @@ async fn a_damaged_or_missing_block_stops_the_partition_with_its_place() {
         assert!(error.message.contains(&place.to_string()), "{}", error.message);
     }
 }
+
+/// A backup from several epochs ago, and no restart between the witness and the operator's word.
+#[tokio::test(start_paused = true)]
+async fn h6_an_accepted_loss_forgives_epochs_that_this_log_never_counted_to() {
+    let (memory, log) = memory();
+    let mut node = start(log.clone()).await;
+    let backup = memory.fork();
+    for _ in 0..4 {
+        let participants = node.kill();
+        node = start_with(log.clone(), config("a"), participants).await;
+    }
+    begun_with(&node.coordinator, &["stock"]).await;
+    let witness = node.coordinator.positions();
+    let participants = node.kill();
+    let restored: std::sync::Arc<dyn unanimity_coordinator::log::TransactionLog> =
+        std::sync::Arc::new(backup);
+    let node = start_with(restored.clone(), config("a"), participants).await;
+    assert!(node.coordinator.positions()[0].epoch < witness[0].epoch);
+    assert_eq!(node.coordinator.witness(&witness).await.unwrap_err().code, ErrorCode::LogLostTail);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    node.coordinator.accept_loss(P0, action()).await.unwrap();
+    node.coordinator.ready(Duration::from_secs(10)).await.unwrap();
+    node.coordinator.witness(&witness).await.unwrap();
+    assert!(node.coordinator.positions()[0].epoch > witness[0].epoch, "no epoch is counted twice");
+    let participants = node.kill();
+    let node = start_with(restored, config("a"), participants).await;
+    node.coordinator.witness(&witness).await.unwrap();
+}

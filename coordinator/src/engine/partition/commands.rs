@@ -239,10 +239,9 @@ impl Life {
                     format!("partition {} of this log lost its tail: {why}", self.partition),
                 );
                 drop(reply.send(Err(error)));
-                if self.lost_tail.is_some() {
+                if std::mem::replace(&mut self.losing, true) {
                     return;
                 }
-                self.lost_tail = Some(why);
                 let event = PartitionEvent::LostTailFound {
                     epoch: position.epoch,
                     epoch_tag: position.epoch_tag,

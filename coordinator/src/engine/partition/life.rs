@@ -45,6 +45,8 @@ pub(super) enum Exit {
     Failed(String),
     /// What was durable is gone: to be put on record.
     LostTail(PartitionEvent),
+    /// A witness showed so, and that is on record.
+    LostTailRecorded,
     Stopped(StopReason),
 }
 
@@ -69,7 +71,8 @@ pub(super) struct Life {
     /// A buffer that is used again and again.
     pub(super) effects: Vec<Effect>,
     pub(super) exit: Option<Exit>,
-    pub(super) lost_tail: Option<String>,
+    /// A loss was found and is being put on record: nothing more is taken.
+    pub(super) losing: bool,
     owed: Vec<(Xid, Effect)>,
     lease_at: Instant,
     leasing: bool,
@@ -101,7 +104,7 @@ impl Life {
             reports,
             effects: Vec::new(),
             exit: None,
-            lost_tail: None,
+            losing: false,
             owed: recovered.owed,
             lease_at: Instant::now() + task.config.lease / 3,
             leasing: false,
@@ -215,7 +218,7 @@ impl Life {
     fn is_open_for_work(&self) -> bool {
         !self.append_in_trouble
             && !self.lease_in_trouble
-            && self.lost_tail.is_none()
+            && !self.losing
             && self.writer.building_bytes() < self.config.building_bytes_max
     }
 
@@ -411,7 +414,7 @@ impl Life {
             Exit::Shutdown => "the node shuts down",
             Exit::Deposed(_) => "another owner took it over",
             Exit::Failed(_) => "its log refused a block",
-            Exit::LostTail(_) | Exit::Stopped(_) => "it stopped",
+            Exit::LostTail(_) | Exit::LostTailRecorded | Exit::Stopped(_) => "it stopped",
         };
         let error = outcome_unknown(self.partition, why);
         for release in self.writer.drain() {

@@ -101,8 +101,8 @@ impl PartitionTask {
                 partition = %self.partition, epoch = %recovered.epoch, open = recovered.memory.entries.len(),
                 took_ms = started.elapsed().as_millis(), "partition recovered"
             );
-            if let Some(why) = recovered.lost_tail {
-                (inject, accepting) = self.stopped(StopReason::LostTail(why), recovered.epoch).await;
+            if let Some(lost) = recovered.lost_tail {
+                (inject, accepting) = self.stopped(StopReason::LostTail(lost.why), lost.epoch).await;
                 continue;
             }
             let life = Life::new(&self, recovered);
@@ -124,6 +124,8 @@ impl PartitionTask {
                     self.pause(&mut pause).await;
                 }
                 Exit::LostTail(found) => inject = vec![found],
+                // The next recovery reads the record and stops.
+                Exit::LostTailRecorded => {}
                 Exit::Stopped(reason) => {
                     (inject, accepting) = self.stopped(reason, Epoch(0)).await;
                 }

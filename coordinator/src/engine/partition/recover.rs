@@ -36,7 +36,15 @@ pub(super) struct Recovered {
     /// Open transactions.
     pub(super) open: Vec<Xid>,
     /// A loss that no operator accepted yet.
-    pub(super) lost_tail: Option<String>,
+    pub(super) lost_tail: Option<LostTail>,
+}
+
+/// A loss on record.
+#[derive(Debug)]
+pub(super) struct LostTail {
+    pub(super) why: String,
+    /// The highest epoch that a witness saw: accepting the loss forgives up to it.
+    pub(super) epoch: Epoch,
 }
 
 /// Why a recovery did not succeed.
@@ -203,10 +211,12 @@ async fn replay(
         for logged in decode(block)? {
             latest = latest.max(logged.at);
             match logged.what {
-                LoggedEvent::Partition(PartitionEvent::LostTailFound { epoch, seq, .. }) => {
-                    lost_tail = Some(format!(
-                        "a witness saw block {seq} of epoch {epoch}, which this log does not hold"
-                    ));
+                LoggedEvent::Partition(PartitionEvent::LostTailFound { epoch: seen, seq, .. }) => {
+                    let why =
+                        format!("a witness saw block {seq} of epoch {seen}, which this log does not hold");
+                    // It may have seen more epochs than this log counted to since.
+                    let before = lost_tail.map_or(epoch, |lost: LostTail| lost.epoch);
+                    lost_tail = Some(LostTail { why, epoch: before.max(seen) });
                 }
                 LoggedEvent::Partition(PartitionEvent::LossAccepted { epoch, .. }) => {
                     epochs.forgive(epoch);

@@ -38,10 +38,7 @@ impl Life {
                     self.projector.finished(xid, entry.last);
                 }
             }
-            Release::Stop => {
-                let why = self.lost_tail.take().unwrap_or_default();
-                self.exit = Some(Exit::Stopped(crate::engine::request::StopReason::LostTail(why)));
-            }
+            Release::Stop => self.exit = Some(Exit::LostTailRecorded),
         }
     }
 
