@@ -4,7 +4,7 @@ use unanimity_types::{AbortReason, BranchId, Decision, ErrorCode, Status};
 
 use crate::event::Event;
 
-/// What [`decide`](crate::decide) says: the events that follow, and the answer once they are durable.
+/// What [`decide()`](crate::decide()) says: the events that follow, and the answer once they are durable.
 /// A refusal may come with events too (an unknown xid is aborted by asking about it).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {

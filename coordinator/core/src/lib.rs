@@ -6,10 +6,10 @@
 //!                            (or a refusal)
 //! ```
 //!
-//! [`decide`] looks and never changes; [`apply`] changes and never judges. The same `apply` runs live
+//! [`decide()`] looks and never changes; [`apply()`] changes and never judges. The same `apply` runs live
 //! and in recovery: a transaction's state is the fold of its events. Effects are data: whoever drives
 //! the core lets them out when the block with their event is durable, and drops those of replayed
-//! events; afterwards [`pending`] yields what is owed (protocol M7).
+//! events; afterwards [`pending()`] yields what is owed (protocol M7).
 //!
 //! # Invariants
 //! - A decision never changes (I3): `apply` refuses a second one.

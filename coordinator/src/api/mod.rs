@@ -9,7 +9,7 @@
 //! # Invariants
 //! - Wire types and JSON stop in `grpc` and `http`; handlers see domain types only, so that both
 //!   interfaces give the same answers and the same codes.
-//! - Every call passes [`guard`]: a bounded number in hand, a deadline, a metric.
+//! - Every call passes `guard`: a bounded number in hand, a deadline, a metric.
 //! - Whatever changes state runs in a task of its own, so that a client's deadline or a broken
 //!   connection never stops it half-way.
 
