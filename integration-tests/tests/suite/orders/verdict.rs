@@ -261,3 +261,56 @@ where
     connection.close().await?;
     Ok(rows)
 }
+
+/// The judge must be able to find what it looks for.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(heard: &[Told], parts: [Option<&str>; 3], status: Option<&str>) -> Vec<String> {
+        let xid = Uuid::new_v4();
+        let heard = Heard(heard.iter().map(|told| ("somebody", *told)).collect());
+        let [order, reservation, hold] = parts.map(|part| part.map(str::to_owned));
+        let traces = Traces { order, reservation, hold };
+        let history = status.map(|status| (xid.to_string(), (status.to_owned(), false)));
+        stories(
+            &HashMap::from([(xid, heard)]),
+            &BTreeMap::from([(xid.to_string(), traces)]),
+            &history.into_iter().collect(),
+        )
+    }
+
+    const SOLD: [Option<&str>; 3] = [Some("confirmed"), Some("sold"), Some("paid")];
+    const UNDONE: [Option<&str>; 3] = [Some("cancelled"), None, Some("released")];
+
+    #[test]
+    fn one_story_is_fine() {
+        assert!(judge(&[Told::Unknown, Told::Committed], SOLD, Some("committed")).is_empty());
+        assert!(judge(&[Told::Aborted, Told::Aborted], UNDONE, Some("aborted")).is_empty());
+        assert!(judge(&[Told::Aborted], [None; 3], Some("aborted")).is_empty());
+    }
+
+    #[test]
+    fn two_stories_are_not() {
+        for (heard, parts, status, what) in [
+            (&[Told::Committed, Told::Aborted][..], SOLD, Some("committed"), "two outcomes"),
+            (&[Told::Aborted], SOLD, Some("committed"), "something else than what is"),
+            (&[Told::Committed], UNDONE, Some("aborted"), "something else than what is"),
+            (&[Told::Unknown], SOLD, Some("committed"), "never heard"),
+            (&[Told::Committed], SOLD, Some("aborted"), "history"),
+            (&[Told::Committed], SOLD, None, "history"),
+            (&[Told::Committed], [SOLD[0], None, SOLD[2]], Some("committed"), "in one database"),
+            (&[Told::Aborted], [UNDONE[0], SOLD[1], None], Some("aborted"), "in one database"),
+            (&[Told::Aborted], [UNDONE[0], None, Some("held")], Some("aborted"), "in one database"),
+        ] {
+            let problems = judge(heard, parts, status);
+            assert!(problems.iter().any(|problem| problem.contains(what)), "{what}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn an_order_that_nobody_placed_is_found() {
+        let traces = BTreeMap::from([(Uuid::new_v4().to_string(), Traces::default())]);
+        assert_eq!(stories(&HashMap::new(), &traces, &HashMap::new()).len(), 1);
+    }
+}
