@@ -341,7 +341,10 @@ async fn operators_who_do_not_say_who_or_why() {
     );
     let by = json!({ "operator": "ada", "reason": "r" });
     assert_eq!(fixture.post("/v1/partitions/99/accept-loss", &by).await.code(), "invalid_request");
-    assert_eq!(fixture.post("/v1/partitions/x/accept-loss", &by).await.code(), "invalid_request");
+    for partition in ["x", "-1", "65536", "%FF", "%00"] {
+        let answer = fixture.post(&format!("/v1/partitions/{partition}/accept-loss"), &by).await;
+        assert_eq!(answer.code(), "invalid_request", "{partition}");
+    }
     let too_many: Vec<&str> = std::iter::repeat_n(UNKNOWN, Limits::INQUIRY_XIDS_MAX + 1).collect();
     assert_eq!(fixture.post("/v1/inquiries", &json!({ "xids": too_many })).await.code(), "invalid_request");
 }

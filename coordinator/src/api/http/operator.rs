@@ -1,5 +1,6 @@
 //! What operators call. Each action has a name and a reason, which are recorded with it.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State as Shared};
 use unanimity_types::{BranchId, ErrorCode, PartitionId};
 
@@ -78,12 +79,14 @@ pub(super) async fn resolve(
 )]
 pub(super) async fn accept_loss(
     Shared(state): Shared<State>,
-    Path(partition): Path<String>,
+    // Also text that is no text (`%FF`) gets our own answer.
+    partition: Result<Path<String>, PathRejection>,
     Json(body): Json<OperatorBody>,
 ) -> Result<axum::Json<AcceptLossBody>, Failure> {
-    let partition = partition.parse().map(PartitionId).map_err(|_| {
-        Failure::new(ErrorCode::InvalidRequest, "the partition in the path is its number, counted from 0")
-    })?;
+    let partition =
+        partition.ok().and_then(|Path(text)| text.parse().ok()).map(PartitionId).ok_or_else(|| {
+            Failure::new(ErrorCode::InvalidRequest, "the partition in the path is its number, counted from 0")
+        })?;
     let action = OperatorAction { operator: body.operator, reason: body.reason };
     let position = state.handlers.accept_loss(AcceptLossInput { partition, action }).await?;
     Ok(axum::Json(AcceptLossBody { position: position.into() }))
