@@ -114,6 +114,10 @@ impl CoordinatorProcess {
 /// # Errors
 /// It cannot be run, or does not end.
 pub async fn unanimity(arguments: &[&str], database_url: &str) -> anyhow::Result<Output> {
+    run(arguments, database_url, &[]).await
+}
+
+async fn run(arguments: &[&str], database_url: &str, set: &[(&str, String)]) -> anyhow::Result<Output> {
     let mut command = tokio::process::Command::new(Program::Unanimity.path()?);
     for (variable, _) in std::env::vars_os() {
         if variable.to_str().is_some_and(|variable| variable.starts_with("UNANIMITY_")) {
@@ -121,6 +125,7 @@ pub async fn unanimity(arguments: &[&str], database_url: &str) -> anyhow::Result
         }
     }
     command
+        .envs(set.iter().map(|(variable, value)| (variable, value)))
         .args(arguments)
         .env("UNANIMITY_DATABASE_URL", database_url)
         .stdin(Stdio::null())
@@ -136,7 +141,19 @@ pub async fn unanimity(arguments: &[&str], database_url: &str) -> anyhow::Result
 /// # Errors
 /// It does not.
 pub async fn migrate(database_url: &str) -> anyhow::Result<()> {
-    let output = unanimity(&["migrate"], database_url).await?;
+    migrate_with(database_url, &[]).await
+}
+
+/// `unanimity migrate` for a log with so many partitions.
+///
+/// # Errors
+/// It does not succeed.
+pub async fn migrate_to(database_url: &str, partitions: u16) -> anyhow::Result<()> {
+    migrate_with(database_url, &[("UNANIMITY_PARTITIONS", partitions.to_string())]).await
+}
+
+async fn migrate_with(database_url: &str, set: &[(&str, String)]) -> anyhow::Result<()> {
+    let output = run(&["migrate"], database_url, set).await?;
     ensure!(output.status.success(), "unanimity migrate: {output:?}");
     Ok(())
 }

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use integration_tests::coordinator::{CoordinatorProcess, migrate};
+use integration_tests::coordinator::{CoordinatorProcess, migrate_to};
 use integration_tests::output::{Scratch, say};
 use integration_tests::postgres::{Kind, Options, TestPostgres};
 use integration_tests::shop::{Service, Shop};
 
 use self::customers::Customers;
+use self::verdict::Verdict;
 
 /// How long a process may take until it works again: seconds on a busy machine, whose log is thousands of blocks.
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -40,12 +41,12 @@ struct Stack {
 }
 
 impl Stack {
-    async fn start(test: &str, orders: u32) -> anyhow::Result<Self> {
+    async fn start(test: &str, orders: u32, partitions: u16) -> anyhow::Result<Self> {
         let scratch = Scratch::new(test)?;
         let coordinator_db = TestPostgres::start(Options::default()).await?;
         let shop_db = TestPostgres::start(Options::default()).await?;
         let coordinator_db_url = coordinator_db.create_database("unanimity").await?;
-        migrate(&coordinator_db_url).await?;
+        migrate_to(&coordinator_db_url, partitions).await?;
         // A name, so that a restarted node has its leases back at once.
         let mut coordinator = CoordinatorProcess::new(&scratch, "coordinator", &coordinator_db_url)?
             .set("UNANIMITY_RETRY_CAP_MS", RETRY_CAP_MS);
@@ -88,12 +89,13 @@ fn seed() -> u64 {
 async fn survives(
     test: &str,
     orders: u32,
+    partitions: u16,
     kills: impl AsyncFnOnce(&mut Stack, &Arc<Customers>, &mut fastrand::Rng) -> anyhow::Result<String>,
-) {
+) -> Verdict {
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     say(&format!("{test}: UNANIMITY_SEED={seed} repeats it"));
-    let mut stack = Stack::start(test, orders).await.unwrap();
+    let mut stack = Stack::start(test, orders, partitions).await.unwrap();
     let started = Instant::now();
     let customers = Customers::open(&stack).await.unwrap();
     let shopping = customers.start(CONCURRENCY, &mut random);
@@ -123,14 +125,18 @@ async fn survives(
         stack.scratch.path().display(),
         verdict.problems.join("\n")
     );
+    verdict
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orders_survive_kills_of_the_coordinator() {
-    survives("orders_survive_kills_of_the_coordinator", 1_500, kills::of_the_coordinator).await;
+    // Few partitions: each has blocks enough that the log is trimmed while its owner is killed.
+    let verdict =
+        survives("orders_survive_kills_of_the_coordinator", 1_500, 2, kills::of_the_coordinator).await;
+    assert!(verdict.trimmed > 0, "the log was never trimmed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orders_survive_kills_of_services_and_databases() {
-    survives("orders_survive_kills_of_services_and_databases", 2_500, kills::of_everything).await;
+    survives("orders_survive_kills_of_services_and_databases", 2_500, 16, kills::of_everything).await;
 }

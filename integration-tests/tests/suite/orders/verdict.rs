@@ -24,6 +24,8 @@ const PROBLEMS_MAX: usize = 20;
 pub(super) struct Verdict {
     pub(super) counts: String,
     pub(super) settled_in: Duration,
+    /// Blocks below the floors of all partitions: trimmed, but for epoch blocks.
+    pub(super) trimmed: u64,
     pub(super) problems: Vec<String>,
 }
 
@@ -92,16 +94,19 @@ pub(super) async fn reach(stack: &mut Stack, customers: &Customers) -> anyhow::R
     if code != Some(0) || verified["ok"] != true {
         problems.push(format!("log verify: {verified}"));
     }
+    let floors = verified["partitions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let trimmed = floors.iter().filter_map(|partition| partition["floor"].as_u64()).sum();
     let outcomes = |told| heard.values().filter(|heard| heard.has(told)).count();
     let counts = format!(
-        "orders {}, committed {}, aborted {}, at first unknown {}, transactions in history {}",
+        "orders {}, committed {}, aborted {}, at first unknown {}, transactions in history {}, \
+         blocks below the floors of the log {trimmed}",
         heard.len(),
         outcomes(Told::Committed),
         outcomes(Told::Aborted),
         unknown.len(),
         history.len()
     );
-    Ok(Verdict { counts, settled_in, problems })
+    Ok(Verdict { counts, settled_in, trimmed, problems })
 }
 
 /// Nothing is open: at the coordinator, in the fences, in the business tables.
