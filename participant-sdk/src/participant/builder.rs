@@ -30,7 +30,10 @@ pub struct ParticipantBuilder<DB: FenceDatabase> {
 
 impl<DB: FenceDatabase> ParticipantBuilder<DB> {
     pub(super) fn new(name: String, fence: Fence<DB>) -> Self {
-        Self { name, instance: None, fence, hooks: Vec::new(), settings: Settings::default() }
+        let mut settings = Settings::default();
+        let connections = usize::try_from(fence.pool().options().get_max_connections()).unwrap_or(usize::MAX);
+        settings.concurrency = settings.concurrency.min(connections.saturating_sub(1).max(1));
+        Self { name, instance: None, fence, hooks: Vec::new(), settings }
     }
 
     /// Registers hooks under the name of their operation, for example `reserve`. The name is part
@@ -65,8 +68,8 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
         self
     }
 
-    /// How many operations may be in hand at once; 32 if not set. Keep it below the size of the
-    /// pool, so that requests find connections as well.
+    /// How many operations may be in hand at once; if not set 32, but always less than the fence's
+    /// pool has connections, so that requests find one as well.
     pub fn concurrency(mut self, operations: usize) -> Self {
         self.settings.concurrency = operations.clamp(1, 1_024);
         self

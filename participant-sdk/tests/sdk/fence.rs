@@ -32,7 +32,9 @@ where
         };
         let fake = Fake::start().await;
         let hooks = Reserve::default();
-        let builder = Participant::builder("inventory", fence.clone()).hook_timeout(Duration::from_secs(5));
+        let builder = Participant::builder("inventory", fence.clone())
+            .hook_timeout(Duration::from_secs(5))
+            .concurrency(32);
         let builder = match external {
             true => builder.tcc_external("reserve", hooks.clone()),
             false => builder.tcc("reserve", hooks.clone()),
