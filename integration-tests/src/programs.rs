@@ -82,7 +82,8 @@ fn build(directory: &Path) -> anyhow::Result<()> {
         Some("debug") | None => "dev",
         Some(profile) => profile,
     };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    // `cargo test` names itself. Without it, the one in PATH: it may be rustup's, which chooses the toolchain.
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .args(["build", "--bins", "-p", "unanimity-coordinator", "-p", "order-payment", "--profile", profile])
