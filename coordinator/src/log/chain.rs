@@ -74,13 +74,13 @@ impl ChainReader {
     }
 
     /// A claimant's epoch block may have landed late in a place that a trim had freed. It follows a
-    /// kept block, and bears the number of the epoch that really came next, so that the true chain
+    /// kept block, or one that was trimmed too, and bears the number of the epoch that really came next, so that the true chain
     /// contradicts it. Above the floor no place is ever freed, and nothing is forgiven.
     fn drop_strays(&mut self, next: &Block) {
         while let [.., earlier, last] = self.blocks.as_slice() {
             let stray = last.kind == BlockKind::Epoch
                 && last.seq < self.floor
-                && last.previous == earlier.checksum
+                && (last.previous == earlier.checksum || last.seq != earlier.seq.next())
                 && self.check_link(last, next).is_err()
                 && self.check_link(earlier, next).is_ok();
             if !stray {
@@ -251,6 +251,15 @@ mod tests {
         let mut blocks = chain();
         let stray = next(&blocks[1], BlockKind::Epoch, 2, 0);
         blocks[2] = stray;
+        assert_eq!(read(&blocks).expect("whole"), [0, 1, 4, 5, 6, 7, 8]);
+    }
+
+    /// It saw block 2 as the last, and took place 3 when both had been trimmed.
+    #[test]
+    fn c7_a_claimants_late_epoch_block_behind_a_trimmed_one_is_ignored() {
+        let mut blocks = chain();
+        blocks[3] = next(&blocks[2], BlockKind::Epoch, 2, 0);
+        blocks.remove(2);
         assert_eq!(read(&blocks).expect("whole"), [0, 1, 4, 5, 6, 7, 8]);
     }
 
