@@ -59,7 +59,8 @@ impl Witnesses {
     /// Keeps a position if it is the highest of its partition.
     pub(crate) fn observe(&self, position: LogPosition) {
         self.with(|inner| {
-            if inner.mixed {
+            // A place without its epoch's tag comes from history: it proves nothing.
+            if inner.mixed || position.epoch_tag == 0 {
                 return;
             }
             let highest = inner.highest.entry(position.partition).or_insert(position);
@@ -107,6 +108,16 @@ mod tests {
         }
         let seqs: Vec<_> = witnesses.to_wire().iter().map(|p| (p.partition, p.epoch, p.seq)).collect();
         assert_eq!(seqs, [(1, 2, 6), (2, 1, 9)]);
+    }
+
+    #[test]
+    fn h6_a_place_from_history_is_no_witness() {
+        let witnesses = Witnesses::default();
+        witnesses.observe(at(1, 1, 5));
+        witnesses.observe(LogPosition { epoch_tag: 0, ..at(1, 1, 9) });
+        witnesses.observe(LogPosition { epoch_tag: 0, ..at(2, 1, 9) });
+        let kept: Vec<_> = witnesses.to_wire().iter().map(|p| (p.partition, p.seq)).collect();
+        assert_eq!(kept, [(1, 5)]);
     }
 
     #[test]

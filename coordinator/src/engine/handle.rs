@@ -231,8 +231,9 @@ impl Coordinator {
         if wait < Wait::Finished || standing.status.is_terminal() {
             return Ok(standing);
         }
-        let view = self.get(standing.xid, Wait::Finished, LOOK_WAIT_MAX).await?;
-        Ok(standing_of(&view))
+        let view = self.get(standing.xid, Wait::Finished, LOOK_WAIT_MAX).await;
+        // The decision is durable: it is told, whatever became of the wait.
+        Ok(view.map_or(standing, |view| standing_of(&view)))
     }
 
     /// An operator's abort of what is undecided.
@@ -429,6 +430,7 @@ impl Coordinator {
     ) -> Result<Outcome, Error> {
         let partition = self.partition(xid)?;
         let mut unknown = unknown;
+        let mut open_in_history = false;
         loop {
             let (reply, answer) = oneshot::channel();
             let room = room_for(partition, &command)?;
@@ -439,7 +441,13 @@ impl Coordinator {
                 Reply::AskHistory { as_of } => {
                     if let Some((view, digest)) = self.history(&[xid]).await?.pop() {
                         if !view.status.is_terminal() {
-                            return Err(forgotten_by_log(&view));
+                            // Begun meanwhile? Then memory knows it by now.
+                            if open_in_history {
+                                return Err(open_elsewhere(partition, &view));
+                            }
+                            open_in_history = true;
+                            unknown = Unknown::AskHistory;
+                            continue;
                         }
                         return Ok(Outcome::InHistory(Box::new(view), digest));
                     }
@@ -507,8 +515,21 @@ fn room_for(partition: &Partition, command: &Command) -> Result<Option<OwnedSema
     Arc::clone(&partition.room).try_acquire_many_owned(bytes).map(Some).map_err(|_| too_busy(partition))
 }
 
+/// History has it as open, its partition does not hold it. If a later owner wrote that, this one is
+/// stale and does not know yet.
+pub(super) fn open_elsewhere(partition: &Partition, view: &TransactionView) -> Error {
+    let own = partition.state.borrow().position.map(|position| position.epoch);
+    if own.is_some_and(|own| view.position.epoch > own) {
+        let message = format!("partition {} went to another owner", partition.id);
+        return Error::new(ErrorCode::NotOwner, message)
+            .about(view.xid)
+            .retry_after(Duration::from_millis(500));
+    }
+    forgotten_by_log(view)
+}
+
 /// History has it as open, its partition does not hold it: blocks are missing from the log.
-pub(super) fn forgotten_by_log(view: &TransactionView) -> Error {
+fn forgotten_by_log(view: &TransactionView) -> Error {
     let message =
         format!("history has {} as {}, but its partition's log does not hold it", view.xid, view.status);
     let mut error = Error::new(ErrorCode::LogLostTail, message).about(view.xid);

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use unanimity_types::{Decision, InquiryAnswer, Status, Xid};
 
 use super::error::Error;
-use super::handle::{Coordinator, forgotten_by_log};
+use super::handle::{Coordinator, open_elsewhere};
 use super::mailbox::Mail;
 use super::request::Inquiry;
 
@@ -35,6 +35,7 @@ async fn ask(coordinator: &Coordinator, mut asked: Vec<Xid>) -> Result<Vec<Inqui
     let partition = coordinator.partition(*first)?;
     let mut found = Vec::with_capacity(asked.len());
     let mut as_of = None;
+    let mut open_in_history = false;
     while !asked.is_empty() {
         let (reply, answer) = oneshot::channel();
         coordinator.send(partition, Mail::Inquire { xids: asked, as_of, reply })?;
@@ -45,10 +46,17 @@ async fn ask(coordinator: &Coordinator, mut asked: Vec<Xid>) -> Result<Vec<Inqui
             break;
         }
         let rows = coordinator.history(&asked).await?;
-        for (view, _) in rows {
-            if !view.status.is_terminal() {
-                return Err(forgotten_by_log(&view));
+        let open = rows.iter().find(|(view, _)| !view.status.is_terminal());
+        if let Some((view, _)) = open {
+            // Begun meanwhile? Then memory knows it by now.
+            if open_in_history {
+                return Err(open_elsewhere(partition, view));
             }
+            open_in_history = true;
+            as_of = None;
+            continue;
+        }
+        for (view, _) in rows {
             asked.retain(|xid| *xid != view.xid);
             found.push(of_status(view.xid, view.status));
         }

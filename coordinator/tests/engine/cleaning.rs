@@ -116,3 +116,31 @@ async fn h17_what_ended_above_the_floor_and_began_below_it_is_no_damage() {
         Status::Committed
     );
 }
+
+/// Few, large blocks: the floor moves when what is dead is too much, not only after so many blocks.
+/// Else every block would bring the open ones once more.
+#[tokio::test(start_paused = true)]
+async fn m8_cleaning_does_not_rewrite_the_same_again_and_again() {
+    let (memory, log) = memory();
+    let mut eager = config("a");
+    eager.trim_blocks = 1_000_000;
+    eager.clean_bytes = 20_000;
+    let node = start_with(log, eager, Arc::default()).await;
+    let stuck = new_xid();
+    node.coordinator.begin(begin(stuck)).await.unwrap();
+    let mut heavy = branch(stuck, "stock");
+    heavy.payload = vec![7; 10_000].into();
+    node.coordinator.register(heavy).await.unwrap();
+    let mut written = std::collections::BTreeMap::new();
+    for _ in 0..300 {
+        let xid = begun_with(&node.coordinator, &["stock"]).await;
+        node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        for block in memory.raw_blocks(P0) {
+            written.insert(block.seq, block.bytes());
+        }
+    }
+    let bytes: usize = written.values().sum();
+    let new = 300 * 4 * 300;
+    assert!(bytes < 2 * new, "{bytes} bytes were written for about {new} new ones");
+}

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use std::sync::Arc;
 use unanimity_coordinator::engine::{PartitionState, Wait};
-use unanimity_coordinator::log::{Fault, FaultyLog, TransactionLog};
+use unanimity_coordinator::log::{Fault, FaultRates, FaultyLog, TransactionLog};
 use unanimity_types::{ErrorCode, PartitionId, Status};
 
 use crate::support::*;
@@ -278,4 +278,77 @@ async fn payloads_are_bounded_in_the_mailbox_and_in_memory() {
     // What is there can still be decided.
     let standing = node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
     assert_eq!(standing.status, Status::Committed);
+}
+
+/// A block that is there waits for the one after it. If the database refuses that one, "nothing was
+/// changed" would be a lie about the first.
+#[tokio::test(start_paused = true)]
+async fn c4_h16_a_refused_block_after_one_that_is_there_leaves_the_outcome_unknown() {
+    let (memory, _) = memory();
+    let faulty = FaultyLog::over_memory(memory, 3);
+    let log: Arc<dyn TransactionLog> = Arc::new(faulty.clone());
+    let node = start(log).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    let slow = FaultRates { slow: 1.0, slow_max: Duration::from_millis(200), ..FaultRates::default() };
+    faulty.set_rates(slow);
+    faulty.script(Fault::AppendDoneUnknown);
+    let committing = tokio::spawn({
+        let coordinator = node.coordinator.clone();
+        async move { coordinator.commit(commit(xid, Wait::Decided)).await }
+    });
+    // Offered, offered again and found there, and the next one on its way.
+    while faulty.fired(Fault::Slow) < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    faulty.script(Fault::AppendRefused);
+    let told = committing.await.unwrap().unwrap_err();
+    assert_eq!(faulty.fired(Fault::AppendRefused), 1);
+    assert_eq!(told.code, ErrorCode::OutcomeUnknown, "{told}");
+    faulty.set_rates(FaultRates::default());
+    node.coordinator.ready(Duration::from_secs(30)).await.unwrap();
+    let view = node.coordinator.get(xid, Wait::Finished, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(view.status, Status::Committed);
+}
+
+/// Shutdown is bounded and calm also when history cannot be written.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_without_history_ends_within_its_limit() {
+    let (memory, _) = memory();
+    let faulty = FaultyLog::over_memory(memory, 4);
+    let log: Arc<dyn TransactionLog> = Arc::new(faulty.clone());
+    let node = start(log).await;
+    faulty.set_rates(FaultRates { history_failed: 1.0, ..FaultRates::default() });
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+    node.engine.shutdown(Duration::from_secs(20)).await;
+    let tries = faulty.fired(Fault::HistoryFailed);
+    assert!(tries < 20, "{tries} tries to write history");
+}
+
+/// A flood of inquiries about what nobody knows takes no more memory than anything else.
+#[tokio::test(start_paused = true)]
+async fn m21_inquiries_are_bounded_by_what_memory_may_hold() {
+    let (_memory, log) = memory();
+    let mut small = config("a");
+    small.open_max = 10;
+    let node = start_with(log, small, Arc::default()).await;
+    let many = (0..20).map(|_| new_xid()).collect();
+    assert_eq!(node.coordinator.inquire(None, many).await.unwrap_err().code, ErrorCode::TooBusy);
+    let few = (0..8).map(|_| new_xid()).collect();
+    assert_eq!(node.coordinator.inquire(None, few).await.unwrap().len(), 8);
+}
+
+/// Dropped while its partition has something to do, the engine ends as if it had been killed.
+#[tokio::test(start_paused = true)]
+async fn an_engine_dropped_in_the_middle_of_a_turn_ends() {
+    let (_memory, log) = memory();
+    let node = start(Arc::clone(&log)).await;
+    let coordinator = node.coordinator.clone();
+    let begun = tokio::spawn(async move { coordinator.begin(begin(new_xid())).await });
+    // The mail is there, and its partition about to run.
+    tokio::task::yield_now().await;
+    drop(node);
+    let _ = begun.await.unwrap();
+    let node = start(log).await;
+    begun_with(&node.coordinator, &["stock"]).await;
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use unanimity_coordinator::engine::{Commit, ListFilter, OperatorAction, Resolve, Wait};
+use unanimity_coordinator::log::{FaultRates, FaultyLog, TransactionLog as _};
 use unanimity_types::{
     AbortReason, BranchId, BranchStatus, ErrorCode, InquiryAnswer, LogId, ResolveAs, Status,
 };
@@ -308,4 +309,54 @@ async fn m2_partition_time_never_goes_backwards() {
     tokio::time::sleep(Duration::from_secs(200)).await;
     let view = node.coordinator.get(xid, Wait::Finished, Duration::from_secs(30)).await.unwrap();
     assert_eq!(view.abort_reason, Some(AbortReason::Deadline));
+}
+
+/// The alarm that comes after the end is in history at once: a crash does not lose it.
+#[tokio::test(start_paused = true)]
+async fn m14_a_contradiction_after_the_end_outlives_a_crash() {
+    let (_, log) = memory();
+    let node = start(log.clone()).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    node.participants.set(Manner::Holding);
+    node.coordinator.commit(commit(xid, Wait::Decided)).await.unwrap();
+    let by_hand =
+        Resolve { xid, branch_id: BranchId(1), resolve_as: ResolveAs::Cancelled, action: by_operator() };
+    node.coordinator.resolve(by_hand).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    node.participants.let_go();
+    settle_down().await;
+    // Others end after it.
+    node.participants.set(Manner::Willing);
+    for _ in 0..3 {
+        let other = begun_with(&node.coordinator, &["stock"]).await;
+        node.coordinator.commit(commit(other, Wait::Finished)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let participants = node.kill();
+    let node = start_with(log, config("a"), participants).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let view = node.coordinator.get(xid, Wait::Accepted, Duration::ZERO).await.unwrap();
+    assert_eq!(view.attention.unwrap().code.as_str(), "heuristic_contradicted");
+}
+
+/// It comes while the end still waits for its row: one row, with both.
+#[tokio::test(start_paused = true)]
+async fn m14_a_contradiction_before_the_row_does_not_stop_history() {
+    let (memory, _) = memory();
+    let faulty = FaultyLog::over_memory(memory.clone(), 5);
+    let node = start(std::sync::Arc::new(faulty.clone())).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    faulty.set_rates(FaultRates { history_failed: 1.0, ..FaultRates::default() });
+    node.participants.set(Manner::Holding);
+    node.coordinator.commit(commit(xid, Wait::Decided)).await.unwrap();
+    let by_hand =
+        Resolve { xid, branch_id: BranchId(1), resolve_as: ResolveAs::Cancelled, action: by_operator() };
+    node.coordinator.resolve(by_hand).await.unwrap();
+    settle_down().await;
+    node.participants.let_go();
+    settle_down().await;
+    faulty.set_rates(FaultRates::default());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    let rows = memory.find_history(&[xid]).await.unwrap();
+    assert_eq!(rows[0].attention.as_deref(), Some("heuristic_contradicted"));
 }

@@ -139,3 +139,84 @@ async fn h6_an_accepted_loss_forgives_epochs_that_this_log_never_counted_to() {
     let node = start_with(restored, config("a"), participants).await;
     node.coordinator.witness(&witness).await.unwrap();
 }
+
+/// The partition that stopped goes on in the same process: the witness that stopped it is forgiven,
+/// whatever epoch it comes from.
+#[tokio::test(start_paused = true)]
+async fn h6_an_accepted_loss_forgives_the_witness_that_stopped_the_partition() {
+    let (memory, log) = memory();
+    let node = start(log.clone()).await;
+    begun_with(&node.coordinator, &["stock"]).await;
+    let backup = memory.fork();
+    let mut participants = node.kill();
+    // The true log goes on for some epochs.
+    for _ in 0..5 {
+        let node = start_with(log.clone(), config("a"), participants).await;
+        begun_with(&node.coordinator, &["stock"]).await;
+        participants = node.kill();
+    }
+    let node = start_with(log, config("a"), participants).await;
+    let witness = node.coordinator.positions();
+    let participants = node.kill();
+    let restored: std::sync::Arc<dyn unanimity_coordinator::log::TransactionLog> =
+        std::sync::Arc::new(backup);
+    let node = start_with(restored, config("a"), participants).await;
+    assert!(node.coordinator.positions()[0].epoch < witness[0].epoch);
+    assert_eq!(node.coordinator.witness(&witness).await.unwrap_err().code, ErrorCode::LogLostTail);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    node.coordinator.accept_loss(P0, action()).await.unwrap();
+    node.coordinator.ready(Duration::from_secs(10)).await.unwrap();
+    node.coordinator.witness(&witness).await.unwrap();
+    assert!(node.coordinator.is_ready());
+}
+
+/// The operator's word is in the log; it outlives the trim of the block that it stands in.
+#[tokio::test(start_paused = true)]
+async fn h6_h17_an_accepted_loss_outlives_the_trim() {
+    let (memory, log) = memory();
+    let mut eager = config("a");
+    eager.trim_blocks = 8;
+    let node = start_with(log.clone(), eager.clone(), std::sync::Arc::default()).await;
+    let cut = node.coordinator.positions()[0].seq;
+    begun_with(&node.coordinator, &["stock"]).await;
+    let witness = node.coordinator.positions();
+    let participants = node.kill();
+    memory.lose_tail(P0, cut);
+    let node = start_with(log.clone(), eager.clone(), participants).await;
+    node.coordinator.witness(&witness).await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let participants = node.kill();
+    let node = start_unready(log.clone(), eager.clone(), participants);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    node.coordinator.accept_loss(P0, action()).await.unwrap();
+    node.coordinator.ready(Duration::from_secs(10)).await.unwrap();
+    for _ in 0..100 {
+        let xid = begun_with(&node.coordinator, &["stock"]).await;
+        node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(120)).await;
+    }
+    let blocks = memory.raw_blocks(P0).len();
+    assert!(blocks < 100, "{blocks} blocks: nothing was trimmed");
+    let participants = node.kill();
+    let node = start_with(log, eager, participants).await;
+    node.coordinator.witness(&witness).await.unwrap();
+    assert!(node.coordinator.is_ready());
+}
+
+/// A repeated command is answered from history, whose places lack the epoch's tag: whoever shows
+/// such a place later accuses nobody.
+#[tokio::test(start_paused = true)]
+async fn h6_a_place_that_history_told_is_no_witness() {
+    let (_memory, log) = memory();
+    let node = start(log).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let again = node.coordinator.commit(commit(xid, Wait::Decided)).await.unwrap();
+    assert_eq!(again.status, Status::Committed);
+    node.coordinator.witness(&[again.position]).await.unwrap();
+    let begun = node.coordinator.begin(begin(xid)).await.unwrap();
+    node.coordinator.witness(&[begun.position]).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(node.coordinator.is_ready());
+}

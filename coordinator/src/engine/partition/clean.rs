@@ -13,7 +13,7 @@ use unanimity_types::Seq;
 
 use super::Internal;
 use super::life::Life;
-use crate::engine::codec::encode_event;
+use crate::engine::codec::{PartitionEvent, encode_event, encode_partition_event};
 
 /// Snapshots in one block at most, in bytes: small enough not to hold up other events.
 const SNAPSHOT_BYTES_MAX: usize = 256 * 1024;
@@ -30,15 +30,21 @@ pub(super) struct Cleaner {
     cut: Option<Seq>,
     trimming: bool,
     trimmed: Seq,
+    /// An operator's word that has to outlive the trim: where it stands, and it.
+    accepted: Option<(Seq, PartitionEvent)>,
     /// Bytes of snapshots that were re-appended, for the ratio to what is new.
     pub(super) rewritten: u64,
 }
 
 impl Cleaner {
-    pub(super) fn new(blocks: VecDeque<(Seq, u64)>, floor: Seq) -> Self {
+    pub(super) fn new(
+        blocks: VecDeque<(Seq, u64)>,
+        floor: Seq,
+        accepted: Option<(Seq, PartitionEvent)>,
+    ) -> Self {
         let bytes = blocks.iter().map(|(_, bytes)| bytes).sum();
         // Trim once at the start: an owner that died may have left something below the floor.
-        Self { blocks, bytes, floor, cut: None, trimming: false, trimmed: Seq(0), rewritten: 0 }
+        Self { blocks, bytes, floor, cut: None, trimming: false, trimmed: Seq(0), accepted, rewritten: 0 }
     }
 
     pub(super) const fn floor(&self) -> Seq {
@@ -48,6 +54,11 @@ impl Cleaner {
     pub(super) fn add(&mut self, seq: Seq, bytes: u64) {
         self.blocks.push_back((seq, bytes));
         self.bytes += bytes;
+    }
+
+    /// Bytes from the floor on that nobody needs.
+    fn dead(&self, live: u64) -> u64 {
+        self.bytes.saturating_sub(live)
     }
 
     fn drop_below(&mut self, floor: Seq) {
@@ -63,20 +74,42 @@ impl Cleaner {
 impl Life {
     /// Looks at the log's size and moves what has to move. Called after each durable block.
     pub(super) fn clean(&mut self) {
+        if self.losing {
+            // Nothing is to follow the record of a loss but an operator's word.
+            return;
+        }
         let durable = self.writer.durable();
         let needed = self.memory.first_needed().unwrap_or(durable).min(durable);
-        if needed.0 >= self.cleaner.floor.0 + self.config.trim_blocks {
+        let live = self.memory.live_bytes();
+        let too_much = live + self.config.clean_bytes;
+        // Few large blocks move it too: else each of them would begin the cleaning anew.
+        let overdue = needed > self.cleaner.floor && self.cleaner.dead(live) > too_much;
+        if needed.0 >= self.cleaner.floor.0 + self.config.trim_blocks || overdue {
+            self.keep_accepted(needed);
             self.cleaner.floor = needed;
             self.cleaner.drop_below(needed);
         }
-        let live = self.memory.live_bytes();
-        let dead = self.cleaner.bytes.saturating_sub(live);
-        if self.cleaner.cut.is_none() && dead > live + self.config.clean_bytes {
+        let dead = self.cleaner.dead(live);
+        if self.cleaner.cut.is_none() && dead > too_much {
             self.cleaner.cut = Some(durable);
             tracing::debug!(partition = %self.partition, dead, live, "cleaning begins");
         }
         self.reappend();
         self.trim();
+    }
+
+    /// Re-appends an operator's word that stands below the next floor, into the block that is the
+    /// first to record that floor: what was forgiven stays forgiven.
+    fn keep_accepted(&mut self, floor: Seq) {
+        let Some((stands_in, event)) = &mut self.cleaner.accepted else { return };
+        if *stands_in >= floor {
+            return;
+        }
+        let now = self.clock.now();
+        let pushed = self.writer.push(now, false, |delta| Some(encode_partition_event(delta, event)));
+        if let Some((seq, _)) = pushed {
+            *stands_in = seq;
+        }
     }
 
     /// Re-appends some of what began before the cut.

@@ -72,16 +72,17 @@ impl Life {
         let grows = matches!(command, Command::Begin(_) | Command::Register(_));
         let crowded = !known && self.memory.entries.len() >= self.config.open_max;
         let heavy = grows && self.memory.live_bytes() >= self.config.live_bytes_max;
-        if !crowded && !heavy {
-            return None;
-        }
+        (crowded || heavy).then(|| self.full())
+    }
+
+    fn full(&self) -> Error {
         let message = format!(
             "partition {} holds {} transactions with {} bytes, which is as much as it may",
             self.partition,
             self.memory.entries.len(),
             self.memory.live_bytes()
         );
-        Some(Error::new(ErrorCode::TooBusy, message).retry_after(std::time::Duration::from_secs(1)))
+        Error::new(ErrorCode::TooBusy, message).retry_after(std::time::Duration::from_secs(1))
     }
 
     fn answer(
@@ -128,6 +129,8 @@ impl Life {
         let now = self.clock.now();
         let context = Context { xid, now, retry: self.config.retry };
         let Verdict { events, answer } = decide(self.memory.transaction(xid), command, context);
+        let was_over = self.memory.transaction(xid).is_some_and(|known| known.finished_at.is_some());
+        let comes_late = was_over && !events.is_empty();
         let mut effects = std::mem::take(&mut self.effects);
         for event in events {
             let persistence = event.persistence();
@@ -150,6 +153,10 @@ impl Life {
             self.effect(xid, gate, &effect);
         }
         self.effects = effects;
+        if comes_late {
+            // What comes after the end (protocol M14) goes into its row as soon as it is durable.
+            self.release(gate, Release::Finished(xid));
+        }
         self.queue_for_history(xid, now);
         Some((answer, gate))
     }
@@ -209,6 +216,11 @@ impl Life {
 
     /// A batch of inquiries, with one append for what nobody knows (protocol C2, M21).
     fn inquire(&mut self, xids: Vec<Xid>, as_of: Option<AsOf>, reply: ReplyTo<Inquired>) {
+        let unknown = xids.iter().filter(|xid| self.memory.transaction(**xid).is_none()).count();
+        if unknown > 0 && as_of.is_some() && self.memory.entries.len() + unknown > self.config.open_max {
+            drop(reply.send(Err(self.full())));
+            return;
+        }
         let mut inquired = Inquired { as_of: self.memory.as_of(self.epoch), ..Inquired::default() };
         let mut gate = Seq(0);
         for xid in xids {
@@ -238,10 +250,8 @@ impl Life {
                     ErrorCode::LogLostTail,
                     format!("partition {} of this log lost its tail: {why}", self.partition),
                 );
-                drop(reply.send(Err(error)));
-                if std::mem::replace(&mut self.losing, true) {
-                    return;
-                }
+                // No second one comes before the first is on record: nothing is taken meanwhile.
+                self.losing = true;
                 let event = PartitionEvent::LostTailFound {
                     epoch: position.epoch,
                     epoch_tag: position.epoch_tag,
@@ -249,7 +259,10 @@ impl Life {
                 };
                 let now = self.clock.now();
                 let pushed = self.writer.push(now, true, |delta| Some(encode_partition_event(delta, &event)));
+                // A stale owner does not know its successor's places: only its own block, durable,
+                // makes what it says true.
                 if let Some((seq, _)) = pushed {
+                    self.release(seq, Release::Heard(reply, error));
                     self.release(seq, Release::Stop);
                 }
             }

@@ -15,7 +15,7 @@ use super::recover::Recovered;
 use super::settle::{Settled, settle};
 use super::witness::Epochs;
 use super::writer::Writer;
-use super::{Internal, PartitionTask};
+use super::{Internal, PartitionTask, shutdown_asked};
 use crate::engine::clock::PartitionClock;
 use crate::engine::codec::PartitionEvent;
 use crate::engine::config::EngineConfig;
@@ -97,7 +97,7 @@ impl Life {
             memory: recovered.memory,
             writer: Writer::after(&recovered.last),
             projector: Projector::new(),
-            cleaner: Cleaner::new(recovered.blocks, floor),
+            cleaner: Cleaner::new(recovered.blocks, floor, recovered.accepted),
             sink,
             results,
             internal,
@@ -165,8 +165,8 @@ impl Life {
         let durable = self.writer.durable();
         match self.log.block_at(self.partition, durable).await {
             Ok(Some(block)) if block.checksum == self.writer.durable_checksum() => exit,
-            // Trimmed by the new owner, who read it first: a floor above it says so.
-            Ok(None) if self.was_trimmed(durable).await => exit,
+            // Trimmed by the new owner, who read it first.
+            Ok(None) if self.was_trimmed().await => exit,
             Ok(_) => Exit::LostTail(PartitionEvent::LostTailFound {
                 epoch: self.epoch,
                 epoch_tag: self.epoch_tag,
@@ -179,10 +179,20 @@ impl Life {
         }
     }
 
-    /// Whether an epoch block that follows our last durable one shows that its successor read it.
-    async fn was_trimmed(&self, durable: Seq) -> bool {
-        let next = self.log.block_at(self.partition, durable.next()).await;
-        matches!(next, Ok(Some(block)) if block.previous == self.writer.durable_checksum())
+    /// Whether a block that follows our last durable one, or what we offered after it, shows that its
+    /// successor read it. What cannot be looked at accuses nobody.
+    async fn was_trimmed(&self) -> bool {
+        for (seq, checksum) in self.writer.ends() {
+            match self.log.block_at(self.partition, seq.next()).await {
+                Ok(Some(block)) if block.previous == checksum => return true,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(partition = %self.partition, %error, "deposed, and the log cannot be looked at");
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// One turn: wait for something, take what else is there, start what is due.
@@ -192,7 +202,7 @@ impl Life {
         tokio::select! {
             biased;
             Some(report) = self.reports.recv() => self.report(report, task),
-            _ = task.shutdown.changed() => {}
+            () = shutdown_asked(&mut task.shutdown) => {}
             Some(reply) = self.results.recv(), if open_for_work => self.result(reply),
             Some(mail) = task.mail.recv(), if open_for_work => self.mail(mail),
             () = tokio::time::sleep_until(wake) => {}
@@ -308,7 +318,7 @@ impl Life {
             }
             Settled::Conflict => self.exit = Some(Exit::Deposed(String::new())),
             Settled::Refused { why, maybe } => {
-                let error = if maybe {
+                let error = if maybe || self.writer.holds_what_is_there() {
                     outcome_unknown(self.partition, &why)
                 } else {
                     let message = format!("the log refused to take it: {why}; nothing was changed");
@@ -385,14 +395,17 @@ impl Life {
         let limit = Instant::now() + SHUTDOWN_WAIT;
         loop {
             self.start_append(true);
-            self.project(true);
+            self.project(!self.projector.has_failed());
             let finished =
                 self.writer.is_idle() && self.projector.backlog() == 0 && !self.projector.is_writing();
             if finished || self.exit.is_some() {
                 break;
             }
-            match tokio::time::timeout_at(limit, self.reports.recv()).await {
+            // A write to history that failed is tried again, but not at once.
+            let wake = self.projector.next_at().map_or(limit, |at| at.min(limit));
+            match tokio::time::timeout_at(wake, self.reports.recv()).await {
                 Ok(Some(report)) => self.report(report, task),
+                Err(_) if Instant::now() < limit => {}
                 Ok(None) | Err(_) => break,
             }
         }

@@ -13,6 +13,9 @@ use crate::engine::request::{TransactionView, Wait};
 /// look takes milliseconds; if more left memory meanwhile, history is asked again.
 const EVICTIONS_MAX: usize = 65_536;
 
+/// So many timers are kept without a look at whether their transactions are still here.
+const TIMERS_MIN: usize = 65_536;
+
 /// A transaction and what the engine keeps beside it.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -69,6 +72,8 @@ pub(super) struct Memory {
     /// By the block that each entry needs first: the floor is the least of them (protocol H17).
     starts: BTreeSet<(Seq, Xid)>,
     timers: BinaryHeap<Reverse<(Timestamp, Xid, Timer)>>,
+    /// How many timers were left when those of transactions that are gone were last thrown out.
+    timers_kept: usize,
     evicted: VecDeque<Xid>,
     evictions: u64,
     live_bytes: u64,
@@ -131,6 +136,12 @@ impl Memory {
     }
 
     pub(super) fn set_timer(&mut self, at: Timestamp, xid: Xid, timer: Timer) {
+        // Deadlines of what was decided long ago lie weeks ahead: they must not gather.
+        if self.timers.len() >= TIMERS_MIN.max(2 * self.timers_kept) {
+            let entries = &self.entries;
+            self.timers.retain(|Reverse((_, xid, _))| entries.contains_key(xid));
+            self.timers_kept = self.timers.len();
+        }
         self.timers.push(Reverse((at, xid, timer)));
     }
 
@@ -206,6 +217,20 @@ mod tests {
             memory.evict(xid(n));
         }
         assert!(memory.may_have_left_since(xid(3), epoch, as_of));
+    }
+
+    #[test]
+    fn timers_of_what_is_gone_do_not_gather() {
+        let mut memory = Memory::default();
+        memory.entry_or_new(xid(1), Seq(1));
+        memory.set_timer(Timestamp(5), xid(1), Timer::Deadline);
+        for n in 2..(4 * TIMERS_MIN as u128) {
+            memory.entry_or_new(xid(n), Seq(1));
+            memory.set_timer(Timestamp(1_000_000), xid(n), Timer::Deadline);
+            memory.evict(xid(n));
+        }
+        assert!(memory.timers.len() <= TIMERS_MIN, "{} timers", memory.timers.len());
+        assert_eq!(memory.pop_timer(Timestamp(5)), Some((xid(1), Timer::Deadline)));
     }
 
     #[test]

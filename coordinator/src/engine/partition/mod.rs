@@ -63,6 +63,14 @@ pub(super) struct PartitionTask {
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// Waits until shutdown is asked for. If the engine was dropped instead, it never ends: the task is
+/// aborted when it gives way, which a loop around an answer that is there at once never does.
+async fn shutdown_asked(shutdown: &mut watch::Receiver<bool>) {
+    if shutdown.wait_for(|stop| *stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 impl PartitionTask {
     /// Runs until shutdown.
     pub(super) async fn run(mut self) {
@@ -172,7 +180,7 @@ impl PartitionTask {
         loop {
             let mail = tokio::select! {
                 mail = self.mail.recv() => mail,
-                _ = self.shutdown.wait_for(|stop| *stop) => None,
+                () = shutdown_asked(&mut self.shutdown) => None,
             };
             match mail {
                 None => return (Vec::new(), None),
@@ -197,8 +205,8 @@ impl PartitionTask {
     }
 
     async fn sleep(&mut self, wait: Duration) {
-        // Ends early on shutdown; the sender lives as long as the engine.
-        let _ = tokio::time::timeout(wait, self.shutdown.wait_for(|stop| *stop)).await;
+        // Ends early on shutdown.
+        let _ = tokio::time::timeout(wait, shutdown_asked(&mut self.shutdown)).await;
     }
 
     fn set_state(&self, state: PartitionState) {

@@ -1,7 +1,7 @@
 //! The projection: transactions that are over, and those that stay open, get their row in history;
 //! what is over leaves memory only then (protocol C8d), so the trim never overtakes history.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -59,6 +59,11 @@ impl Projector {
         self.finished.len() + self.writing.as_ref().map_or(0, Vec::len)
     }
 
+    /// Whether the last write failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     pub(super) fn is_writing(&self) -> bool {
         self.writing.is_some()
     }
@@ -87,16 +92,23 @@ impl Life {
         self.let_go_of_kept(now);
         let mut rows = Vec::new();
         let mut ended = Vec::new();
+        let mut over = HashSet::new();
         while rows.len() < ROWS_MAX
             && let Some(((seq, xid), ())) = self.projector.finished.pop_first()
         {
+            // Something may have come late while it waited: one row for both, as it is now.
+            if !over.insert(xid) {
+                continue;
+            }
             if let Some(transaction) = self.memory.transaction(xid) {
                 rows.push(row_of(transaction, self.partition, self.epoch, seq));
                 ended.push((seq, xid));
             }
         }
         self.add_open_rows(now, durable, &mut rows);
-        self.projector.next_at = Instant::now() + self.config.project_every;
+        // After a full batch there may be more.
+        let pause = if rows.len() < ROWS_MAX { self.config.project_every } else { Duration::ZERO };
+        self.projector.next_at = Instant::now() + pause;
         if rows.is_empty() {
             return;
         }

@@ -37,6 +37,8 @@ pub(super) struct Recovered {
     pub(super) open: Vec<Xid>,
     /// A loss that no operator accepted yet.
     pub(super) lost_tail: Option<LostTail>,
+    /// The last loss that an operator accepted, and where that stands.
+    pub(super) accepted: Option<(Seq, PartitionEvent)>,
 }
 
 /// A loss on record.
@@ -193,6 +195,7 @@ async fn replay(
     let mut sizes = VecDeque::new();
     let mut latest = last.time;
     let mut lost_tail = None;
+    let mut accepted = None;
     let mut epoch_tag = 0;
     // Effects of replayed events are dropped; `pending` yields what is owed (protocol M7).
     let mut dropped = Vec::new();
@@ -218,9 +221,10 @@ async fn replay(
                     let before = lost_tail.map_or(epoch, |lost: LostTail| lost.epoch);
                     lost_tail = Some(LostTail { why, epoch: before.max(seen) });
                 }
-                LoggedEvent::Partition(PartitionEvent::LossAccepted { epoch, .. }) => {
+                LoggedEvent::Partition(event @ PartitionEvent::LossAccepted { epoch, .. }) => {
                     epochs.forgive(epoch);
                     lost_tail = None;
+                    accepted = Some((block.seq, event));
                 }
                 // Its beginning was trimmed: it is over, or a snapshot of it stands further on.
                 LoggedEvent::Transaction(xid, event)
@@ -254,6 +258,7 @@ async fn replay(
         finished: Vec::new(),
         open: Vec::new(),
         lost_tail,
+        accepted,
     };
     owe(&mut recovered, watermark.seq, clock.now(), retry);
     Ok(recovered)

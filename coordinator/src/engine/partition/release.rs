@@ -28,6 +28,7 @@ impl Life {
             Release::View(reply, view) => drop(reply.send(Ok(view))),
             Release::Views(reply, views) => drop(reply.send(Ok(views))),
             Release::Inquired(reply, inquired) => drop(reply.send(Ok(inquired))),
+            Release::Heard(reply, error) => drop(reply.send(Err(error))),
             Release::Dispatch { xid, branch_id, operation, attempt } => {
                 self.dispatch(xid, branch_id, operation, attempt);
             }

@@ -35,7 +35,9 @@ impl Epochs {
 
     /// Compares a witness with the log whose last durable block is `durable`.
     pub(super) fn hear(&self, witness: &LogPosition, durable: Seq) -> Testimony {
-        if witness.epoch <= self.forgiven || witness.epoch == Epoch(0) {
+        // Places that history told have no tag: shown to callers, never a witness.
+        let saw_nothing = witness.epoch == Epoch(0) || witness.epoch_tag == 0;
+        if saw_nothing || witness.epoch <= self.forgiven {
             return Testimony::Fits;
         }
         let place = self

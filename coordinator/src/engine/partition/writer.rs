@@ -27,6 +27,8 @@ pub(super) enum Release {
     Views(ReplyTo<Vec<TransactionView>>, Vec<TransactionView>),
     /// An answer to an inquiry.
     Inquired(ReplyTo<Inquired>, Inquired),
+    /// The answer to a witness that knows more than the log holds.
+    Heard(ReplyTo<()>, Error),
     /// An operation to be brought.
     Dispatch { xid: Xid, branch_id: BranchId, operation: Operation, attempt: u32 },
     /// A decision that may be told.
@@ -46,6 +48,7 @@ impl Release {
             Self::View(reply, _) => drop(reply.send(Err(error.clone()))),
             Self::Views(reply, _) => drop(reply.send(Err(error.clone()))),
             Self::Inquired(reply, _) => drop(reply.send(Err(error.clone()))),
+            Self::Heard(reply, _) => drop(reply.send(Err(error.clone()))),
             Self::Dispatch { .. } | Self::Decided(_) | Self::Finished(_) | Self::Stop => {}
         }
     }
@@ -93,6 +96,8 @@ pub(super) struct Writer {
     offered_checksum: Checksum,
     /// The floor that the last durable block records.
     durable_floor: Seq,
+    /// What was offered after the last durable block: all but the last are there.
+    offered_since: Vec<(Seq, Checksum)>,
     building: Option<Building>,
     in_flight: Option<InFlight>,
 }
@@ -117,6 +122,7 @@ impl Writer {
             offered: last.seq,
             offered_checksum: last.checksum,
             durable_floor: last.floor,
+            offered_since: Vec::new(),
             building: None,
             in_flight: None,
         }
@@ -132,6 +138,16 @@ impl Writer {
 
     pub(super) const fn durable_floor(&self) -> Seq {
         self.durable_floor
+    }
+
+    /// The blocks of ours that a successor's epoch block may follow.
+    pub(super) fn ends(&self) -> impl Iterator<Item = (Seq, Checksum)> {
+        std::iter::once((self.durable, self.durable_checksum)).chain(self.offered_since.iter().copied())
+    }
+
+    /// Whether something is held that stands in a block which is there, but not yet acknowledged.
+    pub(super) fn holds_what_is_there(&self) -> bool {
+        self.offered_since.len() > 1
     }
 
     /// Where the next event goes.
@@ -242,6 +258,7 @@ impl Writer {
         );
         self.offered = block.seq;
         self.offered_checksum = block.checksum;
+        self.offered_since.push((block.seq, block.checksum));
         self.in_flight =
             Some(InFlight { seq: block.seq, bytes: block.bytes() as u64, floor: block.floor, held });
         block
@@ -253,6 +270,7 @@ impl Writer {
         self.durable = in_flight.seq;
         self.durable_checksum = self.offered_checksum;
         self.durable_floor = in_flight.floor;
+        self.offered_since.clear();
         Some(Durable {
             seq: in_flight.seq,
             bytes: in_flight.bytes,
