@@ -10,4 +10,5 @@ mod faults;
 mod ownership;
 mod support;
 mod tcc;
+mod two_owners;
 mod witness;
