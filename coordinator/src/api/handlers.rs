@@ -271,10 +271,18 @@ impl Handlers {
         let coordinator = self.coordinator.clone();
         detached(async move {
             // Another log's witnesses say nothing about ours; the inquiry answers `not_mine`.
-            if log_id.is_none_or(|log_id| log_id == coordinator.log_id()) {
-                coordinator.witness(&witnesses).await?;
+            let heard = if log_id.is_none_or(|log_id| log_id == coordinator.log_id()) {
+                coordinator.witness(&witnesses).await
+            } else {
+                Ok(())
+            };
+            // A partition that a witness stopped answers nothing any more; the others do.
+            let answers = coordinator.inquire(log_id, xids).await;
+            match (heard, answers) {
+                (Err(error), Ok(answers)) if answers.is_empty() => Err(error),
+                (Err(error), Err(_)) => Err(error),
+                (_, answers) => answers,
             }
-            coordinator.inquire(log_id, xids).await
         })
         .await
     }

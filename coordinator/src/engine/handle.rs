@@ -388,25 +388,33 @@ impl Coordinator {
     /// # Errors
     /// `log_lost_tail` if a witness knows more than a log of ours holds.
     pub async fn witness(&self, positions: &[LogPosition]) -> Result<(), Error> {
+        let mut refused = None;
         for position in positions {
-            let Some(partition) = self.shared.partitions.iter().find(|p| p.id == position.partition) else {
-                return Err(Error::new(
-                    ErrorCode::NotMine,
-                    format!("there is no partition {}", position.partition),
-                ));
-            };
-            let (reply, answer) = oneshot::channel();
-            self.send(partition, Mail::Witness { position: *position, reply })?;
-            self.answer(partition, answer, ANSWER_WAIT_MAX).await??;
+            // Every partition is to hear its witness, whatever another one says.
+            if let Err(error) = self.hear(*position).await {
+                refused.get_or_insert(error);
+            }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
+    }
+
+    async fn hear(&self, position: LogPosition) -> Result<(), Error> {
+        let Some(partition) = self.shared.partitions.iter().find(|p| p.id == position.partition) else {
+            return Err(Error::new(
+                ErrorCode::NotMine,
+                format!("there is no partition {}", position.partition),
+            ));
+        };
+        let (reply, answer) = oneshot::channel();
+        self.send(partition, Mail::Witness { position, reply })?;
+        self.answer(partition, answer, ANSWER_WAIT_MAX).await?
     }
 
     /// Delivery says that a participant can be reached again: what waits for it is tried soon.
-    pub async fn participant_available(&self, participant: Name) {
+    pub fn participant_available(&self, participant: &Name) {
         for partition in &self.shared.partitions {
-            // Lost only if the partition closed; its retry timers do without.
-            let _ = partition.mail.send(Mail::ParticipantAvailable(participant.clone())).await;
+            // A hint: a partition that does not run, or has too much to do, goes by its retry timers.
+            let _ = self.send(partition, Mail::ParticipantAvailable(participant.clone()));
         }
     }
 

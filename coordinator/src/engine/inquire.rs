@@ -22,10 +22,19 @@ pub(super) async fn inquire(coordinator: &Coordinator, xids: Vec<Xid>) -> Result
         by_partition.entry(partition.id.0).or_default().push(*xid);
     }
     let mut answers: HashMap<Xid, Inquiry> = HashMap::with_capacity(xids.len());
+    let mut failed = None;
     for asked in by_partition.into_values() {
-        for inquiry in ask(coordinator, asked).await? {
-            answers.insert(inquiry.xid, inquiry);
+        match ask(coordinator, asked).await {
+            Ok(inquiries) => answers.extend(inquiries.into_iter().map(|inquiry| (inquiry.xid, inquiry))),
+            Err(error) => failed = Some(error),
         }
+    }
+    // One partition in trouble keeps nobody else's branches in doubt: its xids are left out, which
+    // tells their participants nothing, and they ask again.
+    if answers.is_empty()
+        && let Some(error) = failed
+    {
+        return Err(error);
     }
     Ok(xids.into_iter().filter_map(|xid| answers.get(&xid).copied()).collect())
 }

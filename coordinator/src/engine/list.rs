@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use unanimity_types::{ErrorCode, Timestamp, Xid};
@@ -12,6 +13,9 @@ use super::handle::{Coordinator, unavailable};
 use super::mailbox::Mail;
 use super::request::{ListFilter, Page, PartitionState, TransactionView};
 use crate::log::HistoryFilter;
+
+/// How long a partition's part of a page is waited for.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// As many as a page may have.
 pub(super) const PAGE_MAX: u32 = 500;
@@ -35,9 +39,9 @@ pub(super) async fn list(coordinator: &Coordinator, mut filter: ListFilter) -> R
     };
     let mut live = Vec::new();
     for answer in ask_partitions(coordinator, &filter)? {
-        let views = answer.await.map_err(|_| {
-            Error::new(ErrorCode::Unavailable, "a partition was recovered meanwhile; ask again")
-        })??;
+        let late = || Error::new(ErrorCode::Unavailable, "a partition does not answer; ask again");
+        let views =
+            tokio::time::timeout(ANSWER_WAIT, answer).await.map_err(|_| late())?.map_err(|_| late())??;
         live.extend(
             views.into_iter().filter(|view| begun_before.is_none_or(|before| view.begun_at < before)),
         );

@@ -61,7 +61,7 @@ impl SqliteLog {
     /// [`Error::InUse`] if another process has it, [`Error::Schema`], [`Error::Refused`].
     pub async fn open(path: &Path) -> Result<Self, Error> {
         check_there(path)?;
-        let lock = DataLock::take(path)?;
+        let lock = DataLock::take(path).await?;
         let mut writer = connect(path, false).await?;
         let identity = migrate::check_schema(&mut writer).await?;
         Self::with(path, lock, writer, identity).await
@@ -74,7 +74,7 @@ impl SqliteLog {
     /// As [`SqliteLog::open`] and [`migrate_sqlite`].
     pub async fn open_or_create(path: &Path) -> Result<Self, Error> {
         create_private(path)?;
-        let lock = DataLock::take(path)?;
+        let lock = DataLock::take(path).await?;
         let mut writer = connect(path, false).await?;
         let migrated = migrate::migrate(&mut writer, None).await?;
         Self::with(path, lock, writer, migrated.identity).await

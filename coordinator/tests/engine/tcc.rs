@@ -360,3 +360,27 @@ async fn m14_a_contradiction_before_the_row_does_not_stop_history() {
     let rows = memory.find_history(&[xid]).await.unwrap();
     assert_eq!(rows[0].attention.as_deref(), Some("heuristic_contradicted"));
 }
+
+/// What one partition cannot answer keeps nobody else's branches in doubt.
+#[tokio::test(start_paused = true)]
+async fn m21_a_partition_that_stopped_does_not_silence_the_others() {
+    let memory = unanimity_coordinator::log::MemoryLog::new(2);
+    let log: std::sync::Arc<dyn unanimity_coordinator::log::TransactionLog> =
+        std::sync::Arc::new(memory.clone());
+    let node = start(log.clone()).await;
+    let mut of = [None, None];
+    while of.iter().any(Option::is_none) {
+        let xid = begun_with(&node.coordinator, &["stock"]).await;
+        of[usize::from(unanimity_types::partition_of(xid, 2).0)] = Some(xid);
+    }
+    let [first, second] = of.map(Option::unwrap);
+    let participants = node.kill();
+    let last = memory.raw_blocks(unanimity_types::PartitionId(0)).pop().unwrap().seq;
+    assert!(memory.damage(unanimity_types::PartitionId(0), last, |block| block.body = vec![1].into()));
+    let node = start_unready(log, config("a"), participants);
+    node.coordinator.ready(Duration::from_secs(10)).await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let answers = node.coordinator.inquire(None, vec![first, second]).await.unwrap();
+    assert_eq!(answers.iter().map(|inquiry| inquiry.xid).collect::<Vec<_>>(), [second]);
+    assert_eq!(node.coordinator.inquire(None, vec![first]).await.unwrap_err().code, ErrorCode::LogDamaged);
+}

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use unanimity_types::{Epoch, LogPosition, PartitionId, Seq};
 
 use self::life::{Exit, Life};
-use self::recover::{Failure, recover};
+use self::recover::{Failure, Trouble, recover};
 use super::codec::PartitionEvent;
 use super::config::EngineConfig;
 use super::dispatch::Dispatcher;
@@ -84,7 +84,12 @@ impl PartitionTask {
             }
             self.set_state(PartitionState::Recovering);
             let started = Instant::now();
-            let recovered = recover(&self.log, self.partition, self.config.retry, inject.clone()).await;
+            let trouble = self.trouble();
+            let recovery = recover(&self.log, self.partition, self.config.retry, inject.clone(), &trouble);
+            let recovered = tokio::select! {
+                recovered = recovery => recovered,
+                () = shutdown_asked(&mut self.shutdown) => break,
+            };
             let recovered = match recovered {
                 Ok(recovered) => recovered,
                 Err(Failure::Overtaken) => {
@@ -104,7 +109,6 @@ impl PartitionTask {
                 }
             };
             inject.clear();
-            pause = PAUSE_MIN;
             tracing::info!(
                 partition = %self.partition, epoch = %recovered.epoch, open = recovered.memory.entries.len(),
                 took_ms = started.elapsed().as_millis(), "partition recovered"
@@ -118,7 +122,14 @@ impl PartitionTask {
                 // The caller may have given up; the loss is accepted all the same.
                 let _ = reply.send(Ok(life.position()));
             }
-            match life.run(&mut self).await {
+            let begun = life.position().seq;
+            let exit = life.run(&mut self).await;
+            // A log that takes epoch blocks, which stay for ever, and refuses all others is to be left in
+            // peace for longer and longer.
+            if self.state.borrow().position.is_some_and(|position| position.seq > begun) {
+                pause = PAUSE_MIN;
+            }
+            match exit {
                 Exit::Shutdown => break,
                 Exit::Deposed(by) => {
                     tracing::warn!(partition = %self.partition, by, "deposed: another owner wrote to the log");
@@ -207,6 +218,12 @@ impl PartitionTask {
     async fn sleep(&mut self, wait: Duration) {
         // Ends early on shutdown.
         let _ = tokio::time::timeout(wait, shutdown_asked(&mut self.shutdown)).await;
+    }
+
+    /// Shows during a recovery that the log does not answer.
+    fn trouble(&self) -> Trouble {
+        let state = self.state.clone();
+        Arc::new(move |why| state.send_modify(|info| info.state = PartitionState::Unavailable(why.clone())))
     }
 
     fn set_state(&self, state: PartitionState) {

@@ -76,6 +76,9 @@ impl From<CodecError> for Failure {
     }
 }
 
+/// Hears when the log does not answer.
+pub(super) type Trouble = Arc<dyn Fn(String) + Send + Sync>;
+
 /// Takes a partition over.
 ///
 /// First its epoch block: a synchronous write, so all before it is durable, and whoever owned it
@@ -85,11 +88,12 @@ pub(super) async fn recover(
     partition: PartitionId,
     retry: RetryPolicy,
     inject: Vec<PartitionEvent>,
+    trouble: &Trouble,
 ) -> Result<Recovered, Failure> {
-    let mut last = append_epoch(log, partition, forgiven_by(&inject)).await?;
+    let mut last = append_epoch(log, partition, forgiven_by(&inject), trouble).await?;
     let epoch = last.epoch;
     if !inject.is_empty() {
-        last = append_events(log, &last, &inject).await?;
+        last = append_events(log, &last, &inject, trouble).await?;
     }
     let blocks = log.read(partition).await?;
     if blocks.last().map(|block| block.checksum) != Some(last.checksum) {
@@ -110,6 +114,7 @@ async fn append_epoch(
     log: &Arc<dyn TransactionLog>,
     partition: PartitionId,
     above: Epoch,
+    trouble: &Trouble,
 ) -> Result<Block, Failure> {
     let now = log.now().await?;
     let tip = log.tip(partition).await?;
@@ -130,7 +135,7 @@ async fn append_epoch(
     };
     let nonce = Uuid::new_v4();
     let block = Block::new(header, Bytes::copy_from_slice(nonce.as_bytes()));
-    append(log, &block).await?;
+    append(log, &block, trouble).await?;
     Ok(block)
 }
 
@@ -138,6 +143,7 @@ async fn append_events(
     log: &Arc<dyn TransactionLog>,
     before: &Block,
     events: &[PartitionEvent],
+    trouble: &Trouble,
 ) -> Result<Block, Failure> {
     let records = events.iter().map(|event| encode_partition_event(0, event)).collect();
     let header = BlockHeader {
@@ -150,15 +156,19 @@ async fn append_events(
         previous: before.checksum,
     };
     let block = Block::new(header, wire::Body { records }.encode_to_vec().into());
-    append(log, &block).await?;
+    append(log, &block, trouble).await?;
     Ok(block)
 }
 
 /// Appends outside the writer. If the block turns out to be there since an earlier offer, the next
 /// append of this recovery, or the life's first block, is the acknowledged one after it (C4); a
 /// recovery answers nobody before.
-async fn append(log: &Arc<dyn TransactionLog>, block: &Block) -> Result<(), Failure> {
-    match settle(Arc::clone(log), block.clone(), |_| {}).await {
+async fn append(log: &Arc<dyn TransactionLog>, block: &Block, trouble: &Trouble) -> Result<(), Failure> {
+    let tell = || {
+        let trouble = Arc::clone(trouble);
+        move |why| trouble(why)
+    };
+    match settle(Arc::clone(log), block.clone(), tell()).await {
         Settled::Written => Ok(()),
         Settled::AlreadyThere => {
             let barrier = BlockHeader {
@@ -170,7 +180,7 @@ async fn append(log: &Arc<dyn TransactionLog>, block: &Block) -> Result<(), Fail
                 time: block.time,
                 previous: block.checksum,
             };
-            match settle(Arc::clone(log), Block::new(barrier, Bytes::new()), |_| {}).await {
+            match settle(Arc::clone(log), Block::new(barrier, Bytes::new()), tell()).await {
                 // The chain goes on behind the barrier: start over from there.
                 Settled::Written | Settled::AlreadyThere | Settled::Conflict => Err(Failure::Overtaken),
                 Settled::Refused { why, .. } => Err(Failure::Later(why)),

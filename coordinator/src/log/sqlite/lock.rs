@@ -7,6 +7,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::log::Error;
 
@@ -16,9 +17,26 @@ pub(super) struct DataLock {
     _file: File,
 }
 
+/// How long to wait for a lock that is being given up: a fork and an exec, on a busy machine.
+const PATIENCE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(20);
+
 impl DataLock {
-    /// Takes the lock of a database file.
-    pub(super) fn take(database: &Path) -> Result<Self, Error> {
+    /// Takes the lock of a database file; waits a moment for one that is just being given up.
+    ///
+    /// A lock lives as long as any copy of its descriptor. A process that holds one and starts
+    /// another shares it with its child from fork to exec, so it may outlive its owner by a moment.
+    pub(super) async fn take(database: &Path) -> Result<Self, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Self::try_take(database) {
+                Err(Error::InUse(_)) if Instant::now() < deadline => tokio::time::sleep(PAUSE).await,
+                taken => return taken,
+            }
+        }
+    }
+
+    fn try_take(database: &Path) -> Result<Self, Error> {
         let path = lock_path(database);
         let failed = |e: io::Error| Error::Refused(format!("the lock file {}: {e}", path.display()));
         let mut file = private(OpenOptions::new().write(true).create(true).truncate(false))

@@ -42,7 +42,7 @@ const BEAR_PARTITION: &str = "/* bear_partitions */ INSERT INTO partitions (part
 /// that this binary knows; others as SQLite says.
 pub async fn migrate_sqlite(path: &Path, partitions: Option<u16>) -> Result<Migrated, Error> {
     create_private(path)?;
-    let _lock = DataLock::take(path)?;
+    let _lock = DataLock::take(path).await?;
     let mut connection = connect(path, false).await?;
     let migrated = migrate(&mut connection, partitions).await;
     // Closing merges the write-ahead log; if that fails the next opening does it.
