@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use unanimity_core::{Answer, BeginSpec, Command, Registration};
 use unanimity_types::{
-    AbortReason, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Mode, Name, PartitionId, Xid,
+    AbortReason, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Name, PartitionId, Xid,
     partition_of,
 };
 use uuid::Uuid;
 
 use super::detail;
+use super::digest::{begin_digest, registration_digest};
 use super::error::Error;
 use super::mailbox::{Mail, Outcome, Reply, Unknown};
+use super::refuse::{
+    already_decided, closed, not_running, open_elsewhere, outcome_unknown, too_busy, unavailable,
+};
 use super::request::{
     Begin, Begun, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo, PartitionState,
     Register, Registered, Resolve, Standing, TransactionView, Wait,
@@ -507,11 +510,6 @@ impl Coordinator {
     }
 }
 
-fn too_busy(partition: &Partition) -> Error {
-    let message = format!("partition {} has as much to do as it can queue; try again", partition.id);
-    Error::new(ErrorCode::TooBusy, message).retry_after(Duration::from_millis(100))
-}
-
 /// A command's payload takes room in the mailbox: its length alone would let a few thousand large
 /// payloads fill the memory.
 fn room_for(partition: &Partition, command: &Command) -> Result<Option<OwnedSemaphorePermit>, Error> {
@@ -523,121 +521,10 @@ fn room_for(partition: &Partition, command: &Command) -> Result<Option<OwnedSema
     Arc::clone(&partition.room).try_acquire_many_owned(bytes).map(Some).map_err(|_| too_busy(partition))
 }
 
-/// History has it as open, its partition does not hold it. If a later owner wrote that, this one is
-/// stale and does not know yet.
-pub(super) fn open_elsewhere(partition: &Partition, view: &TransactionView) -> Error {
-    let own = partition.state.borrow().position.map(|position| position.epoch);
-    if own.is_some_and(|own| view.position.epoch > own) {
-        let message = format!("partition {} went to another owner", partition.id);
-        return Error::new(ErrorCode::NotOwner, message)
-            .about(view.xid)
-            .retry_after(Duration::from_millis(500));
-    }
-    forgotten_by_log(view)
-}
-
-/// History has it as open, its partition does not hold it: blocks are missing from the log.
-fn forgotten_by_log(view: &TransactionView) -> Error {
-    let message =
-        format!("history has {} as {}, but its partition's log does not hold it", view.xid, view.status);
-    let mut error = Error::new(ErrorCode::LogLostTail, message).about(view.xid);
-    error.status = Some(view.status);
-    error
-}
-
-pub(super) fn outcome_unknown(partition: PartitionId, why: &str) -> Error {
-    let message = format!(
-        "partition {partition}: {why}; whether the command took effect is not known: repeat it with the same xid"
-    );
-    Error::new(ErrorCode::OutcomeUnknown, message).retry_after(Duration::from_millis(500))
-}
-
-pub(super) fn unavailable(error: &crate::log::Error) -> Error {
-    match error {
-        crate::log::Error::Damaged { .. } => Error::new(ErrorCode::LogDamaged, error.to_string()),
-        _ => Error::new(ErrorCode::Unavailable, error.to_string()).retry_after(Duration::from_millis(500)),
-    }
-}
-
-fn closed() -> Error {
-    Error::new(ErrorCode::Unavailable, "this node is shutting down; try another one, or this one later")
-        .retry_after(Duration::from_secs(1))
-}
-
-fn not_running(partition: PartitionId, state: &PartitionState) -> Error {
-    use super::request::StopReason;
-    let hint = Duration::from_millis(500);
-    match state {
-        PartitionState::Running | PartitionState::Recovering => {
-            Error::new(ErrorCode::Unavailable, format!("partition {partition} is reading its log"))
-                .retry_after(hint)
-        }
-        PartitionState::Waiting(who) => {
-            Error::new(ErrorCode::NotOwner, format!("partition {partition} belongs to {who}"))
-                .retry_after(hint)
-        }
-        PartitionState::Unavailable(why) => {
-            Error::new(ErrorCode::Unavailable, format!("partition {partition}: {why}; nothing is lost"))
-                .retry_after(hint)
-        }
-        PartitionState::Closed => closed(),
-        PartitionState::Stopped(StopReason::LostTail(why)) => Error::new(
-            ErrorCode::LogLostTail,
-            format!("partition {partition} stopped: {why}; see docs/errors/log_lost_tail.md"),
-        ),
-        PartitionState::Stopped(StopReason::Damaged(why) | StopReason::Unreadable(why)) => Error::new(
-            ErrorCode::LogDamaged,
-            format!("partition {partition} stopped: {why}; see docs/errors/log_damaged.md"),
-        ),
-    }
-}
-
-fn already_decided(view: &TransactionView) -> Error {
-    let mut error = Error::new(
-        ErrorCode::AlreadyDecided,
-        match view.abort_reason {
-            Some(reason) => format!("{} is {} ({reason})", view.xid, view.status),
-            None => format!("{} is {}", view.xid, view.status),
-        },
-    )
-    .about(view.xid);
-    error.status = Some(view.status);
-    error.abort_reason = view.abort_reason;
-    error
-}
-
 fn standing_of(view: &TransactionView) -> Standing {
     Standing { xid: view.xid, status: view.status, abort_reason: view.abort_reason, position: view.position }
 }
 
 fn into_core(action: OperatorAction) -> unanimity_core::OperatorAction {
     unanimity_core::OperatorAction { operator: action.operator.into(), reason: action.reason.into() }
-}
-
-/// What tells one begin from another under the same xid (protocol M1).
-fn begin_digest(mode: Mode, name: Option<&Name>, timeout: Duration) -> Digest {
-    let mut hash = Sha256::new();
-    hash.update(mode.as_str());
-    hash.update([0]);
-    hash.update(name.map_or("", Name::as_str));
-    hash.update([0]);
-    hash.update(timeout.as_millis().to_be_bytes());
-    first16(&hash.finalize())
-}
-
-/// What tells one registration from another under the same key (protocol H8).
-fn registration_digest(targets: &unanimity_types::BranchTargets, payload: &[u8]) -> Digest {
-    let mut hash = Sha256::new();
-    for target in targets.iter() {
-        hash.update(target.to_string());
-        hash.update([0]);
-    }
-    hash.update(payload);
-    first16(&hash.finalize())
-}
-
-fn first16(bytes: &[u8]) -> Digest {
-    let mut first = [0; 16];
-    first.copy_from_slice(&bytes[..16]);
-    Digest(first)
 }

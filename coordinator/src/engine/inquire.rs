@@ -7,8 +7,9 @@ use tokio::sync::oneshot;
 use unanimity_types::{Decision, InquiryAnswer, Status, Xid};
 
 use super::error::Error;
-use super::handle::{Coordinator, open_elsewhere};
+use super::handle::Coordinator;
 use super::mailbox::Mail;
+use super::refuse::open_elsewhere;
 use super::request::Inquiry;
 
 const ANSWER_WAIT: Duration = Duration::from_secs(30);

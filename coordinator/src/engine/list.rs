@@ -9,8 +9,9 @@ use unanimity_types::{ErrorCode, Timestamp, Xid};
 
 use super::detail;
 use super::error::Error;
-use super::handle::{Coordinator, unavailable};
+use super::handle::Coordinator;
 use super::mailbox::Mail;
+use super::refuse::unavailable;
 use super::request::{ListFilter, Page, PartitionState, TransactionView};
 use crate::log::HistoryFilter;
 

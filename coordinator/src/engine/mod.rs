@@ -13,6 +13,7 @@ mod clock;
 mod codec;
 mod config;
 mod detail;
+mod digest;
 mod dispatch;
 mod error;
 mod handle;
@@ -20,6 +21,7 @@ mod inquire;
 mod list;
 mod mailbox;
 mod partition;
+mod refuse;
 mod request;
 mod start;
 

@@ -21,7 +21,7 @@ use crate::engine::codec::PartitionEvent;
 use crate::engine::config::EngineConfig;
 use crate::engine::dispatch::{BranchReply, Dispatcher, ResultSink};
 use crate::engine::error::Error;
-use crate::engine::handle::outcome_unknown;
+use crate::engine::refuse::outcome_unknown;
 use crate::engine::request::{PartitionState, StopReason};
 use crate::log::{Block, Lease, TransactionLog};
 

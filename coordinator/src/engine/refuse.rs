@@ -1,0 +1,97 @@
+//! The engine's refusals: what a caller is told, and what to do about it.
+
+use std::time::Duration;
+
+use unanimity_types::{ErrorCode, PartitionId};
+
+use super::error::Error;
+use super::handle::Partition;
+use super::request::{PartitionState, TransactionView};
+
+pub(super) fn too_busy(partition: &Partition) -> Error {
+    let message = format!("partition {} has as much to do as it can queue; try again", partition.id);
+    Error::new(ErrorCode::TooBusy, message).retry_after(Duration::from_millis(100))
+}
+
+/// History has it as open, its partition does not hold it. If a later owner wrote that, this one is
+/// stale and does not know yet.
+pub(super) fn open_elsewhere(partition: &Partition, view: &TransactionView) -> Error {
+    let own = partition.state.borrow().position.map(|position| position.epoch);
+    if own.is_some_and(|own| view.position.epoch > own) {
+        let message = format!("partition {} went to another owner", partition.id);
+        return Error::new(ErrorCode::NotOwner, message)
+            .about(view.xid)
+            .retry_after(Duration::from_millis(500));
+    }
+    forgotten_by_log(view)
+}
+
+/// History has it as open, its partition does not hold it: blocks are missing from the log.
+pub(super) fn forgotten_by_log(view: &TransactionView) -> Error {
+    let message =
+        format!("history has {} as {}, but its partition's log does not hold it", view.xid, view.status);
+    let mut error = Error::new(ErrorCode::LogLostTail, message).about(view.xid);
+    error.status = Some(view.status);
+    error
+}
+
+pub(super) fn outcome_unknown(partition: PartitionId, why: &str) -> Error {
+    let message = format!(
+        "partition {partition}: {why}; whether the command took effect is not known: repeat it with the same xid"
+    );
+    Error::new(ErrorCode::OutcomeUnknown, message).retry_after(Duration::from_millis(500))
+}
+
+pub(super) fn unavailable(error: &crate::log::Error) -> Error {
+    match error {
+        crate::log::Error::Damaged { .. } => Error::new(ErrorCode::LogDamaged, error.to_string()),
+        _ => Error::new(ErrorCode::Unavailable, error.to_string()).retry_after(Duration::from_millis(500)),
+    }
+}
+
+pub(super) fn closed() -> Error {
+    Error::new(ErrorCode::Unavailable, "this node is shutting down; try another one, or this one later")
+        .retry_after(Duration::from_secs(1))
+}
+
+pub(super) fn not_running(partition: PartitionId, state: &PartitionState) -> Error {
+    use super::request::StopReason;
+    let hint = Duration::from_millis(500);
+    match state {
+        PartitionState::Running | PartitionState::Recovering => {
+            Error::new(ErrorCode::Unavailable, format!("partition {partition} is reading its log"))
+                .retry_after(hint)
+        }
+        PartitionState::Waiting(who) => {
+            Error::new(ErrorCode::NotOwner, format!("partition {partition} belongs to {who}"))
+                .retry_after(hint)
+        }
+        PartitionState::Unavailable(why) => {
+            Error::new(ErrorCode::Unavailable, format!("partition {partition}: {why}; nothing is lost"))
+                .retry_after(hint)
+        }
+        PartitionState::Closed => closed(),
+        PartitionState::Stopped(StopReason::LostTail(why)) => Error::new(
+            ErrorCode::LogLostTail,
+            format!("partition {partition} stopped: {why}; see docs/errors/log_lost_tail.md"),
+        ),
+        PartitionState::Stopped(StopReason::Damaged(why) | StopReason::Unreadable(why)) => Error::new(
+            ErrorCode::LogDamaged,
+            format!("partition {partition} stopped: {why}; see docs/errors/log_damaged.md"),
+        ),
+    }
+}
+
+pub(super) fn already_decided(view: &TransactionView) -> Error {
+    let mut error = Error::new(
+        ErrorCode::AlreadyDecided,
+        match view.abort_reason {
+            Some(reason) => format!("{} is {} ({reason})", view.xid, view.status),
+            None => format!("{} is {}", view.xid, view.status),
+        },
+    )
+    .about(view.xid);
+    error.status = Some(view.status);
+    error.abort_reason = view.abort_reason;
+    error
+}
