@@ -393,6 +393,8 @@ impl Life {
     /// Stops: everything taken becomes durable within a limit, then a closing block (protocol 1.2).
     async fn shut_down(&mut self, task: &PartitionTask) -> Exit {
         let limit = Instant::now() + SHUTDOWN_WAIT;
+        // From now on callers are told to go elsewhere, not left with an unknown outcome.
+        task.set_state(PartitionState::Closed);
         loop {
             self.start_append(true);
             self.project(!self.projector.has_failed());

@@ -63,6 +63,9 @@ pub(super) struct PartitionTask {
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// Another node's lease is looked at so often: it may be given back before its end.
+const LEASE_LOOK: Duration = Duration::from_millis(500);
+
 /// Waits until shutdown is asked for. If the engine was dropped instead, it never ends: the task is
 /// aborted when it gives way, which a loop around an answer that is there at once never does.
 async fn shutdown_asked(shutdown: &mut watch::Receiver<bool>) {
@@ -78,9 +81,16 @@ impl PartitionTask {
         let mut inject = Vec::new();
         let mut accepting: Option<ReplyTo<LogPosition>> = None;
         while !*self.shutdown.borrow() {
-            if !self.take_lease().await {
-                self.pause(&mut pause).await;
-                continue;
+            match self.take_lease().await {
+                Some(Duration::ZERO) => {}
+                Some(remaining) => {
+                    self.sleep(remaining.clamp(PAUSE_MIN, LEASE_LOOK)).await;
+                    continue;
+                }
+                None => {
+                    self.pause(&mut pause).await;
+                    continue;
+                }
             }
             self.set_state(PartitionState::Recovering);
             let started = Instant::now();
@@ -154,19 +164,21 @@ impl PartitionTask {
         self.set_state(PartitionState::Closed);
     }
 
-    async fn take_lease(&self) -> bool {
+    /// Tries to take the lease. Answers how long another node holds it, zero if it is ours, and nothing
+    /// if the log does not answer.
+    async fn take_lease(&self) -> Option<Duration> {
         let lease =
             self.log.lease(self.partition, &self.config.node, &self.config.address, self.config.lease).await;
         match lease {
-            Ok(lease) if lease.held => true,
+            Ok(lease) if lease.held => Some(Duration::ZERO),
             Ok(lease) => {
                 let who = format!("{} at {} for another {:?}", lease.owner, lease.address, lease.remaining);
                 self.set_state(PartitionState::Waiting(who));
-                false
+                Some(lease.remaining.max(PAUSE_MIN))
             }
             Err(error) => {
                 self.set_state(PartitionState::Unavailable(error.to_string()));
-                false
+                None
             }
         }
     }
