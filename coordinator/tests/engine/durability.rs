@@ -352,3 +352,26 @@ async fn an_engine_dropped_in_the_middle_of_a_turn_ends() {
     let node = start(log).await;
     begun_with(&node.coordinator, &["stock"]).await;
 }
+
+/// Trouble while a partition drains, and its end, do not open it again.
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_shuts_down_stays_closed() {
+    let (memory, _) = memory();
+    let faulty = FaultyLog::over_memory(memory, 1);
+    let node = start(Arc::new(faulty.clone())).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    faulty.set_unavailable(true);
+    let coordinator = node.coordinator.clone();
+    let committing = tokio::spawn(async move { coordinator.commit(commit(xid, Wait::Decided)).await });
+    tokio::task::yield_now().await;
+    let coordinator = node.coordinator.clone();
+    let stopping = tokio::spawn(node.engine.shutdown(Duration::from_secs(10)));
+    for tenth in 0..30 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(coordinator.info().states[0].state, PartitionState::Closed);
+        // Away long enough to be called trouble, then back.
+        faulty.set_unavailable(tenth < 20);
+    }
+    stopping.await.unwrap();
+    assert_eq!(committing.await.unwrap().unwrap().status.decision(), Some(unanimity_types::Decision::Commit));
+}

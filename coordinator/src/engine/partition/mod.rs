@@ -238,9 +238,10 @@ impl PartitionTask {
         Arc::new(move |why| state.send_modify(|info| info.state = PartitionState::Unavailable(why.clone())))
     }
 
+    /// Closed is the end: trouble while a partition drains does not open it again.
     fn set_state(&self, state: PartitionState) {
         self.state.send_modify(|info| {
-            if info.state != state {
+            if info.state != PartitionState::Closed {
                 info.state = state;
             }
         });
