@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use unanimity_core::{Answer, BeginSpec, Command, Registration};
 use unanimity_types::{
-    AbortReason, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Name, PartitionId, Xid,
-    partition_of,
+    AbortReason, Decision, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Name, PartitionId,
+    Xid, partition_of,
 };
 use uuid::Uuid;
 
@@ -209,16 +209,7 @@ impl Coordinator {
     /// engine cannot tell; or the engine's state.
     pub async fn commit(&self, commit: Commit) -> Result<Standing, Error> {
         let Commit { xid, votes, wait } = commit;
-        let command = Command::Commit { votes };
-        match self.command(xid, command, Wait::Decided, Unknown::AskHistory).await? {
-            Outcome::Done(reply) => self.until(reply.standing(xid), wait).await,
-            Outcome::InHistory(view, _)
-                if view.status.decision() == Some(unanimity_types::Decision::Commit) =>
-            {
-                Ok(standing_of(&view))
-            }
-            Outcome::InHistory(view, _) => Err(already_decided(&view)),
-        }
+        self.decide(xid, Command::Commit { votes }, Decision::Commit, wait).await
     }
 
     /// Asks for the decision Abort. Answers when it is durable, or when every branch is settled.
@@ -260,13 +251,20 @@ impl Coordinator {
         wait: Wait,
     ) -> Result<Standing, Error> {
         let command = Command::Abort { reason, by: action.map(into_core) };
+        self.decide(xid, command, Decision::Abort, wait).await
+    }
+
+    /// Sends a command that asks for a decision: pleased by the one that it wants, whoever made it.
+    async fn decide(
+        &self,
+        xid: Xid,
+        command: Command,
+        wants: Decision,
+        wait: Wait,
+    ) -> Result<Standing, Error> {
         match self.command(xid, command, Wait::Decided, Unknown::AskHistory).await? {
             Outcome::Done(reply) => self.until(reply.standing(xid), wait).await,
-            Outcome::InHistory(view, _)
-                if view.status.decision() == Some(unanimity_types::Decision::Abort) =>
-            {
-                Ok(standing_of(&view))
-            }
+            Outcome::InHistory(view, _) if view.status.decision() == Some(wants) => Ok(standing_of(&view)),
             Outcome::InHistory(view, _) => Err(already_decided(&view)),
         }
     }

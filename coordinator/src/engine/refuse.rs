@@ -27,7 +27,7 @@ pub(super) fn open_elsewhere(partition: &Partition, view: &TransactionView) -> E
 }
 
 /// History has it as open, its partition does not hold it: blocks are missing from the log.
-pub(super) fn forgotten_by_log(view: &TransactionView) -> Error {
+fn forgotten_by_log(view: &TransactionView) -> Error {
     let message =
         format!("history has {} as {}, but its partition's log does not hold it", view.xid, view.status);
     let mut error = Error::new(ErrorCode::LogLostTail, message).about(view.xid);

@@ -7,7 +7,6 @@ use unanimity_types::{Decision, ErrorCode, LogPosition, Name, Seq, Target, Times
 
 use super::life::{Exit, Life};
 use super::memory::{Waiter, Who};
-use super::release::wanted;
 use super::witness::Testimony;
 use super::writer::Release;
 use crate::engine::codec::{PartitionEvent, encode_event, encode_partition_event};
@@ -56,8 +55,8 @@ impl Life {
             return;
         }
         let wants = match &command {
-            Command::Commit { .. } => Some(wanted(true)),
-            Command::Abort { .. } => Some(wanted(false)),
+            Command::Commit { .. } => Some(Decision::Commit),
+            Command::Abort { .. } => Some(Decision::Abort),
             _ => None,
         };
         let Some((answer, gate)) = self.judge(xid, command) else {

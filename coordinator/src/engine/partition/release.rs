@@ -1,7 +1,7 @@
 //! What a durable block lets out.
 
 use unanimity_core::{Effect, Refusal};
-use unanimity_types::{BranchId, Decision, LogPosition, Operation, Seq, Xid};
+use unanimity_types::{BranchId, LogPosition, Operation, Seq, Xid};
 
 use super::life::{Exit, Life};
 use super::memory::{Waiter, Who};
@@ -122,9 +122,4 @@ impl Life {
 
 fn already(xid: Xid, done: &Done) -> Error {
     Error::refused(xid, &Refusal::AlreadyDecided { status: done.status, reason: done.abort_reason })
-}
-
-/// What a decision's caller wants.
-pub(super) const fn wanted(commit: bool) -> Decision {
-    if commit { Decision::Commit } else { Decision::Abort }
 }
