@@ -1,6 +1,6 @@
 //! Words and positions between the wire and the domain.
 
-use unanimity_types::{Epoch, ErrorCode, LogPosition, Mode, NameError, Operation, PartitionId, Seq, Status};
+use unanimity_types::{Epoch, ErrorCode, LogPosition, NameError, PartitionId, Seq, Status};
 
 use crate::v1;
 
@@ -35,27 +35,6 @@ impl From<NameError> for InvalidWire {
     }
 }
 
-impl From<Mode> for v1::Mode {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::Tcc => Self::Tcc,
-        }
-    }
-}
-
-impl TryFrom<v1::Mode> for Mode {
-    type Error = InvalidWire;
-
-    fn try_from(mode: v1::Mode) -> Result<Self, Self::Error> {
-        match mode {
-            v1::Mode::Tcc => Ok(Self::Tcc),
-            v1::Mode::Unspecified => {
-                Err(InvalidWire::new(ErrorCode::InvalidMode, "mode is missing or unknown; known: tcc"))
-            }
-        }
-    }
-}
-
 impl From<Status> for v1::Status {
     fn from(status: Status) -> Self {
         match status {
@@ -81,31 +60,6 @@ impl v1::Status {
             Self::Committed => Some(Status::Committed),
             Self::Aborting => Some(Status::Aborting),
             Self::Aborted => Some(Status::Aborted),
-        }
-    }
-}
-
-impl From<Operation> for v1::Operation {
-    fn from(operation: Operation) -> Self {
-        match operation {
-            Operation::Try => Self::Try,
-            Operation::Confirm => Self::Confirm,
-            Operation::Cancel => Self::Cancel,
-            // `Operation` may grow; an operation without a wire word is never sent.
-            _ => Self::Unspecified,
-        }
-    }
-}
-
-impl v1::Operation {
-    /// The domain's operation; `None` if unspecified.
-    #[must_use]
-    pub fn to_domain(self) -> Option<Operation> {
-        match self {
-            Self::Unspecified => None,
-            Self::Try => Some(Operation::Try),
-            Self::Confirm => Some(Operation::Confirm),
-            Self::Cancel => Some(Operation::Cancel),
         }
     }
 }

@@ -34,6 +34,8 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::InvalidTarget
         | ErrorCode::InvalidTimeout
         | ErrorCode::InvalidMode
+        | ErrorCode::InvalidPlan
+        | ErrorCode::BranchKindNotAllowed
         | ErrorCode::PayloadTooLarge
         | ErrorCode::MessageTooLarge => Code::InvalidArgument,
         ErrorCode::TargetNotAllowed => Code::PermissionDenied,
@@ -42,10 +44,14 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         ErrorCode::AlreadyDecided
         | ErrorCode::CommitInProgress
         | ErrorCode::IllegalTransition
+        | ErrorCode::VoteContradicts
+        | ErrorCode::NoWayBack
+        | ErrorCode::Delegated
         | ErrorCode::NotMine
         | ErrorCode::TooManyBranches
         | ErrorCode::LogLostTail => Code::FailedPrecondition,
         ErrorCode::XidReused | ErrorCode::BranchKeyReused => Code::AlreadyExists,
+        ErrorCode::LockConflict => Code::Aborted,
         ErrorCode::TooBusy => Code::ResourceExhausted,
         ErrorCode::LogDamaged => Code::DataLoss,
         ErrorCode::OutcomeUnknown | ErrorCode::Unavailable | ErrorCode::NotOwner => Code::Unavailable,

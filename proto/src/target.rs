@@ -49,34 +49,45 @@ fn address(url: String) -> Result<Box<str>, InvalidWire> {
     Ok(url.into_boxed_str())
 }
 
-/// A branch's targets for the wire.
+/// A branch's targets for the wire. A step's travel in its plan, never here.
 #[must_use]
 pub fn targets_to_wire(targets: &BranchTargets) -> v1::BranchTargets {
+    let some = |target: &Target| Some(target_to_wire(target));
     match targets {
-        BranchTargets::One(target) => {
-            v1::BranchTargets { one: Some(target_to_wire(target)), ..Default::default() }
+        BranchTargets::One(target) => v1::BranchTargets { one: some(target), ..Default::default() },
+        BranchTargets::Tcc { confirm, cancel } => {
+            v1::BranchTargets { confirm: some(confirm), cancel: some(cancel), ..Default::default() }
         }
-        BranchTargets::Tcc { confirm, cancel } => v1::BranchTargets {
-            confirm: Some(target_to_wire(confirm)),
-            cancel: Some(target_to_wire(cancel)),
+        BranchTargets::TwoPhase { prepare, commit, rollback } => v1::BranchTargets {
+            prepare: prepare.as_ref().map(target_to_wire),
+            commit: some(commit),
+            rollback: some(rollback),
             ..Default::default()
         },
+        BranchTargets::Step { .. } => v1::BranchTargets::default(),
     }
 }
 
 /// A branch's targets from the wire.
 ///
 /// # Errors
-/// If a target is not one, or there are neither one target nor both of confirm and cancel.
+/// If a target is not one, or they do not make a set: one for all operations, or `confirm` and
+/// `cancel`, or `commit` and `rollback` (with or without `prepare`).
 pub fn targets_from_wire(targets: v1::BranchTargets) -> Result<BranchTargets, InvalidWire> {
-    match (targets.one, targets.confirm, targets.cancel) {
-        (Some(one), None, None) => Ok(BranchTargets::One(target_from_wire(one)?)),
-        (None, Some(confirm), Some(cancel)) => {
+    let v1::BranchTargets { one, confirm, cancel, prepare, commit, rollback } = targets;
+    match (one, confirm, cancel, prepare, commit, rollback) {
+        (Some(one), None, None, None, None, None) => Ok(BranchTargets::One(target_from_wire(one)?)),
+        (None, Some(confirm), Some(cancel), None, None, None) => {
             Ok(BranchTargets::Tcc { confirm: target_from_wire(confirm)?, cancel: target_from_wire(cancel)? })
         }
+        (None, None, None, prepare, Some(commit), Some(rollback)) => Ok(BranchTargets::TwoPhase {
+            prepare: prepare.map(target_from_wire).transpose()?,
+            commit: target_from_wire(commit)?,
+            rollback: target_from_wire(rollback)?,
+        }),
         _ => Err(InvalidWire::new(
             ErrorCode::InvalidTarget,
-            "a TCC branch has either one target for all operations, or both of confirm and cancel",
+            "a branch has one target for all operations, or both of confirm and cancel (TCC), or both of commit and rollback (two-phase)",
         )),
     }
 }

@@ -1,67 +1,70 @@
 //! What a branch is asked to do, where, and how it votes.
 
 use std::fmt;
-
-use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 use crate::name::Name;
-use crate::outcome::UnknownWord;
+use crate::outcome::words;
 
-/// What a participant is asked to do with a branch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Operation {
-    /// TCC: reserve. Called by the application, never by the coordinator.
-    Try,
-    /// TCC: make the reservation effective.
-    Confirm,
-    /// TCC: release the reservation, or remember that none may be made.
-    Cancel,
-}
+words!(
+    /// What a participant is asked to do with a branch.
+    Operation, "operation", {
+        /// TCC: reserve. Called by the application, never by the coordinator.
+        Try = "try",
+        /// TCC: make the reservation effective.
+        Confirm = "confirm",
+        /// TCC: release the reservation, or remember that none may be made.
+        Cancel = "cancel",
+        /// Saga: do the step.
+        Action = "action",
+        /// Saga: undo the step, or remember that it may not be done.
+        Compensate = "compensate",
+        /// Two-phase commit: make the work durable so that it can go either way, and vote.
+        Prepare = "prepare",
+        /// Two-phase commit: make the prepared work effective.
+        Commit = "commit",
+        /// Two-phase commit: undo the work, or remember that it may not be prepared.
+        Rollback = "rollback",
+        /// Two-phase commit of a single branch: commit without having prepared, and say what became
+        /// of it (protocol H4).
+        CommitOnePhase = "commit_one_phase",
+        /// Message: receive it.
+        Deliver = "deliver",
+        /// Message: say whether the local transaction committed; if not, make sure that it never will
+        /// (protocol H5).
+        CheckBack = "check_back",
+    }
+);
 
 impl Operation {
-    /// The operation's word on the wire, in logs and on pages.
+    /// Whether no decision stands behind it, so that a deposed owner must not send it (protocol H3).
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub const fn is_forward(self) -> bool {
         match self {
-            Self::Try => "try",
-            Self::Confirm => "confirm",
-            Self::Cancel => "cancel",
+            Self::Try | Self::Action | Self::Prepare | Self::CheckBack => true,
+            Self::Confirm
+            | Self::Cancel
+            | Self::Compensate
+            | Self::Commit
+            | Self::Rollback
+            | Self::CommitOnePhase
+            | Self::Deliver => false,
         }
     }
 }
 
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+words!(
+    /// A participant's word on whether its branch can be committed.
+    Vote, "vote", {
+        /// The branch's work is durable and can go either way.
+        Prepared = "prepared",
+        /// The branch changed nothing and needs no second phase. Only as the answer to a prepare
+        /// (protocol M11).
+        ReadOnly = "read_only",
+        /// The branch cannot be committed.
+        Refused = "refused",
     }
-}
-
-impl std::str::FromStr for Operation {
-    type Err = UnknownWord;
-
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        match word {
-            "try" => Ok(Self::Try),
-            "confirm" => Ok(Self::Confirm),
-            "cancel" => Ok(Self::Cancel),
-            _ => Err(UnknownWord::new("operation", word)),
-        }
-    }
-}
-
-/// A participant's word on whether its branch can be committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Vote {
-    /// The branch's work is durable and can go either way.
-    Prepared,
-    /// The branch changed nothing and needs no second phase.
-    ReadOnly,
-    /// The branch cannot be committed.
-    Refused,
-}
+);
 
 /// Where an operation of a branch goes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,29 +124,75 @@ pub enum BranchTargets {
         /// Where cancel goes.
         cancel: Target,
     },
+    /// Two-phase commit by callbacks: a target for each operation.
+    TwoPhase {
+        /// Where prepare goes; a branch that votes by itself needs none.
+        prepare: Option<Target>,
+        /// Where commit goes, in one phase or two.
+        commit: Target,
+        /// Where rollback goes.
+        rollback: Target,
+    },
+    /// A step of a saga.
+    Step {
+        /// Where its action goes.
+        action: Target,
+        /// Where its compensation goes; none if there is nothing to undo.
+        compensate: Option<Target>,
+    },
 }
 
 impl BranchTargets {
-    /// The target of an operation.
+    /// The target of an operation; `None` where the branch has none for it.
     #[must_use]
-    pub fn of(&self, operation: Operation) -> &Target {
-        match self {
-            Self::One(target) => target,
-            Self::Tcc { confirm, cancel } => match operation {
-                Operation::Confirm => confirm,
-                Operation::Try | Operation::Cancel => cancel,
-            },
+    pub fn of(&self, operation: Operation) -> Option<&Target> {
+        match (self, operation) {
+            (Self::One(target), _) => Some(target),
+            (Self::Tcc { confirm, .. }, Operation::Confirm) => Some(confirm),
+            (Self::Tcc { cancel, .. }, Operation::Cancel) => Some(cancel),
+            (Self::TwoPhase { prepare, .. }, Operation::Prepare) => prepare.as_ref(),
+            (Self::TwoPhase { commit, .. }, Operation::Commit | Operation::CommitOnePhase) => Some(commit),
+            (Self::TwoPhase { rollback, .. }, Operation::Rollback) => Some(rollback),
+            (Self::Step { action, .. }, Operation::Action) => Some(action),
+            (Self::Step { compensate, .. }, Operation::Compensate) => compensate.as_ref(),
+            _ => None,
         }
     }
 
     /// All targets, to check them one by one.
     pub fn iter(&self) -> impl Iterator<Item = &Target> {
-        let (first, second) = match self {
-            Self::One(target) => (target, None),
-            Self::Tcc { confirm, cancel } => (confirm, Some(cancel)),
+        let three = match self {
+            Self::One(target) => [Some(target), None, None],
+            Self::Tcc { confirm, cancel } => [Some(confirm), Some(cancel), None],
+            Self::TwoPhase { prepare, commit, rollback } => [prepare.as_ref(), Some(commit), Some(rollback)],
+            Self::Step { action, compensate } => [Some(action), compensate.as_ref(), None],
         };
-        std::iter::once(first).chain(second)
+        three.into_iter().flatten()
     }
+}
+
+impl fmt::Display for BranchTargets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, target) in self.iter().enumerate() {
+            let bar = if at == 0 { "" } else { " | " };
+            write!(f, "{bar}{target}")?;
+        }
+        Ok(())
+    }
+}
+
+/// When an operation of a branch is tried again, where it differs from the coordinator's own policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord, Hash)]
+pub struct CallPolicy {
+    /// The upper end of the first wait.
+    pub initial: Option<Duration>,
+    /// The upper end of every later wait.
+    pub cap: Option<Duration>,
+    /// After so many failed attempts no more are made: an action turns its saga back, everything else
+    /// is parked until an operator asks for a retry. `None`: never.
+    pub give_up_after: Option<u32>,
+    /// How long one attempt may take.
+    pub timeout: Option<Duration>,
 }
 
 #[cfg(test)]

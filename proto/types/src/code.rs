@@ -79,6 +79,18 @@ codes! {
     XidReused = "xid_reused" / 409 / false,
     /// The branch key is in use with another request body.
     BranchKeyReused = "branch_key_reused" / 409 / false,
+    /// The plan cannot be carried out: a cycle, an unknown step, no steps, an order that cannot hold.
+    InvalidPlan = "invalid_plan" / 422 / false,
+    /// A transaction of this mode does not carry such a branch.
+    BranchKindNotAllowed = "branch_kind_not_allowed" / 422 / false,
+    /// The branch voted otherwise before.
+    VoteContradicts = "vote_contradicts" / 409 / false,
+    /// Another transaction holds the lock.
+    LockConflict = "lock_conflict" / 409 / true,
+    /// The saga is past its pivot: it can only go forward.
+    NoWayBack = "no_way_back" / 409 / false,
+    /// The decision was delegated to the transaction's only branch.
+    Delegated = "delegated" / 409 / false,
     /// The action is not possible in this state.
     IllegalTransition = "illegal_transition" / 409 / false,
     /// The body or message is larger than the limit.

@@ -9,16 +9,20 @@ mod id;
 mod limits;
 mod name;
 mod outcome;
+mod plan;
 mod position;
 mod slot;
 mod time;
 
-pub use branch::{BranchTargets, Operation, Target, Vote};
+pub use branch::{BranchTargets, CallPolicy, Operation, Target, Vote};
 pub use code::ErrorCode;
 pub use id::{BranchId, BranchKey, Digest, LogId, ParseXidError, Xid};
 pub use limits::Limits;
 pub use name::{Name, NameError};
-pub use outcome::{AbortReason, BranchStatus, Decision, InquiryAnswer, Mode, ResolveAs, Status, UnknownWord};
+pub use outcome::{
+    AbortReason, BranchKind, BranchStatus, Decision, InquiryAnswer, Mode, ResolveAs, Status, StepRole, UnknownWord,
+};
+pub use plan::{Delivery, MessagePlan, Plan, SagaPlan, SagaStep};
 pub use position::{Epoch, LogPosition, PartitionId, Seq};
 pub use slot::{SLOTS, partition_of, slot_of};
 pub use time::Timestamp;

@@ -31,4 +31,23 @@ impl Limits {
     /// How long a commit waits for a branch that it names and that is not registered yet
     /// (protocol 1.3).
     pub const BRANCH_MISSING_WAIT: Duration = Duration::from_secs(1);
+    /// Steps of a saga: a plan is read by people.
+    pub const STEPS_MAX: usize = 1_000;
+    /// Deliveries of one message.
+    pub const DELIVERIES_MAX: usize = 100;
+    /// A step's result: what later steps need to know. Every step after it gets it.
+    pub const RESULT_BYTES_MAX: usize = 64 * 1024;
+    /// Payloads and targets of one plan together: it is one entry in the log.
+    pub const PLAN_BYTES_MAX: usize = 4 * 1024 * 1024;
+    /// What the steps of one saga may bring together. Each later step receives it all.
+    pub const RESULTS_BYTES_MAX: usize = 1024 * 1024;
+    /// How long a prepare may take, if the transaction's own deadline is not sooner: prepared branches
+    /// hold locks.
+    pub const PREPARE_WAIT: Duration = Duration::from_secs(30);
+    /// The longest time that one attempt of an operation may take.
+    pub const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+    /// Lock keys of one branch: each is a forced write of its own.
+    pub const LOCK_KEYS_MAX: usize = 16;
+    /// How long a registration may wait for a lock.
+    pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(30);
 }

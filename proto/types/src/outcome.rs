@@ -1,10 +1,5 @@
 //! Modes, statuses, decisions and their reasons.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
-
 /// A word that names nothing that we know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{word:?} is no {what}")]
@@ -24,7 +19,7 @@ impl UnknownWord {
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident, $what:literal, { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
         #[serde(rename_all = "snake_case")]
         pub enum $name { $($(#[$vmeta])* $variant),+ }
 
@@ -39,30 +34,66 @@ macro_rules! words {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
 
-        impl FromStr for $name {
-            type Err = UnknownWord;
+        impl std::str::FromStr for $name {
+            type Err = $crate::outcome::UnknownWord;
 
             fn from_str(word: &str) -> Result<Self, Self::Err> {
                 match word {
                     $($word => Ok(Self::$variant),)+
-                    _ => Err(UnknownWord::new($what, word)),
+                    _ => Err($crate::outcome::UnknownWord::new($what, word)),
                 }
             }
         }
     };
 }
+pub(crate) use words;
 
 words!(
     /// How a global transaction reaches its outcome.
     Mode, "mode", {
         /// Try, confirm, cancel.
         Tcc = "tcc",
+        /// Steps in the order of a plan, each undone by its compensation if the saga turns back.
+        Saga = "saga",
+        /// Two-phase commit: every branch prepares, then commits or rolls back.
+        TwoPhase = "two_phase",
+        /// A message that is delivered if, and only if, its sender's local transaction committed.
+        Message = "message",
+    }
+);
+
+words!(
+    /// What a branch is. It says which operations the branch is asked for.
+    BranchKind, "branch kind", {
+        /// Reserved by its try; confirmed or cancelled.
+        Tcc = "tcc",
+        /// A step of a saga.
+        Step = "step",
+        /// Prepared; committed or rolled back.
+        TwoPhase = "two_phase",
+        /// One delivery of a message, on commit only.
+        Message = "message",
+        /// Who prepared a message, and is asked whether its local transaction committed.
+        Sender = "sender",
+    }
+);
+
+words!(
+    /// How far a saga's step can be turned back.
+    StepRole, "step role", {
+        /// It can be compensated, or has nothing to undo.
+        Compensatable = "compensatable",
+        /// It decides: once it was dispatched, only its own clean refusal turns the saga back
+        /// (protocol H14).
+        Pivot = "pivot",
+        /// It comes after everything that can turn back, and is tried until it is done.
+        ForwardOnly = "forward_only",
     }
 );
 
@@ -132,6 +163,8 @@ words!(
         Operator = "operator",
         /// The partition changed its owner uncleanly (protocol 1.2).
         OwnerChanged = "owner_changed",
+        /// The attempts that a step's policy allows were used up.
+        GaveUp = "gave_up",
     }
 );
 
@@ -152,16 +185,84 @@ words!(
         HeuristicConfirmed = "heuristic_confirmed",
         /// An operator said that it did not take effect.
         HeuristicCancelled = "heuristic_cancelled",
+        /// Asked to prepare; its vote is not known yet.
+        Preparing = "preparing",
+        /// It voted Prepared; undecided.
+        Prepared = "prepared",
+        /// It voted `ReadOnly`: it is left out of the second phase.
+        ReadOnly = "read_only",
+        /// A step that refused and did nothing.
+        Refused = "refused",
+        /// Commit decided, not yet committed by its participant.
+        Committing = "committing",
+        /// Its participant committed.
+        Committed = "committed",
+        /// Abort decided, not yet rolled back by its participant.
+        RollingBack = "rolling_back",
+        /// Its participant rolled back.
+        RolledBack = "rolled_back",
+        /// The decision was delegated to it (one-phase commit, protocol H4).
+        Delegated = "delegated",
+        /// A step whose action may be running.
+        Running = "running",
+        /// A step whose action is done.
+        Done = "done",
+        /// The saga turned back; the step waits for those after it to be undone.
+        ToCompensate = "to_compensate",
+        /// Its compensation is owed.
+        Compensating = "compensating",
+        /// Its compensation is done.
+        Compensated = "compensated",
+        /// The saga turned back before the step could have run.
+        Skipped = "skipped",
+        /// The saga turned back and the step has nothing to undo.
+        Kept = "kept",
+        /// The sender is asked whether its local transaction committed.
+        Checking = "checking",
+        /// The sender has nothing more to say.
+        Answered = "answered",
+        /// Commit decided, not yet delivered.
+        Delivering = "delivering",
+        /// Its receiver has it.
+        Delivered = "delivered",
+        /// Abort decided: it is not delivered.
+        Discarded = "discarded",
     }
 );
 
 impl BranchStatus {
-    /// Whether nothing more will be asked of the branch.
+    /// Whether nothing more will be asked of the branch, unless its saga turns back.
     #[must_use]
     pub const fn is_settled(self) -> bool {
         match self {
-            Self::Registered | Self::Confirming | Self::Cancelling => false,
-            Self::Confirmed | Self::Cancelled | Self::HeuristicConfirmed | Self::HeuristicCancelled => true,
+            Self::Registered
+            | Self::Confirming
+            | Self::Cancelling
+            | Self::Preparing
+            | Self::Prepared
+            | Self::Committing
+            | Self::RollingBack
+            | Self::Delegated
+            | Self::Running
+            | Self::ToCompensate
+            | Self::Compensating
+            | Self::Checking
+            | Self::Delivering => false,
+            Self::Confirmed
+            | Self::Cancelled
+            | Self::HeuristicConfirmed
+            | Self::HeuristicCancelled
+            | Self::ReadOnly
+            | Self::Refused
+            | Self::Committed
+            | Self::RolledBack
+            | Self::Done
+            | Self::Compensated
+            | Self::Skipped
+            | Self::Kept
+            | Self::Answered
+            | Self::Delivered
+            | Self::Discarded => true,
         }
     }
 }
