@@ -44,6 +44,7 @@ impl Client {
             name: name.to_owned(),
             xid: xid.to_string(),
             timeout_ms: timeout.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+            ..Default::default()
         };
         let answer = retried(options.begin_retry_for, options.call_timeout, || async {
             let request = with_deadline(message.clone(), options.call_timeout);

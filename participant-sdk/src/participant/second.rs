@@ -48,7 +48,7 @@ impl Answer {
             Self::NotYet => (Outcome::NotYet, "the try has not ended"),
             Self::Unknown(error) => (Outcome::Unknown, error.as_str()),
         };
-        v1::BranchResult { call_id, outcome: outcome.into(), error: shorten(error) }
+        v1::BranchResult { call_id, outcome: outcome.into(), error: shorten(error), ..Default::default() }
     }
 }
 

@@ -116,6 +116,7 @@ async fn register_and_try<DB: FenceDatabase>(
         targets: Some(v1::BranchTargets { one: Some(target_to_wire(target)), ..Default::default() }),
         payload: payload.clone().into(),
         log_id: context.log_id().map(|id| id.to_string()).unwrap_or_default(),
+        ..Default::default()
     };
     let registered = shared
         .client
