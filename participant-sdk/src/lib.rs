@@ -28,6 +28,8 @@
 mod backoff;
 mod client;
 mod context;
+#[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
+mod durability;
 mod error;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod fence;

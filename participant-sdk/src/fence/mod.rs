@@ -23,7 +23,6 @@
 //! still be as this transaction's first statement left it, inserted or marked: SQLite rolls a
 //! transaction back by itself (a full disk, `RAISE(ROLLBACK)`), and what follows is outside of it.
 
-mod durability;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod row;
@@ -37,7 +36,7 @@ use std::time::Duration;
 
 use sqlx::Pool;
 
-pub use durability::Durability;
+pub use crate::durability::Durability;
 pub(crate) use row::{Cursor, FenceRow, NewRow, now_ms};
 pub(crate) use rules::{
     SecondPhase, TryStart, finish_second_phase, finish_try, start_second_phase, start_try,

@@ -6,8 +6,8 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Pool, Postgres, Row as _, Transaction};
 use unanimity_types::{BranchKey, Epoch, LogId, LogPosition, PartitionId, Seq, Xid};
 
+use crate::durability::Durability;
 use crate::fence::FenceError;
-use crate::fence::durability::Durability;
 use crate::fence::row::{Cursor, FenceRow, FenceState, NewRow, Tally};
 use crate::fence::statements::sealed::Statements;
 use crate::fence::statements::{FenceDatabase, read_row, run_migrations, shared_statements};

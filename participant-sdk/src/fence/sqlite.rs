@@ -11,8 +11,8 @@ use sqlx::{Connection as _, Pool, Row as _, SqlSafeStr as _, Sqlite, SqlitePool,
 use unanimity_types::{BranchKey, Epoch, LogId, LogPosition, PartitionId, Seq, Xid};
 use uuid::fmt::Hyphenated;
 
+use crate::durability::Durability;
 use crate::fence::FenceError;
-use crate::fence::durability::Durability;
 use crate::fence::row::{Cursor, FenceRow, FenceState, NewRow, Tally};
 use crate::fence::statements::sealed::Statements;
 use crate::fence::statements::{FenceDatabase, read_row, run_migrations, shared_statements};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use sqlx::{Database, Pool, Transaction};
 use unanimity_types::{BranchKey, Xid};
 
+use crate::durability::Durability;
 use crate::fence::FenceError;
-use crate::fence::durability::Durability;
 use crate::fence::row::{Cursor, FenceRow, FenceState, NewRow, Tally};
 
 /// A database that can hold a fence: `sqlx::Postgres`, `sqlx::Sqlite`. Its methods are this
@@ -294,7 +294,8 @@ macro_rules! read_row {
     };
 }
 
-/// A migrator with a record of its own, beside the user's `_sqlx_migrations`.
+/// A migrator with a record of its own, beside the user's `_sqlx_migrations`. Of the folder's files it
+/// takes the fence's own: the ledger and the outbox, in the same folder, are made by their own rooms.
 pub(crate) async fn run_migrations<DB>(
     pool: &Pool<DB>,
     migrations: &'static sqlx::migrate::Migrator,
@@ -303,7 +304,8 @@ where
     DB: Database,
     DB::Connection: sqlx::migrate::Migrate,
 {
-    let mut migrator = sqlx::migrate::Migrator::with_migrations(migrations.migrations.to_vec());
+    let own = migrations.iter().filter(|migration| migration.description == "fence").cloned().collect();
+    let mut migrator = sqlx::migrate::Migrator::with_migrations(own);
     migrator.dangerous_set_table_name("unanimity_fence_migrations");
     let mut connection = pool.acquire().await?;
     // SQLite has no lock around migrations: who loses the race fails, and then finds the work done.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A setting of the participant's database that can lose an acknowledged try, or that will hurt.
+/// A setting of the participant's database that can lose what was acknowledged, or that will hurt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Durability {
@@ -12,7 +12,7 @@ pub struct Durability {
     pub value: String,
     /// What it does, and what to set instead.
     pub advice: &'static str,
-    /// Whether an acknowledged try can be lost; otherwise it only hurts.
+    /// Whether an acknowledged try or vote can be lost; otherwise it only hurts.
     pub loses_data: bool,
 }
 
@@ -21,7 +21,6 @@ impl Durability {
         Self { setting, value: value.into(), advice, loses_data: true }
     }
 
-    #[cfg(feature = "sqlite")]
     pub(crate) fn hurts(setting: &'static str, value: impl Into<String>, advice: &'static str) -> Self {
         Self { setting, value: value.into(), advice, loses_data: false }
     }
