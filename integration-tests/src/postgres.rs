@@ -11,7 +11,6 @@
 
 mod binaries;
 mod choice;
-mod container;
 
 use std::str::FromStr;
 use std::sync::Mutex;
@@ -22,11 +21,12 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use self::binaries::Binaries;
-use self::container::Container;
+use crate::cleanup::clean_up;
+use crate::container::{self, Container};
 use crate::output::say;
 
-pub(crate) use self::binaries::signal;
-pub use self::choice::{Kind, is_available};
+pub use self::choice::is_available;
+pub use crate::kind::Kind;
 
 /// Names a server that is used as it is.
 pub const URL_VARIABLE: &str = "UNANIMITY_TEST_DATABASE_URL";
@@ -34,13 +34,13 @@ pub const URL_VARIABLE: &str = "UNANIMITY_TEST_DATABASE_URL";
 pub const REQUIRE_CONTAINERS_VARIABLE: &str = "UNANIMITY_TEST_REQUIRE_CONTAINERS";
 /// The image that containers run.
 pub const IMAGE_VARIABLE: &str = "UNANIMITY_TEST_POSTGRES_IMAGE";
-/// The id of the test run, by which `cargo xtask test` finds what a killed test left behind.
-pub const RUN_VARIABLE: &str = "UNANIMITY_TEST_RUN";
 
 /// How long a server may take until it answers: a cold container on a busy machine with two cores took 12 s.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
-/// How long the clean-up of one server may hold up the end of a test.
-const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(20);
+const DEFAULT_IMAGE: &str = "postgres:17-alpine";
+/// Transactions that may be prepared at a time. PostgreSQL's own default is none at all; 100 is more than a test's
+/// clients hold open.
+const PREPARED_TRANSACTIONS_MIN: u32 = 100;
 /// A port can be taken between our look at it and the server's start; three times in a row it is something else.
 const START_ATTEMPTS: u32 = 3;
 
@@ -71,7 +71,8 @@ impl Options {
     /// `fsync` is off because tests kill processes, never the machine: what a killed server has written is in the
     /// kernel's cache and safe. `synchronous_commit` stays on, so that a commit is written before it is answered.
     fn arguments(&self) -> Vec<String> {
-        [("fsync", "off"), ("max_connections", "200"), ("max_prepared_transactions", "100")]
+        let prepared = PREPARED_TRANSACTIONS_MIN.to_string();
+        [("fsync", "off"), ("max_connections", "200"), ("max_prepared_transactions", prepared.as_str())]
             .into_iter()
             .chain(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())))
             .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")])
@@ -120,6 +121,9 @@ impl TestPostgres {
             }
         };
         announce(&postgres);
+        if kind == Kind::External {
+            postgres.warn_of_prepared_transactions().await?;
+        }
         Ok(postgres)
     }
 
@@ -133,8 +137,15 @@ impl TestPostgres {
                 (Server::External, admin, format!("unanimity_test_{:08x}_", fastrand::u32(..)))
             }
             Kind::Container => {
-                let container = Container::start(&options.arguments()).await?;
-                let admin = container.connect_options();
+                let container = Container::start(container::Server {
+                    image: std::env::var(IMAGE_VARIABLE).unwrap_or_else(|_| DEFAULT_IMAGE.to_owned()),
+                    port: 5432,
+                    password_variable: "POSTGRES_PASSWORD",
+                    arguments: options.arguments(),
+                })
+                .await?;
+                let (host, port) = container.address();
+                let admin = superuser(host, port, container.password());
                 (Server::Container(Box::new(container)), admin, String::new())
             }
             Kind::Binaries => {
@@ -237,6 +248,18 @@ impl TestPostgres {
         self.wait_until_ready().await
     }
 
+    /// A server that is not ours keeps its setting: say what will fail.
+    async fn warn_of_prepared_transactions(&self) -> anyhow::Result<()> {
+        let mut connection = self.admin.connect().await?;
+        let setting: String =
+            sqlx::query_scalar("SHOW max_prepared_transactions").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        if let Some(warning) = prepared_transactions_warning(&setting) {
+            say(&warning);
+        }
+        Ok(())
+    }
+
     fn full_name(&self, database: &str) -> String {
         format!("{}{database}", self.prefix)
     }
@@ -270,12 +293,34 @@ impl Drop for TestPostgres {
         match &mut self.server {
             Server::External => {
                 let admin = self.admin.clone();
-                clean_up(async move { drop_databases(&admin, &databases).await });
+                clean_up("a test's PostgreSQL", async move { drop_databases(&admin, &databases).await });
             }
-            Server::Container(container) => clean_up(container.removal()),
+            Server::Container(container) => clean_up("a test's PostgreSQL", container.removal()),
             Server::Binaries(binaries) => binaries.remove(),
         }
     }
+}
+
+/// What to say of a server's `max_prepared_transactions`.
+fn prepared_transactions_warning(setting: &str) -> Option<String> {
+    let is_enough = setting.parse().is_ok_and(|setting: u32| setting >= PREPARED_TRANSACTIONS_MIN);
+    (!is_enough).then(|| {
+        format!(
+            "the server in {URL_VARIABLE} has max_prepared_transactions = {setting}: tests of two-phase commit need \
+             {PREPARED_TRANSACTIONS_MIN} and will fail (ALTER SYSTEM SET max_prepared_transactions = \
+             {PREPARED_TRANSACTIONS_MIN}, then restart the server)"
+        )
+    })
+}
+
+/// How the superuser of a server of ours gets in.
+fn superuser(host: &str, port: u16, password: &str) -> PgConnectOptions {
+    PgConnectOptions::new_without_pgpass()
+        .host(host)
+        .port(port)
+        .username("postgres")
+        .password(password)
+        .database("postgres")
 }
 
 /// One round trip, within a limit that a frozen server would exceed.
@@ -299,19 +344,6 @@ async fn drop_databases(admin: &PgConnectOptions, databases: &[String]) -> anyho
     Ok(())
 }
 
-/// Runs an asynchronous clean-up to its end, or to [`CLEAN_UP_TIMEOUT`], from a destructor: on a thread of its own,
-/// because the test's runtime may be gone or busy with running this destructor.
-fn clean_up(work: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
-    let thread = std::thread::spawn(move || -> anyhow::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async { tokio::time::timeout(CLEAN_UP_TIMEOUT, work).await })?
-    });
-    let outcome = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the clean-up panicked")));
-    if let Err(error) = outcome {
-        say(&format!("a test's PostgreSQL was not cleaned up: {error:#}"));
-    }
-}
-
 /// Says on the test's output which server a test uses, so that a log shows what was covered.
 fn announce(postgres: &TestPostgres) {
     say(&format!(
@@ -320,4 +352,18 @@ fn announce(postgres: &TestPostgres) {
         postgres.admin.get_host(),
         postgres.admin.get_port()
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_prepared_transactions_are_named() {
+        assert_eq!(prepared_transactions_warning("100"), None);
+        for setting in ["0", "99"] {
+            let warning = prepared_transactions_warning(setting).unwrap();
+            assert!(warning.contains(&format!("max_prepared_transactions = {setting}:")), "{warning}");
+        }
+    }
 }

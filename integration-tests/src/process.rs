@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use crate::output::{Scratch, tail};
-use crate::postgres::signal;
+use crate::system::signal;
 use crate::wait::until;
 
 /// What a child gets of our own environment. The rest could change what it does.

@@ -1,7 +1,11 @@
-//! `cargo xtask test`: makes sure that the tests will find a PostgreSQL, runs them, and removes what a killed test left.
+//! `cargo xtask test`: makes sure that the tests will find a PostgreSQL and a MariaDB, runs them, and removes what a
+//! killed test left.
 //!
-//! The finding itself is the tests' own (`integration-tests/src/postgres.rs`), so `cargo test` alone does as well on a
-//! machine that is set up.
+//! The finding itself is the tests' own (`integration-tests/src/postgres.rs`, `mariadb.rs`), so `cargo test` alone does as
+//! well on a machine that is set up.
+
+mod mariadb;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,11 +19,11 @@ use crate::files;
 const URL_VARIABLE: &str = "UNANIMITY_TEST_DATABASE_URL";
 const REQUIRE_CONTAINERS_VARIABLE: &str = "UNANIMITY_TEST_REQUIRE_CONTAINERS";
 const RUN_VARIABLE: &str = "UNANIMITY_TEST_RUN";
-const RUN_LABEL: &str = "unanimity-test-run";
 
 /// Runs the tests and says whether they passed.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
     set_up()?;
+    mariadb::set_up()?;
     let run = run_id();
     let status = Command::new("cargo")
         .args(["test", "--workspace"])
@@ -28,7 +32,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
         .current_dir(files::root())
         .status()
         .context("running cargo test");
-    sweep(&run);
+    sweep::sweep(&run);
     Ok(status?.success())
 }
 
@@ -135,46 +139,6 @@ fn succeeds(program: &str, arguments: &[&str]) -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Removes the containers and clusters of this run whose tests could not do it themselves. Best effort: the tests'
-/// verdict stands whatever happens here.
-fn sweep(run: &str) {
-    let filter = format!("label={RUN_LABEL}={run}");
-    if let Ok(output) =
-        Command::new("docker").args(["ps", "-aq", "--filter", &filter]).stderr(Stdio::null()).output()
-    {
-        let ids = String::from_utf8_lossy(&output.stdout).into_owned();
-        for id in ids.split_whitespace() {
-            println!("removing the container {id}, left by a test");
-            succeeds("docker", &["rm", "-f", "-v", id]);
-        }
-    }
-    for cluster in clusters(&std::env::temp_dir(), run) {
-        println!("removing {}, left by a test", cluster.display());
-        if let Some(postmaster) = postmaster(&cluster) {
-            succeeds("kill", &["-QUIT", &postmaster]);
-        }
-        std::fs::remove_dir_all(&cluster).ok();
-    }
-}
-
-fn clusters(folder: &Path, run: &str) -> Vec<PathBuf> {
-    let prefix = format!("unanimity-postgres-{run}-");
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
-        .map(|entry| entry.path())
-        .collect()
-}
-
-/// The process id of the cluster's server, if that process really runs in this cluster.
-fn postmaster(cluster: &Path) -> Option<String> {
-    let data = cluster.join("data");
-    let file = std::fs::read_to_string(data.join("postmaster.pid")).ok()?;
-    let pid: u32 = file.lines().next()?.trim().parse().ok()?;
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    String::from_utf8_lossy(&command).contains(data.to_str()?).then(|| pid.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,18 +151,5 @@ mod tests {
         assert_eq!(choose(false, false, false, true).unwrap(), Source::Apt);
         let error = choose(false, false, false, false).unwrap_err().to_string();
         assert!(error.contains(URL_VARIABLE), "{error}");
-    }
-
-    #[test]
-    fn only_this_runs_clusters_are_swept_and_no_foreign_process() {
-        let folder = tempfile::tempdir().unwrap();
-        let ours = folder.path().join("unanimity-postgres-7x1-abc");
-        std::fs::create_dir_all(ours.join("data")).unwrap();
-        std::fs::create_dir(folder.path().join("unanimity-postgres-7x12-abc")).unwrap();
-        assert_eq!(clusters(folder.path(), "7x1"), std::slice::from_ref(&ours));
-
-        // A stale file that names a process of somebody else: ourselves.
-        std::fs::write(ours.join("data/postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
-        assert_eq!(postmaster(&ours), None);
     }
 }

@@ -11,8 +11,10 @@ use anyhow::{Context, bail};
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
 
-use super::RUN_VARIABLE;
+use super::superuser;
+use crate::RUN_VARIABLE;
 use crate::ports::free_port;
+use crate::system::{Account, children, is_alive, signal, stop, unprivileged_account};
 
 #[derive(Debug)]
 pub(super) struct Binaries {
@@ -24,13 +26,6 @@ pub(super) struct Binaries {
     port: u16,
     password: String,
     server: Mutex<Option<Child>>,
-}
-
-/// PostgreSQL refuses to run as root; root runs it as this account.
-#[derive(Debug, Clone, Copy)]
-struct Account {
-    user: u32,
-    group: u32,
 }
 
 /// Where `initdb` and `postgres` are: in PATH, else the newest of Debian's directories.
@@ -51,7 +46,7 @@ pub(super) fn directory() -> Option<PathBuf> {
 impl Binaries {
     pub(super) async fn start(arguments: Vec<String>) -> anyhow::Result<Self> {
         let programs = directory().context("no initdb and postgres on this machine")?;
-        let account = unprivileged_account()?;
+        let account = unprivileged_account(&["postgres", "nobody"])?;
         let run = std::env::var(RUN_VARIABLE).unwrap_or_else(|_| "none".to_owned());
         let home = tempfile::Builder::new().prefix(&format!("unanimity-postgres-{run}-")).tempdir()?;
         let password = format!("{:016x}", fastrand::u64(..));
@@ -70,12 +65,7 @@ impl Binaries {
     }
 
     pub(super) fn connect_options(&self) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass()
-            .host("127.0.0.1")
-            .port(self.port)
-            .username("postgres")
-            .password(&self.password)
-            .database("postgres")
+        superuser("127.0.0.1", self.port, &self.password)
     }
 
     async fn initialise(&self) -> anyhow::Result<()> {
@@ -125,8 +115,11 @@ impl Binaries {
     /// Postmaster first, so that it starts no process that we do not see.
     pub(super) fn pause(&self) -> anyhow::Result<()> {
         let postmaster = self.postmaster()?;
-        signal("STOP", &[postmaster])?;
-        signal("STOP", &children(postmaster))
+        stop(postmaster)?;
+        // A child may have ended meanwhile.
+        children(postmaster).into_iter().try_for_each(|child| {
+            stop(child).or_else(|error| if is_alive(child) { Err(error) } else { Ok(()) })
+        })
     }
 
     pub(super) fn unpause(&self) -> anyhow::Result<()> {
@@ -208,90 +201,5 @@ impl Drop for Binaries {
     fn drop(&mut self) {
         // Also where the start failed half-way and no TestPostgres came to be.
         self.remove();
-    }
-}
-
-/// The account to run PostgreSQL as; none where we are not root.
-fn unprivileged_account() -> anyhow::Result<Option<Account>> {
-    use std::os::unix::fs::MetadataExt;
-    if std::fs::metadata("/proc/self")?.uid() != 0 {
-        return Ok(None);
-    }
-    let passwd = std::fs::read_to_string("/etc/passwd")?;
-    ["postgres", "nobody"]
-        .iter()
-        .find_map(|name| account_in(&passwd, name))
-        .map(Some)
-        .context("PostgreSQL does not run as root, and there is no account postgres or nobody")
-}
-
-fn account_in(passwd: &str, name: &str) -> Option<Account> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        if fields.next()? != name {
-            return None;
-        }
-        Some(Account { user: fields.nth(1)?.parse().ok()?, group: fields.next()?.parse().ok()? })
-    })
-}
-
-/// Sends a signal with the command `kill`: without unsafe code there is no other way to do it.
-pub(crate) fn signal(name: &str, pids: &[u32]) -> anyhow::Result<()> {
-    if pids.is_empty() {
-        return Ok(());
-    }
-    // A child may have ended meanwhile, which makes `kill` fail after it did the rest.
-    let status = Command::new("kill")
-        .arg(format!("-{name}"))
-        .args(pids.iter().map(u32::to_string))
-        .stderr(Stdio::null())
-        .status()
-        .context("running kill")?;
-    if !status.success() && pids.iter().all(|pid| !is_alive(*pid)) {
-        bail!("no process to send {name} to");
-    }
-    Ok(())
-}
-
-/// The processes whose parent is `parent`.
-fn children(parent: u32) -> Vec<u32> {
-    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
-    processes
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| process(*pid).is_some_and(|(_, its_parent)| its_parent == parent))
-        .collect()
-}
-
-/// Whether the process exists and is more than an entry that nobody has collected.
-fn is_alive(pid: u32) -> bool {
-    process(pid).is_some_and(|(state, _)| state != 'Z' && state != 'X')
-}
-
-/// State and parent of a process. The name before them is in brackets and may hold anything.
-fn process(pid: u32) -> Option<(char, u32)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_account_is_read_from_passwd() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
-        let account = account_in(passwd, "nobody").unwrap();
-        assert_eq!((account.user, account.group), (65_534, 65_534));
-        assert!(account_in(passwd, "postgres").is_none());
-    }
-
-    #[test]
-    fn we_are_alive_and_a_child_of_our_parent() {
-        let ours = std::process::id();
-        assert!(is_alive(ours));
-        let (_, parent) = process(ours).unwrap();
-        assert!(children(parent).contains(&ours));
     }
 }

@@ -1,32 +1,12 @@
 //! Which kind of server a test gets: the rule as a pure function, and the look at the machine that feeds it.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::bail;
 
-use super::{REQUIRE_CONTAINERS_VARIABLE, URL_VARIABLE, binaries, container};
-
-/// Where a test's PostgreSQL comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A server that somebody else runs. It cannot be paused, killed or configured.
-    External,
-    /// A container of its own.
-    Container,
-    /// A cluster of its own, run by the PostgreSQL binaries of this machine.
-    Binaries,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::External => "external",
-            Self::Container => "container",
-            Self::Binaries => "binaries",
-        })
-    }
-}
+use super::{REQUIRE_CONTAINERS_VARIABLE, URL_VARIABLE, binaries};
+use crate::container;
+use crate::kind::Kind;
 
 /// What there is to choose from.
 #[derive(Debug, Default)]

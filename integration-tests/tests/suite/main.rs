@@ -3,6 +3,7 @@
 
 mod damaged_log;
 mod full_disk;
+mod mariadb_finder;
 mod orders;
 mod ownership;
 mod postgres_finder;

@@ -1,11 +1,10 @@
-//! PostgreSQL in a container of its own, run through testcontainers.
+//! A database server in a container of its own, run through testcontainers.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
-use sqlx::postgres::PgConnectOptions;
 use testcontainers::bollard::Docker;
 use testcontainers::bollard::query_parameters::{KillContainerOptions, RemoveContainerOptions};
 use testcontainers::core::client::docker_client_instance;
@@ -14,15 +13,31 @@ use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 use tokio::net::TcpStream;
 
-use super::{IMAGE_VARIABLE, READY_TIMEOUT, RUN_VARIABLE};
+use crate::RUN_VARIABLE;
 use crate::ports::free_port;
 
-const DEFAULT_IMAGE: &str = "postgres:17-alpine";
 /// The label by which `cargo xtask test` finds what a killed test left behind; its value is the run's id.
 const RUN_LABEL: &str = "unanimity-test-run";
 
+/// How long an engine may take to make and start a container, with its pull.
+const START_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// What to run.
 #[derive(Debug)]
-pub(super) struct Container {
+pub(crate) struct Server {
+    /// `name:tag`.
+    pub(crate) image: String,
+    /// The port on which it listens inside of the container.
+    pub(crate) port: u16,
+    /// The variable by which the image is told the superuser's password.
+    pub(crate) password_variable: &'static str,
+    /// What goes to the server's program.
+    pub(crate) arguments: Vec<String>,
+}
+
+/// A running container. Whoever owns it calls [`Container::removal`] at its end.
+#[derive(Debug)]
+pub(crate) struct Container {
     /// `None` only after [`Container::removal`].
     inner: Option<ContainerAsync<GenericImage>>,
     host: String,
@@ -32,15 +47,20 @@ pub(super) struct Container {
 }
 
 /// Whether a Docker engine answers within a moment.
-pub(super) async fn docker_answers() -> bool {
+pub(crate) async fn docker_answers() -> bool {
     let ping = async { docker_client_instance().await.ok()?.ping().await.ok() };
     tokio::time::timeout(Duration::from_secs(5), ping).await.is_ok_and(|answer| answer.is_some())
 }
 
+/// Whether the engine that answers has the image already. [`Container::start`] pulls one that it has not.
+pub(crate) async fn image_is_there(image: &str) -> bool {
+    let look = async { docker_client_instance().await.ok()?.inspect_image(image).await.ok() };
+    tokio::time::timeout(Duration::from_secs(5), look).await.is_ok_and(|image| image.is_some())
+}
+
 impl Container {
-    pub(super) async fn start(arguments: &[String]) -> anyhow::Result<Self> {
-        let image = std::env::var(IMAGE_VARIABLE).unwrap_or_else(|_| DEFAULT_IMAGE.to_owned());
-        let (name, tag) = split_image(&image);
+    pub(crate) async fn start(server: Server) -> anyhow::Result<Self> {
+        let (name, tag) = split_image(&server.image);
         let password = format!("{:016x}", fastrand::u64(..));
         // Fixed, because the engine gives a container with a random port another one at each start.
         let port = free_port()?;
@@ -48,14 +68,14 @@ impl Container {
         let inner = GenericImage::new(name, tag)
             // Readiness is ours: the server answers a query from outside.
             .with_wait_for(WaitFor::Nothing)
-            .with_mapped_port(port, 5432.tcp())
-            .with_env_var("POSTGRES_PASSWORD", &password)
+            .with_mapped_port(port, server.port.tcp())
+            .with_env_var(server.password_variable, &password)
             .with_label(RUN_LABEL, run)
-            .with_startup_timeout(READY_TIMEOUT)
-            .with_cmd(arguments.to_vec())
+            .with_startup_timeout(START_TIMEOUT)
+            .with_cmd(server.arguments)
             .start()
             .await
-            .with_context(|| format!("starting a container of {image}"))?;
+            .with_context(|| format!("starting a container of {}", server.image))?;
         // The engine forwards the port from the moment that the container runs. Asked for its host, testcontainers may
         // name the bridge's address where the loopback interface would do.
         let is_local = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok();
@@ -67,29 +87,30 @@ impl Container {
         Ok(Self { inner: Some(inner), host, port, password, paused: AtomicBool::new(false) })
     }
 
-    pub(super) fn connect_options(&self) -> PgConnectOptions {
-        PgConnectOptions::new_without_pgpass()
-            .host(&self.host)
-            .port(self.port)
-            .username("postgres")
-            .password(&self.password)
-            .database("postgres")
+    /// Where the engine forwards to the server.
+    pub(crate) fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
     }
 
-    pub(super) async fn pause(&self) -> anyhow::Result<()> {
+    /// The superuser's.
+    pub(crate) fn password(&self) -> &str {
+        &self.password
+    }
+
+    pub(crate) async fn pause(&self) -> anyhow::Result<()> {
         self.inner().pause().await?;
         self.paused.store(true, Ordering::SeqCst);
         Ok(())
     }
 
-    pub(super) async fn unpause(&self) -> anyhow::Result<()> {
+    pub(crate) async fn unpause(&self) -> anyhow::Result<()> {
         self.inner().unpause().await?;
         self.paused.store(false, Ordering::SeqCst);
         Ok(())
     }
 
     /// By the engine's API: testcontainers only stops, which asks the server first.
-    pub(super) async fn kill(&self) -> anyhow::Result<()> {
+    pub(crate) async fn kill(&self) -> anyhow::Result<()> {
         let docker = docker_client_instance().await?;
         let signal = KillContainerOptions { signal: "SIGKILL".to_owned() };
         docker.kill_container(self.inner().id(), Some(signal)).await?;
@@ -102,12 +123,12 @@ impl Container {
         anyhow::bail!("the container still runs 10 s after SIGKILL")
     }
 
-    pub(super) async fn start_again(&self) -> anyhow::Result<()> {
+    pub(crate) async fn start_again(&self) -> anyhow::Result<()> {
         Ok(self.inner().start().await?)
     }
 
     /// The end of the log, where the container is no longer running.
-    pub(super) async fn ended(&self) -> Option<String> {
+    pub(crate) async fn ended(&self) -> Option<String> {
         if self.inner().is_running().await.unwrap_or(true) {
             return None;
         }
@@ -117,7 +138,7 @@ impl Container {
 
     /// Removes the container with its data. The destructor of testcontainers is not used: it has no time limit and
     /// panics outside of a runtime.
-    pub(super) fn removal(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
+    pub(crate) fn removal(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
         let inner = self.inner.take();
         let paused = self.paused.load(Ordering::SeqCst);
         let id = inner.as_ref().map(|container| container.id().to_owned());
@@ -136,7 +157,7 @@ impl Container {
     }
 
     fn inner(&self) -> &ContainerAsync<GenericImage> {
-        self.inner.as_ref().expect("taken only by the destructor of TestPostgres")
+        self.inner.as_ref().expect("taken only by the owner's destructor")
     }
 }
 
