@@ -1,6 +1,6 @@
 //! What a command is answered.
 
-use unanimity_types::{AbortReason, BranchId, Decision, ErrorCode, Status};
+use unanimity_types::{AbortReason, BranchId, BranchKey, Decision, ErrorCode, Status, Vote};
 
 use crate::event::Event;
 
@@ -75,6 +75,36 @@ pub enum Refusal {
         /// Which was asked for.
         branch_id: BranchId,
     },
+    /// The plan cannot be carried out.
+    #[error("{why}")]
+    InvalidPlan {
+        /// Why not.
+        why: Box<str>,
+    },
+    /// A transaction of this mode does not carry such a branch.
+    #[error("{why}")]
+    KindNotAllowed {
+        /// Why not, and what to do instead.
+        why: &'static str,
+    },
+    /// No branch has this key.
+    #[error("the transaction has no branch with the key {key}")]
+    KeyNotFound {
+        /// Which was asked for.
+        key: BranchKey,
+    },
+    /// The branch voted otherwise before.
+    #[error("the branch voted {before} before, and a vote does not change")]
+    VoteContradicts {
+        /// How it voted.
+        before: Vote,
+    },
+    /// The saga is past its pivot.
+    #[error("the saga is past its pivot: it can only go forward")]
+    NoWayBack,
+    /// The decision was left to the only branch.
+    #[error("the decision was delegated to the only branch, which is being asked for it")]
+    Delegated,
     /// Not possible in this state.
     #[error("{what}")]
     Illegal {
@@ -99,6 +129,12 @@ impl Refusal {
             Self::BranchKeyReused => ErrorCode::BranchKeyReused,
             Self::TooManyBranches { .. } => ErrorCode::TooManyBranches,
             Self::BranchNotFound { .. } => ErrorCode::BranchNotFound,
+            Self::InvalidPlan { .. } => ErrorCode::InvalidPlan,
+            Self::KindNotAllowed { .. } => ErrorCode::BranchKindNotAllowed,
+            Self::KeyNotFound { .. } => ErrorCode::BranchNotFound,
+            Self::VoteContradicts { .. } => ErrorCode::VoteContradicts,
+            Self::NoWayBack => ErrorCode::NoWayBack,
+            Self::Delegated => ErrorCode::Delegated,
             Self::Illegal { .. } => ErrorCode::IllegalTransition,
         }
     }

@@ -1,13 +1,16 @@
 //! Events change the state, live and in recovery alike.
 
+mod forward;
+
+pub(crate) use forward::go_on;
 use unanimity_types::{
-    AbortReason, BranchId, BranchStatus, Decision, Limits, Operation, ResolveAs, Timestamp, Xid,
+    AbortReason, BranchId, BranchStatus, Decision, Limits, Mode, Operation, ResolveAs, Timestamp, Xid,
 };
 
 use crate::command::{OperatorAction, Timer};
 use crate::effect::Effect;
 use crate::event::Event;
-use crate::tcc;
+use crate::owed;
 use crate::timeline::{TIMELINE_MAX, TimelineEntry, TimelineKind};
 use crate::transaction::{Attention, Branch, CommitAsked, DecisionRecord, Resolution, Transaction};
 
@@ -99,9 +102,12 @@ fn keep_volatile(snapshot: &mut Transaction, known: Transaction) {
         snapshot.commit_asked = known.commit_asked;
     }
     for (branch, known) in snapshot.branches.iter_mut().zip(known.branches) {
-        if tcc::owed_operation(branch.status).is_some() {
+        if owed::operation(branch.status).is_some() || branch.status == BranchStatus::ToCompensate {
             branch.next_attempt_at = known.next_attempt_at;
         }
+        branch.in_flight = known.in_flight;
+        branch.tainted = known.tainted;
+        branch.hold_until = known.hold_until;
     }
 }
 
@@ -119,7 +125,7 @@ fn apply_to(
     let illegal = |what| Err(IllegalEvent { xid, what });
     match event {
         Event::Begun { .. } | Event::Presumed | Event::Snapshot(_) => illegal("a second beginning"),
-        Event::Registered { branch_id, key, targets, payload, digest } => {
+        Event::Registered { branch_id, key, targets, payload, digest, traits } => {
             if transaction.decision.is_some() {
                 return illegal("a registration after the decision");
             }
@@ -137,11 +143,29 @@ fn apply_to(
                 last_error: None,
                 next_attempt_at: None,
                 resolved: None,
+                kind: traits.kind,
+                two_phase: traits.two_phase,
+                vote: None,
+                policy: traits.policy,
+                lock_keys: traits.lock_keys,
+                step: traits.step.map(Box::new),
+                parked: false,
+                in_flight: false,
+                tainted: false,
+                hold_until: None,
             });
             transaction.unsettled += 1;
             note(transaction, at, TimelineKind::Registered, Some(branch_id), None);
             Ok(())
         }
+        Event::PlanAccepted { .. }
+        | Event::Voted { .. }
+        | Event::PreparesAsked { .. }
+        | Event::Delegated { .. }
+        | Event::CheckBackAsked { .. }
+        | Event::ActionDone { .. }
+        | Event::ActionRefused { .. }
+        | Event::Returned { .. } => forward::apply(transaction, event, at, effects),
         Event::CommitAsked { votes, until } => {
             if transaction.decision.is_some() {
                 return illegal("a waiting commit after the decision");
@@ -161,15 +185,9 @@ fn apply_to(
             Ok(())
         }
         Event::Dispatched { branch_id } => {
-            let Some((branch, operation)) = owed(transaction, branch_id) else {
+            if !dispatch(transaction, branch_id, effects) {
                 return illegal("a dispatch that nobody is owed");
-            };
-            branch.next_attempt_at = None;
-            effects.push(Effect::Dispatch {
-                branch_id,
-                operation,
-                attempt: branch.attempts.saturating_add(1),
-            });
+            }
             Ok(())
         }
         Event::AttemptFailed { branch_id, attempts, error, next_at } => {
@@ -177,6 +195,7 @@ fn apply_to(
                 return illegal("a failed attempt of what nobody is owed");
             };
             branch.attempts = attempts;
+            branch.in_flight = false;
             branch.next_attempt_at = Some(next_at);
             branch.last_error = Some(error.clone());
             effects.push(Effect::SetTimer { at: next_at, timer: Timer::Retry(branch_id) });
@@ -185,10 +204,23 @@ fn apply_to(
             }
             Ok(())
         }
+        Event::Parked { branch_id, attempts, error } => {
+            let Some((branch, _)) = owed(transaction, branch_id) else {
+                return illegal("a parking of what nobody is owed");
+            };
+            branch.attempts = attempts;
+            branch.in_flight = false;
+            branch.next_attempt_at = None;
+            branch.parked = true;
+            branch.last_error = Some(error.clone());
+            note(transaction, at, TimelineKind::Parked, Some(branch_id), Some(error));
+            Ok(())
+        }
         Event::Deferred { branch_id, next_at } => {
             let Some((branch, _)) = owed(transaction, branch_id) else {
                 return illegal("a deferral of what nobody is owed");
             };
+            branch.in_flight = false;
             branch.next_attempt_at = Some(next_at);
             effects.push(Effect::SetTimer { at: next_at, timer: Timer::Retry(branch_id) });
             Ok(())
@@ -197,13 +229,16 @@ fn apply_to(
             let Some((branch, _)) = owed(transaction, branch_id) else {
                 return illegal("a settlement of what nobody is owed");
             };
-            if let Some(status) = tcc::settled(branch.status) {
-                branch.status = status;
-            }
+            let Some(status) = owed::settled(branch.status) else {
+                return illegal("a settlement of what is not decided");
+            };
+            branch.status = status;
             branch.attempts = attempts;
             branch.next_attempt_at = None;
+            branch.parked = false;
             transaction.unsettled -= 1;
             note(transaction, at, TimelineKind::Settled, Some(branch_id), None);
+            go_on(transaction, at, effects);
             Ok(())
         }
         Event::BranchResolved { branch_id, resolve_as, by } => {
@@ -215,11 +250,14 @@ fn apply_to(
                 ResolveAs::Cancelled => BranchStatus::HeuristicCancelled,
             };
             branch.next_attempt_at = None;
+            branch.parked = false;
+            branch.in_flight = false;
             let detail = format!("{resolve_as} by {}: {}", by.operator, by.reason);
             branch.resolved =
                 Some(Resolution { operator: by.operator, reason: by.reason, contradicted: false });
             transaction.unsettled -= 1;
             note(transaction, at, TimelineKind::Resolved, Some(branch_id), Some(detail.into()));
+            go_on(transaction, at, effects);
             Ok(())
         }
         Event::Contradicted { branch_id, operation } => {
@@ -245,6 +283,13 @@ fn apply_to(
         }
         Event::RetryRequested { by } => {
             let detail = Some(format!("{}: {}", by.operator, by.reason).into());
+            // The attempts follow, here or after a recovery.
+            for branch in transaction.branches.iter_mut().filter(|branch| branch.parked) {
+                branch.parked = false;
+                // As many attempts again as its policy allows; a refusal of them is no clean one (H2).
+                branch.attempts = 0;
+                branch.tainted = true;
+            }
             note(transaction, at, TimelineKind::Retried, None, detail);
             Ok(())
         }
@@ -277,20 +322,55 @@ fn decided(
 ) {
     transaction.decision = Some(DecisionRecord { decision, reason, at });
     transaction.commit_asked = None;
+    transaction.preparing = None;
     effects.push(Effect::Decided(decision));
-    for branch in &mut transaction.branches {
-        branch.status = tcc::owed(decision);
-        effects.push(Effect::Dispatch {
-            branch_id: branch.id,
-            operation: tcc::operation(decision),
-            attempt: 1,
-        });
+    if transaction.mode == Some(Mode::Saga) {
+        if decision == Decision::Abort {
+            forward::turn(transaction);
+        }
+    } else {
+        for branch in &mut transaction.branches {
+            tell(branch, decision, effects);
+        }
     }
+    let unsettled = transaction.branches.iter().filter(|branch| !branch.status.is_settled()).count();
+    transaction.unsettled = u32::try_from(unsettled).unwrap_or(u32::MAX);
     let detail = match decision {
         Decision::Commit => "commit".into(),
         Decision::Abort => abort_detail(reason, by),
     };
     note(transaction, at, TimelineKind::Decided, None, Some(detail));
+    go_on(transaction, at, effects);
+}
+
+/// Brings the decision to a branch. A rollback waits until the prepare that runs here has returned
+/// (protocol H3).
+fn tell(branch: &mut Branch, decision: Decision, effects: &mut Vec<Effect>) {
+    let status = owed::on_decision(branch, decision);
+    if status == branch.status {
+        return;
+    }
+    branch.status = status;
+    branch.next_attempt_at = None;
+    branch.attempts = 0;
+    if branch.in_flight && status == BranchStatus::RollingBack {
+        return;
+    }
+    branch.in_flight = false;
+    if let Some(operation) = owed::operation(status) {
+        effects.push(Effect::Dispatch { branch_id: branch.id, operation, attempt: 1 });
+    }
+}
+
+/// Sends the next attempt of what a branch is owed; `false` if nothing is.
+fn dispatch(transaction: &mut Transaction, branch_id: BranchId, effects: &mut Vec<Effect>) -> bool {
+    let Some((branch, operation)) = owed(transaction, branch_id) else { return false };
+    branch.next_attempt_at = None;
+    branch.parked = false;
+    branch.in_flight = operation.is_forward();
+    let attempt = branch.attempts.saturating_add(1);
+    effects.push(Effect::Dispatch { branch_id, operation, attempt });
+    true
 }
 
 fn abort_detail(reason: Option<AbortReason>, by: Option<&OperatorAction>) -> Box<str> {
@@ -301,10 +381,13 @@ fn abort_detail(reason: Option<AbortReason>, by: Option<&OperatorAction>) -> Box
     }
 }
 
-/// The branch and the operation that it is owed.
+/// The branch and the operation that it is owed. A step that waited for its turn has got it.
 fn owed(transaction: &mut Transaction, id: BranchId) -> Option<(&mut Branch, Operation)> {
     let branch = transaction.branch_mut(id)?;
-    tcc::owed_operation(branch.status).map(|operation| (branch, operation))
+    if branch.status == BranchStatus::ToCompensate {
+        branch.status = BranchStatus::Compensating;
+    }
+    owed::operation(branch.status).map(|operation| (branch, operation))
 }
 
 fn note(

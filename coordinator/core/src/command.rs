@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchTargets, Digest, Mode, Name, Operation, ResolveAs, Timestamp, Xid,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, Digest, Mode, Name, Operation,
+    Plan, ResolveAs, Timestamp, Vote, Xid,
 };
 
 use crate::retry::RetryPolicy;
@@ -19,6 +20,10 @@ pub struct Context {
     pub now: Timestamp,
     /// When to try again, and when to call for people.
     pub retry: RetryPolicy,
+    /// How long a deposed owner may go on believing that it owns the partition (protocol H3).
+    pub lease: Duration,
+    /// How long an attempt may take whose branch does not say otherwise.
+    pub call_timeout: Duration,
 }
 
 /// A command about one transaction.
@@ -28,7 +33,14 @@ pub enum Command {
     Begin(BeginSpec),
     /// Register a branch.
     Register(Registration),
-    /// Decide Commit.
+    /// A two-phase branch votes by itself.
+    Vote {
+        /// Which branch.
+        key: BranchKey,
+        /// How.
+        vote: Vote,
+    },
+    /// Decide Commit; for a message: submit it.
     Commit {
         /// The keys of the branches that voted (protocol 1.3); `None`: those registered voted, on the
         /// caller's word.
@@ -90,6 +102,8 @@ pub struct BeginSpec {
     pub digest: Digest,
     /// How long it may stay undecided.
     pub timeout: Duration,
+    /// What it is to do, if it decides by itself.
+    pub plan: Plan,
 }
 
 /// What registers a branch.
@@ -103,6 +117,25 @@ pub struct Registration {
     pub payload: Bytes,
     /// Tells a repetition from a reuse of the key (protocol H8).
     pub digest: Digest,
+    /// What the branch is.
+    pub kind: BranchKind,
+    /// How it votes, if it is a two-phase branch.
+    pub two_phase: TwoPhase,
+    /// When its operations are tried again.
+    pub policy: CallPolicy,
+    /// The locks that were taken for it (protocol H7).
+    pub lock_keys: Vec<Name>,
+}
+
+/// How a two-phase branch votes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TwoPhase {
+    /// It prepares by itself: to be named by the commit is its vote Prepared.
+    pub early: bool,
+    /// If it is alone it may be committed in one phase (protocol H4).
+    pub one_phase: bool,
+    /// The attached instance that holds its open work (protocol H11).
+    pub instance: Option<Name>,
 }
 
 /// An operator's action.
@@ -121,6 +154,8 @@ pub enum Timer {
     Deadline,
     /// A commit waited long enough for the branches that it named.
     CommitWait,
+    /// The prepares took too long.
+    Prepare,
     /// A branch's back-off is over.
     Retry(BranchId),
 }
@@ -128,8 +163,12 @@ pub enum Timer {
 /// How one attempt of an operation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ResultOutcome {
-    /// It is done, now or before.
+    /// It is done, now or before. For a prepare: the vote Prepared; for an action: without a result.
     Done,
+    /// The action is done, now or before, with this result.
+    Result(Bytes),
+    /// The answer to a prepare.
+    Voted(Vote),
     /// The participant says no.
     Refused {
         /// In its own words.

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchTargets, Decision, Digest, Mode, Name, Operation, ResolveAs,
-    Timestamp,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, Decision, Digest, Mode, Name,
+    Operation, ResolveAs, Timestamp, Vote,
 };
 
-use crate::command::OperatorAction;
-use crate::transaction::{AttentionCode, Transaction};
+use crate::command::{OperatorAction, TwoPhase};
+use crate::transaction::{AttentionCode, Step, Transaction};
 
 /// Who waits for an event's block (protocol 1.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,67 @@ pub enum Event {
         payload: Bytes,
         /// What registered it.
         digest: Digest,
+        /// What it is, and what goes with that.
+        traits: Box<BranchTraits>,
+    },
+    /// A plan's branches are registered: nothing more registers, and it goes on by itself.
+    PlanAccepted {
+        /// How many there are.
+        branches: u32,
+    },
+    /// A two-phase branch voted.
+    Voted {
+        /// Which.
+        branch_id: BranchId,
+        /// How.
+        vote: Vote,
+    },
+    /// The TM asked for a commit, and branches are asked to prepare.
+    PreparesAsked {
+        /// Until when they may vote.
+        until: Timestamp,
+    },
+    /// The decision is left to the only branch (protocol H4).
+    Delegated {
+        /// To which.
+        branch_id: BranchId,
+    },
+    /// The sender of a message is asked whether its local transaction committed.
+    CheckBackAsked {
+        /// Which branch it is.
+        branch_id: BranchId,
+    },
+    /// A step's action is done.
+    ActionDone {
+        /// Which step.
+        branch_id: BranchId,
+        /// How many attempts it took, as far as is known.
+        attempts: u32,
+        /// What later steps and its compensation are given.
+        result: Bytes,
+    },
+    /// A step refused and did nothing (protocol H2).
+    ActionRefused {
+        /// Which step.
+        branch_id: BranchId,
+        /// How many attempts it took.
+        attempts: u32,
+        /// In its own words.
+        error: Box<str>,
+    },
+    /// No attempt of a forward operation runs here any more, and its end is not known.
+    Returned {
+        /// Of which branch.
+        branch_id: BranchId,
+    },
+    /// No more attempts are made until an operator asks for one.
+    Parked {
+        /// Of which branch.
+        branch_id: BranchId,
+        /// How many there were.
+        attempts: u32,
+        /// What the last one saw.
+        error: Box<str>,
     },
     /// A commit named branches that are not all registered yet, and waits for them.
     CommitAsked {
@@ -135,6 +196,35 @@ pub enum Event {
     Snapshot(Box<Transaction>),
 }
 
+/// What a branch is, and what goes with that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BranchTraits {
+    /// What it is.
+    pub kind: BranchKind,
+    /// How it votes.
+    pub two_phase: TwoPhase,
+    /// When its operations are tried again.
+    pub policy: CallPolicy,
+    /// The locks that were taken for it.
+    pub lock_keys: Vec<Name>,
+    /// Its place in a saga.
+    pub step: Option<Step>,
+}
+
+impl BranchTraits {
+    /// Those of a plain branch of a kind.
+    #[must_use]
+    pub fn of(kind: BranchKind) -> Self {
+        Self {
+            kind,
+            two_phase: TwoPhase::default(),
+            policy: CallPolicy::default(),
+            lock_keys: Vec::new(),
+            step: None,
+        }
+    }
+}
+
 impl Event {
     /// Whether a transaction's history may start with it.
     ///
@@ -161,8 +251,17 @@ impl Event {
             | Self::Contradicted { .. }
             | Self::AttentionRaised { .. }
             | Self::RetryRequested { .. }
+            | Self::PlanAccepted { .. }
+            | Self::Delegated { .. }
+            | Self::ActionDone { .. }
+            | Self::ActionRefused { .. }
+            | Self::Parked { .. }
             | Self::Finished => Persistence::Waits,
-            Self::BranchSettled { .. } | Self::Snapshot(_) => Persistence::Lazy,
+            Self::BranchSettled { .. }
+            | Self::Voted { .. }
+            | Self::PreparesAsked { .. }
+            | Self::CheckBackAsked { .. }
+            | Self::Snapshot(_) => Persistence::Lazy,
             Self::AttemptFailed { attempts, .. } => {
                 if attempts.is_power_of_two() {
                     Persistence::Lazy
@@ -170,9 +269,10 @@ impl Event {
                     Persistence::Volatile
                 }
             }
-            Self::CommitAsked { .. } | Self::Dispatched { .. } | Self::Deferred { .. } => {
-                Persistence::Volatile
-            }
+            Self::CommitAsked { .. }
+            | Self::Dispatched { .. }
+            | Self::Returned { .. }
+            | Self::Deferred { .. } => Persistence::Volatile,
         }
     }
 }

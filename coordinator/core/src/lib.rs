@@ -14,8 +14,9 @@
 //! # Invariants
 //! - A decision never changes (I3): `apply` refuses a second one.
 //! - No branch registers after the decision (I8), or while a commit waits for named branches.
-//! - Only after the decision is an operation dispatched, so I1 and I2 hold for whoever lets effects
-//!   out in order.
+//! - Only after the decision is an operation dispatched that makes a branch's effect final, so I1 and I2
+//!   hold for whoever lets effects out in order. What goes forward without one (an action, a prepare, a
+//!   check-back) can be undone, or is the decision.
 //! - The events of one verdict go into one block: half of them (the last branch settled, not
 //!   finished) is a state that nothing leads out of.
 //! - What is not durable ([`Persistence::Volatile`]) never changes an outcome: losing it costs an
@@ -27,21 +28,29 @@ mod command;
 mod decide;
 mod effect;
 mod event;
+mod message;
+mod owed;
 mod pending;
+mod plan;
 mod retry;
+mod saga;
 mod tcc;
 mod timeline;
 mod transaction;
+mod two_phase;
 
 pub use answer::{Answer, Refusal, Verdict};
 pub use apply::{IllegalEvent, apply};
-pub use command::{BeginSpec, Command, Context, OperatorAction, Registration, ResultOutcome, Timer};
+pub use command::{
+    BeginSpec, Command, Context, OperatorAction, Registration, ResultOutcome, Timer, TwoPhase,
+};
 pub use decide::decide;
 pub use effect::Effect;
-pub use event::{Event, Persistence};
+pub use event::{BranchTraits, Event, Persistence};
 pub use pending::pending;
 pub use retry::RetryPolicy;
 pub use timeline::{TIMELINE_MAX, TimelineEntry, TimelineKind};
 pub use transaction::{
-    Attention, AttentionCode, Branch, BranchView, CommitAsked, DecisionRecord, Resolution, Transaction,
+    Attention, AttentionCode, Branch, BranchView, CommitAsked, DecisionRecord, Resolution, Step, StepView,
+    Transaction,
 };

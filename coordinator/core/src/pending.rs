@@ -1,31 +1,57 @@
 //! What is owed: the effects that recovery lets out in place of those that it dropped.
 
+use unanimity_types::{BranchStatus, Timestamp};
+
+use crate::apply::go_on;
 use crate::command::{Context, Timer};
 use crate::effect::Effect;
-use crate::tcc;
-use crate::transaction::Transaction;
+use crate::owed;
+use crate::transaction::{Branch, Transaction};
 
 /// The effects that a recovered transaction owes (protocol M7).
 ///
 /// A branch that was tried before waits for a back-off of the magnitude that it had, so that a herd
 /// spreads (protocol M9), which sets the volatile `next_attempt_at`; one that was not is tried at once.
+/// What an earlier owner may have sent forward is marked: its refusal is no clean one any more (H2),
+/// and its compensation waits until that owner's attempts must be over (H3).
 #[must_use]
 pub fn pending(transaction: &mut Transaction, context: Context) -> Vec<Effect> {
-    if transaction.decision.is_none() {
-        return vec![Effect::SetTimer { at: transaction.deadline, timer: Timer::Deadline }];
-    }
     let mut effects = Vec::new();
+    if transaction.decision.is_none() {
+        effects.push(Effect::SetTimer { at: transaction.deadline, timer: Timer::Deadline });
+        if let Some(until) = transaction.preparing {
+            effects.push(Effect::SetTimer { at: until, timer: Timer::Prepare });
+        }
+    }
     for branch in &mut transaction.branches {
-        let Some(operation) = tcc::owed_operation(branch.status) else { continue };
+        branch.in_flight = false;
+        branch.next_attempt_at = None;
+        if matches!(branch.status, BranchStatus::Running | BranchStatus::ToCompensate) {
+            branch.tainted = true;
+            let ended = branch.step.as_ref().is_some_and(|step| step.result.is_some());
+            branch.hold_until = (!ended).then(|| hold(branch, context));
+        }
+        let Some(operation) = owed::operation(branch.status) else { continue };
+        if branch.parked {
+            continue;
+        }
         if branch.attempts == 0 {
-            branch.next_attempt_at = None;
+            branch.in_flight = operation.is_forward();
             effects.push(Effect::Dispatch { branch_id: branch.id, operation, attempt: 1 });
         } else {
-            let wait = context.retry.wait(context.xid, branch.id, branch.attempts);
+            let wait = context.retry.with(&branch.policy).wait(context.xid, branch.id, branch.attempts);
             let at = context.now.after(wait);
             branch.next_attempt_at = Some(at);
             effects.push(Effect::SetTimer { at, timer: Timer::Retry(branch.id) });
         }
     }
+    go_on(transaction, context.now, &mut effects);
     effects
+}
+
+/// Until when an attempt of an earlier owner may run: it sends for as long as it believes in its lease,
+/// and then waits for its answer.
+fn hold(branch: &Branch, context: Context) -> Timestamp {
+    let attempt = branch.policy.timeout.unwrap_or_default().max(context.call_timeout);
+    context.now.after(context.lease).after(attempt)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use unanimity_types::{BranchId, Xid};
+use unanimity_types::{BranchId, CallPolicy, Xid};
 
 /// How long a participant may ask us to stay away. Whoever says "in ten years", by mistake or not,
 /// would keep its transaction open unseen: without attempts there is no attention either.
@@ -32,6 +32,13 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// With what a branch says otherwise.
+    #[must_use]
+    pub fn with(self, policy: &CallPolicy) -> Self {
+        let initial = policy.initial.unwrap_or(self.initial);
+        Self { initial, cap: policy.cap.unwrap_or(self.cap).max(initial), ..self }
+    }
+
     /// How long to wait after `attempts` failed ones: between 1 ms and the bound of that attempt.
     #[must_use]
     pub fn wait(&self, xid: Xid, branch_id: BranchId, attempts: u32) -> Duration {

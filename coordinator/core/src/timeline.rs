@@ -29,6 +29,22 @@ pub enum TimelineKind {
     Retried,
     /// Every branch is settled.
     Finished,
+    /// The plan was accepted.
+    Accepted,
+    /// A branch voted.
+    Voted,
+    /// Branches are asked to prepare.
+    Preparing,
+    /// The decision was left to the only branch.
+    Delegated,
+    /// The sender is asked whether its local transaction committed.
+    CheckedBack,
+    /// A step's action is done.
+    Done,
+    /// A step refused and did nothing.
+    Refused,
+    /// No more attempts are made until somebody asks for one.
+    Parked,
 }
 
 impl TimelineKind {
@@ -44,6 +60,14 @@ impl TimelineKind {
         Self::Attention,
         Self::Retried,
         Self::Finished,
+        Self::Accepted,
+        Self::Voted,
+        Self::Preparing,
+        Self::Delegated,
+        Self::CheckedBack,
+        Self::Done,
+        Self::Refused,
+        Self::Parked,
     ];
 
     /// The kind's one word.
@@ -60,6 +84,14 @@ impl TimelineKind {
             Self::Attention => "attention",
             Self::Retried => "retried",
             Self::Finished => "finished",
+            Self::Accepted => "accepted",
+            Self::Voted => "voted",
+            Self::Preparing => "preparing",
+            Self::Delegated => "delegated",
+            Self::CheckedBack => "checked_back",
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Parked => "parked",
         }
     }
 
@@ -71,7 +103,16 @@ impl TimelineKind {
 
     /// Whether there is one for every branch or attempt, so that a bound is needed.
     pub(crate) const fn is_frequent(self) -> bool {
-        matches!(self, Self::Registered | Self::AttemptFailed | Self::Settled)
+        matches!(
+            self,
+            Self::Registered
+                | Self::AttemptFailed
+                | Self::Settled
+                | Self::Voted
+                | Self::Done
+                | Self::Refused
+                | Self::Parked
+        )
     }
 }
 

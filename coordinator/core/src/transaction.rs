@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchStatus, BranchTargets, Decision, Digest, Mode, Name, Status,
-    Timestamp, Xid,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchStatus, BranchTargets, CallPolicy, Decision, Digest,
+    Mode, Name, Status, StepRole, Timestamp, Vote, Xid,
 };
 
+use crate::command::TwoPhase;
 use crate::timeline::TimelineEntry;
 
 /// A global transaction.
@@ -39,6 +40,10 @@ pub struct Transaction {
     pub(crate) unsettled: u32,
     /// Volatile: a commit that waits for branches.
     pub commit_asked: Option<CommitAsked>,
+    /// Its branches came with its plan; no other registers.
+    pub planned: bool,
+    /// Its branches are asked to prepare, until then.
+    pub preparing: Option<Timestamp>,
 }
 
 /// A decision and its circumstances.
@@ -84,6 +89,37 @@ pub struct Branch {
     pub next_attempt_at: Option<Timestamp>,
     /// Who settled it by hand, and why.
     pub resolved: Option<Resolution>,
+    /// What it is.
+    pub kind: BranchKind,
+    /// How it votes.
+    pub two_phase: TwoPhase,
+    /// How it voted.
+    pub vote: Option<Vote>,
+    /// When its operations are tried again.
+    pub policy: CallPolicy,
+    /// The locks that were taken for it.
+    pub lock_keys: Vec<Name>,
+    /// Its place in a saga.
+    pub step: Option<Box<Step>>,
+    /// No more attempts are made until an operator asks for one.
+    pub parked: bool,
+    /// Volatile: an attempt of a forward operation runs here.
+    pub in_flight: bool,
+    /// Volatile: an earlier owner may have made attempts that nobody knows of.
+    pub tainted: bool,
+    /// Volatile: an earlier owner's attempt may run until then (protocol H3).
+    pub hold_until: Option<Timestamp>,
+}
+
+/// A branch's place in a saga.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// How far it can be turned back.
+    pub role: StepRole,
+    /// The branches that must be done before.
+    pub after: Vec<BranchId>,
+    /// What its action brought, once it is known to be done.
+    pub result: Option<Bytes>,
 }
 
 /// A heuristic outcome's author.
@@ -119,6 +155,10 @@ pub enum AttentionCode {
     ParticipantRefuses,
     /// A target cannot be right.
     TargetUnusable,
+    /// A saga's deadline passed where it can only go forward.
+    Overdue,
+    /// A branch is parked: no more attempts are made until somebody asks for one.
+    Parked,
     /// A branch was settled by hand against the decision.
     HeuristicMixed,
     /// A participant contradicts what was settled by hand.
@@ -131,6 +171,8 @@ impl AttentionCode {
         Self::ParticipantFailing,
         Self::ParticipantRefuses,
         Self::TargetUnusable,
+        Self::Overdue,
+        Self::Parked,
         Self::HeuristicMixed,
         Self::HeuristicContradicted,
     ];
@@ -142,6 +184,8 @@ impl AttentionCode {
             Self::ParticipantFailing => "participant_failing",
             Self::ParticipantRefuses => "participant_refuses",
             Self::TargetUnusable => "target_unusable",
+            Self::Overdue => "overdue",
+            Self::Parked => "parked",
             Self::HeuristicMixed => "heuristic_mixed",
             Self::HeuristicContradicted => "heuristic_contradicted",
         }
@@ -157,7 +201,11 @@ impl AttentionCode {
     /// ever.
     pub(crate) const fn ends_with_transaction(self) -> bool {
         match self {
-            Self::ParticipantFailing | Self::ParticipantRefuses | Self::TargetUnusable => true,
+            Self::ParticipantFailing
+            | Self::ParticipantRefuses
+            | Self::TargetUnusable
+            | Self::Overdue
+            | Self::Parked => true,
             Self::HeuristicMixed | Self::HeuristicContradicted => false,
         }
     }
@@ -182,26 +230,61 @@ pub struct BranchView {
     pub next_attempt_at: Option<Timestamp>,
     /// Who settled it by hand, and why.
     pub resolved: Option<(String, String)>,
+    /// What it is.
+    pub kind: BranchKind,
+    /// No more attempts are made until an operator asks for one.
+    pub parked: bool,
+    /// The locks that were taken for it.
+    pub lock_keys: Vec<String>,
+    /// A step's place in its saga: its role, the keys of the steps before it, and its result if that is
+    /// text.
+    pub step: Option<StepView>,
+}
+
+/// A step's place in its saga, as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepView {
+    /// How far it can be turned back.
+    pub role: StepRole,
+    /// The steps before it.
+    pub after: Vec<BranchId>,
+    /// Its result, if it is known and text.
+    pub result: Option<String>,
 }
 
 impl Branch {
     /// The branch as people see it.
     #[must_use]
     pub fn view(&self) -> BranchView {
-        let target = match &self.targets {
-            BranchTargets::One(target) => target.to_string(),
-            BranchTargets::Tcc { confirm, cancel } => format!("{confirm} | {cancel}"),
-        };
         BranchView {
             id: self.id,
             key: self.key.to_string(),
-            target,
+            target: self.targets.to_string(),
             status: self.status,
             attempts: self.attempts,
             last_error: self.last_error.as_deref().map(str::to_owned),
             next_attempt_at: self.next_attempt_at,
             resolved: self.resolved.as_ref().map(|by| (by.operator.to_string(), by.reason.to_string())),
+            kind: self.kind,
+            parked: self.parked,
+            lock_keys: self.lock_keys.iter().map(ToString::to_string).collect(),
+            step: self.step.as_ref().map(|step| StepView {
+                role: step.role,
+                after: step.after.clone(),
+                result: step.result.as_ref().and_then(|bytes| String::from_utf8(bytes.to_vec()).ok()),
+            }),
         }
+    }
+
+    /// A step's role; `None` if it is none.
+    #[must_use]
+    pub fn role(&self) -> Option<StepRole> {
+        self.step.as_ref().map(|step| step.role)
+    }
+
+    /// Whether its compensation has somewhere to go.
+    pub(crate) fn has_compensation(&self) -> bool {
+        matches!(&self.targets, BranchTargets::Step { compensate: Some(_), .. })
     }
 }
 
@@ -210,6 +293,7 @@ impl Transaction {
     #[must_use]
     pub fn status(&self) -> Status {
         match (&self.decision, self.finished_at) {
+            (None, _) if self.preparing.is_some() || self.delegate().is_some() => Status::Preparing,
             (None, _) => Status::Active,
             (Some(record), finished) => match (record.decision, finished.is_some()) {
                 (Decision::Commit, false) => Status::Committing,
@@ -218,6 +302,12 @@ impl Transaction {
                 (Decision::Abort, true) => Status::Aborted,
             },
         }
+    }
+
+    /// The branch that the decision was left to.
+    #[must_use]
+    pub fn delegate(&self) -> Option<&Branch> {
+        self.branches.first().filter(|branch| branch.status == BranchStatus::Delegated)
     }
 
     /// Why it was aborted, if it was.
@@ -273,6 +363,8 @@ impl Transaction {
             attention: None,
             unsettled: 0,
             commit_asked: None,
+            planned: false,
+            preparing: None,
         }
     }
 
@@ -294,6 +386,9 @@ impl Transaction {
         durable.commit_asked = None;
         for branch in &mut durable.branches {
             branch.next_attempt_at = None;
+            branch.in_flight = false;
+            branch.tainted = false;
+            branch.hold_until = None;
         }
         durable
     }

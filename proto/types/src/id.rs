@@ -95,6 +95,9 @@ impl fmt::Display for BranchId {
 pub struct BranchKey(Name);
 
 impl BranchKey {
+    /// The key of the branch that stands for a message's sender.
+    pub const SENDER: &'static str = "sender";
+
     /// Checks and wraps a key.
     ///
     /// # Errors

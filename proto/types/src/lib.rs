@@ -20,7 +20,8 @@ pub use id::{BranchId, BranchKey, Digest, LogId, ParseXidError, Xid};
 pub use limits::Limits;
 pub use name::{Name, NameError};
 pub use outcome::{
-    AbortReason, BranchKind, BranchStatus, Decision, InquiryAnswer, Mode, ResolveAs, Status, StepRole, UnknownWord,
+    AbortReason, BranchKind, BranchStatus, Decision, InquiryAnswer, Mode, ResolveAs, Status, StepRole,
+    UnknownWord,
 };
 pub use plan::{Delivery, MessagePlan, Plan, SagaPlan, SagaStep};
 pub use position::{Epoch, LogPosition, PartitionId, Seq};

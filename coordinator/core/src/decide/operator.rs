@@ -1,32 +1,39 @@
 //! What operators do: with who and why in the log.
 
-use unanimity_types::{BranchId, BranchStatus, Decision, ResolveAs};
+use unanimity_types::{AbortReason, BranchId, BranchStatus, Decision, ResolveAs, StepRole};
 
 use super::is_last;
 use crate::answer::{Answer, Refusal, Verdict};
 use crate::command::OperatorAction;
 use crate::event::Event;
-use crate::tcc;
-use crate::transaction::{AttentionCode, Transaction};
+use crate::transaction::{AttentionCode, Branch, Transaction};
+use crate::{owed, saga};
 
-/// Try what is owed again now.
+/// Try what is owed again now, also what is parked.
 pub(super) fn retry(transaction: &Transaction, by: OperatorAction) -> Verdict {
-    if transaction.decision.is_none() {
+    if transaction.finished_at.is_some() {
+        return Verdict::refused(Refusal::Illegal { what: "the transaction is over: nothing is owed" });
+    }
+    let owes = |branch: &&Branch| owed::operation(branch.status).is_some();
+    if transaction.decision.is_none() && !transaction.branches.iter().any(|branch| owes(&branch)) {
         return Verdict::refused(Refusal::Illegal {
             what: "the transaction is undecided: nothing is owed yet; it can be aborted",
         });
     }
-    if transaction.finished_at.is_some() {
-        return Verdict::refused(Refusal::Illegal { what: "the transaction is over: nothing is owed" });
-    }
     let mut events = vec![Event::RetryRequested { by }];
-    let waiting = transaction.branches.iter().filter(|branch| branch.next_attempt_at.is_some());
+    let waiting = transaction
+        .branches
+        .iter()
+        .filter(owes)
+        .filter(|branch| branch.next_attempt_at.is_some() || branch.parked);
     events.extend(waiting.map(|branch| Event::Dispatched { branch_id: branch.id }));
     Verdict::events(events)
 }
 
-/// Settle a branch by hand: a heuristic outcome, after the decision only. Before it there is
-/// nothing to settle: the transaction can be aborted.
+/// Settle a branch by hand: a heuristic outcome.
+///
+/// After the decision only, with two exceptions where the transaction cannot be aborted: a delegate, and a
+/// step past which there is no way back. Otherwise there is nothing to settle: it can be aborted.
 pub(super) fn resolve(
     transaction: &Transaction,
     branch_id: BranchId,
@@ -37,11 +44,9 @@ pub(super) fn resolve(
         return Verdict::refused(Refusal::BranchNotFound { branch_id });
     };
     let Some(decision) = transaction.decision.as_ref().map(|record| record.decision) else {
-        return Verdict::refused(Refusal::Illegal {
-            what: "the transaction is undecided: no branch can be settled by hand; abort the transaction instead",
-        });
+        return resolve_undecided(transaction, branch, resolve_as, by);
     };
-    if tcc::owed_operation(branch.status).is_none() {
+    if owed::operation(branch.status).is_none() && branch.status != BranchStatus::ToCompensate {
         let same = matches!(
             (branch.status, resolve_as),
             (BranchStatus::HeuristicConfirmed, ResolveAs::Confirmed)
@@ -72,4 +77,55 @@ pub(super) fn resolve(
         events.push(Event::Finished);
     }
     Verdict::events(events)
+}
+
+/// Settles a branch by hand that holds up an undecided transaction.
+fn resolve_undecided(
+    transaction: &Transaction,
+    branch: &Branch,
+    resolve_as: ResolveAs,
+    by: OperatorAction,
+) -> Verdict {
+    let branch_id = branch.id;
+    let resolved = Event::BranchResolved { branch_id, resolve_as, by: by.clone() };
+    let took_effect = resolve_as == ResolveAs::Confirmed;
+    let decide = |decision, reason| {
+        let branches = u32::try_from(transaction.branches.len()).unwrap_or(u32::MAX);
+        Event::Decided { decision, reason, branches, by: Some(by.clone()) }
+    };
+    match (branch.status, branch.role()) {
+        (BranchStatus::Delegated, _) => {
+            let decision = if took_effect {
+                decide(Decision::Commit, None)
+            } else {
+                decide(Decision::Abort, Some(AbortReason::Operator))
+            };
+            Verdict::events(vec![resolved, decision, Event::Finished])
+        }
+        // The pivot did nothing: the saga turns back, as with its own refusal.
+        (BranchStatus::Running, Some(StepRole::Pivot)) if !took_effect => {
+            let mut events = vec![resolved, decide(Decision::Abort, Some(AbortReason::Operator))];
+            if saga::unsettled_after_turn(transaction, Some(branch_id)) == 0 {
+                events.push(Event::Finished);
+            }
+            Verdict::events(events)
+        }
+        (BranchStatus::Running, Some(StepRole::Pivot | StepRole::ForwardOnly)) => {
+            let mut events = vec![resolved];
+            if !took_effect {
+                let message =
+                    format!("step {} was left out by hand: the saga goes on without it", branch.key);
+                events.push(Event::AttentionRaised {
+                    code: AttentionCode::HeuristicMixed,
+                    branch_id: Some(branch_id),
+                    message: message.into(),
+                });
+            }
+            events.extend(saga::end_if_last(transaction, branch));
+            Verdict::events(events)
+        }
+        _ => Verdict::refused(Refusal::Illegal {
+            what: "the transaction is undecided: no branch can be settled by hand; abort the transaction instead",
+        }),
+    }
 }

@@ -1,15 +1,18 @@
-//! After the decision: results of operations, back-offs, and when to call for people.
+//! Results of operations, back-offs, and when to call for people.
 
-use unanimity_types::{BranchId, BranchStatus, Operation, Timestamp};
+use bytes::Bytes;
+use unanimity_types::{
+    AbortReason, BranchId, BranchKind, BranchStatus, Decision, Operation, Timestamp, Vote,
+};
 
-use super::is_last;
+use super::{decision_events, is_last, park};
 use crate::answer::{Answer, Refusal, Verdict};
 use crate::apply::clip;
 use crate::command::{Context, ResultOutcome};
 use crate::event::Event;
 use crate::retry::RETRY_AFTER_MAX;
-use crate::tcc;
 use crate::transaction::{AttentionCode, Branch, Transaction};
+use crate::{message, owed, saga, two_phase};
 
 /// A dispatched operation ended.
 pub(super) fn result(
@@ -23,21 +26,32 @@ pub(super) fn result(
     let Some(branch) = transaction.branch(branch_id) else {
         return Verdict::refused(Refusal::BranchNotFound { branch_id });
     };
-    if tcc::owed_operation(branch.status) != Some(operation) {
+    if owed::operation(branch.status) != Some(operation) {
+        if branch.in_flight && operation == Operation::Action && branch.status == BranchStatus::ToCompensate {
+            return saga::ended_after_turn(transaction, branch, attempt, outcome);
+        }
+        if branch.in_flight && operation == Operation::Prepare {
+            // Its rollback waited for this: a prepare must not overtake it (protocol H3).
+            return Verdict::events(vec![Event::Returned { branch_id }]);
+        }
         return late(branch, operation, &outcome);
     }
     match outcome {
-        ResultOutcome::Done => done(transaction, branch, attempt),
+        ResultOutcome::Done => done(transaction, branch, attempt, Answered::Plain, context),
+        ResultOutcome::Result(result) => {
+            done(transaction, branch, attempt, Answered::Result(result), context)
+        }
+        ResultOutcome::Voted(Vote::Refused) => {
+            refused(transaction, branch, attempt, "it voted to refuse".into(), context)
+        }
+        ResultOutcome::Voted(vote) => done(transaction, branch, attempt, Answered::Vote(vote), context),
         // Of an attempt that was given up or repeated meanwhile: its newer sibling's answer counts.
-        _ if branch.next_attempt_at.is_some() => Verdict::nothing(Answer::Status),
+        _ if branch.next_attempt_at.is_some() || branch.parked => Verdict::nothing(Answer::Status),
         ResultOutcome::NotSent { retry_after, .. } => {
             let next_at = context.now.after(retry_after);
             Verdict::events(vec![Event::Deferred { branch_id, next_at }])
         }
-        ResultOutcome::Refused { error } => {
-            let attention = Some((AttentionCode::ParticipantRefuses, 1));
-            failed(transaction, branch, error, None, attention, context)
-        }
+        ResultOutcome::Refused { error } => refused(transaction, branch, attempt, error, context),
         ResultOutcome::Unusable { error } => {
             let attention = Some((AttentionCode::TargetUnusable, 1));
             failed(transaction, branch, error, None, attention, context)
@@ -54,8 +68,65 @@ pub(super) fn result(
     }
 }
 
-/// The branch's participant did it, now or before.
-fn done(transaction: &Transaction, branch: &Branch, attempt: u32) -> Verdict {
+/// What came with a "done".
+enum Answered {
+    Plain,
+    Result(Bytes),
+    Vote(Vote),
+}
+
+/// The participant did what it was asked, now or before. What that means depends on what it was.
+fn done(
+    transaction: &Transaction,
+    branch: &Branch,
+    attempt: u32,
+    answered: Answered,
+    context: Context,
+) -> Verdict {
+    match branch.status {
+        BranchStatus::Running => {
+            let result = if let Answered::Result(result) = answered { result } else { Bytes::new() };
+            saga::step_done(transaction, branch, attempt, result, context)
+        }
+        BranchStatus::Preparing => {
+            let vote = if let Answered::Vote(vote) = answered { vote } else { Vote::Prepared };
+            Verdict::events(two_phase::voted(transaction, branch, vote))
+        }
+        BranchStatus::Delegated => {
+            Verdict::events(decision_events(transaction, Decision::Commit, None, None))
+        }
+        BranchStatus::Checking => message::answered(transaction, true),
+        _ => settled(transaction, branch, attempt),
+    }
+}
+
+/// The participant says no, clearly.
+fn refused(
+    transaction: &Transaction,
+    branch: &Branch,
+    attempt: u32,
+    error: Box<str>,
+    context: Context,
+) -> Verdict {
+    match branch.status {
+        BranchStatus::Running => saga::refused(transaction, branch, attempt, error, context),
+        BranchStatus::Preparing => Verdict::events(two_phase::voted(transaction, branch, Vote::Refused)),
+        BranchStatus::Delegated => {
+            let reason = Some(AbortReason::Refused);
+            Verdict::events(decision_events(transaction, Decision::Abort, reason, None))
+        }
+        BranchStatus::Checking => message::answered(transaction, false),
+        // To ask again what was clearly refused only makes noise.
+        BranchStatus::Compensating | BranchStatus::Delivering => park(transaction, branch, clip(error)),
+        _ => {
+            let attention = Some((AttentionCode::ParticipantRefuses, 1));
+            failed(transaction, branch, error, None, attention, context)
+        }
+    }
+}
+
+/// The branch's participant did what was decided, now or before.
+fn settled(transaction: &Transaction, branch: &Branch, attempt: u32) -> Verdict {
     let attempts = branch.attempts.max(attempt);
     let mut events = vec![Event::BranchSettled { branch_id: branch.id, attempts }];
     if is_last(transaction, branch.status) {
@@ -64,7 +135,8 @@ fn done(transaction: &Transaction, branch: &Branch, attempt: u32) -> Verdict {
     Verdict::events(events)
 }
 
-/// An attempt ended without a result: again later, for ever; and people are told after so many.
+/// An attempt ended without a result: again later, for ever where the branch does not say otherwise;
+/// and people are told after so many.
 fn failed(
     transaction: &Transaction,
     branch: &Branch,
@@ -75,7 +147,17 @@ fn failed(
 ) -> Verdict {
     let error = clip(error);
     let attempts = branch.attempts.saturating_add(1);
-    let planned = context.now.after(context.retry.wait(context.xid, branch.id, attempts));
+    let policy = context.retry.with(&branch.policy);
+    if branch.policy.give_up_after.is_some_and(|most| attempts >= most) {
+        match (branch.kind, branch.status) {
+            (BranchKind::Step, BranchStatus::Running) => {
+                return saga::gave_up(transaction, branch, error, context);
+            }
+            (BranchKind::Step | BranchKind::Message, _) => return park(transaction, branch, error),
+            _ => {}
+        }
+    }
+    let planned = context.now.after(policy.wait(context.xid, branch.id, attempts));
     let next_at = not_before.map_or(planned, |earliest| earliest.max(planned));
     let raised = attention.filter(|(code, after)| {
         // Of equal or graver trouble people know already: two branches in different trouble do not
@@ -96,8 +178,18 @@ fn failed(
 /// hand (protocol M14). Never more than a record.
 fn late(branch: &Branch, operation: Operation, outcome: &ResultOutcome) -> Verdict {
     let contradicts = match (branch.status, operation) {
-        (BranchStatus::HeuristicConfirmed, Operation::Cancel)
-        | (BranchStatus::HeuristicCancelled, Operation::Confirm) => *outcome == ResultOutcome::Done,
+        (
+            BranchStatus::HeuristicConfirmed,
+            Operation::Cancel | Operation::Rollback | Operation::Compensate,
+        )
+        | (
+            BranchStatus::HeuristicCancelled,
+            Operation::Confirm
+            | Operation::Commit
+            | Operation::CommitOnePhase
+            | Operation::Action
+            | Operation::Deliver,
+        ) => matches!(outcome, ResultOutcome::Done | ResultOutcome::Result(_)),
         _ => false,
     };
     let recorded = branch.resolved.as_ref().is_none_or(|resolved| resolved.contradicted);
@@ -121,8 +213,8 @@ fn late(branch: &Branch, operation: Operation, outcome: &ResultOutcome) -> Verdi
 /// A back-off may be over.
 pub(super) fn retry_due(transaction: &Transaction, branch_id: BranchId, context: Context) -> Verdict {
     let due = transaction.branch(branch_id).is_some_and(|branch| {
-        tcc::owed_operation(branch.status).is_some()
-            && branch.next_attempt_at.is_some_and(|at| at <= context.now)
+        let waits = owed::operation(branch.status).is_some() || branch.status == BranchStatus::ToCompensate;
+        waits && branch.next_attempt_at.is_some_and(|at| at <= context.now)
     });
     if due {
         Verdict::events(vec![Event::Dispatched { branch_id }])
@@ -134,8 +226,7 @@ pub(super) fn retry_due(transaction: &Transaction, branch_id: BranchId, context:
 /// The participant can be reached again: sooner than planned, never later.
 pub(super) fn wake(transaction: &Transaction, branch_id: BranchId, at: Timestamp) -> Verdict {
     let sooner = transaction.branch(branch_id).is_some_and(|branch| {
-        tcc::owed_operation(branch.status).is_some()
-            && branch.next_attempt_at.is_some_and(|planned| planned > at)
+        owed::operation(branch.status).is_some() && branch.next_attempt_at.is_some_and(|planned| planned > at)
     });
     if sooner {
         Verdict::events(vec![Event::Deferred { branch_id, next_at: at }])

@@ -2,13 +2,33 @@
 
 use std::collections::BTreeSet;
 
-use unanimity_types::{AbortReason, BranchId, BranchKey, Decision, Limits};
+use unanimity_types::{AbortReason, BranchId, BranchKey, BranchKind, Decision, Limits, Mode};
 
 use super::{abort_instead, already, decision_events};
 use crate::answer::{Answer, Refusal, Verdict};
 use crate::command::{Context, OperatorAction, Registration};
-use crate::event::Event;
+use crate::event::{BranchTraits, Event};
 use crate::transaction::Transaction;
+use crate::{message, saga, two_phase};
+
+/// Why a transaction does not carry such a branch, if so: what it could not promise for it.
+fn not_allowed(mode: Option<Mode>, kind: BranchKind) -> Option<&'static str> {
+    match (mode, kind) {
+        (Some(Mode::Tcc), BranchKind::Tcc | BranchKind::TwoPhase | BranchKind::Message)
+        | (Some(Mode::TwoPhase), BranchKind::TwoPhase | BranchKind::Message) => None,
+        (Some(Mode::TwoPhase), BranchKind::Tcc) => {
+            Some("a two_phase transaction carries no TCC branches; begin it as tcc, which carries both")
+        }
+        (Some(Mode::Saga), _) => Some(
+            "a saga's branches are its steps, which came with its plan; a step may run a TCC transaction of its own",
+        ),
+        (Some(Mode::Message), _) => Some("a message's deliveries came with it; nothing more registers"),
+        (_, BranchKind::Step) => Some("steps come with the plan of a saga"),
+        (_, BranchKind::Sender) => Some("a message's sender comes with its plan"),
+        // A presumed abort has no mode; it is decided, which is told before this.
+        (None, _) => Some("the transaction never began"),
+    }
+}
 
 /// A branch registers before the decision, or is refused (I8). The same key is the same branch (H8).
 pub(super) fn register(transaction: &Transaction, registration: Registration, context: Context) -> Verdict {
@@ -24,9 +44,19 @@ pub(super) fn register(transaction: &Transaction, registration: Registration, co
         }
         return Verdict::nothing(Answer::Registered(branch.id));
     }
-    if let Some(asked) = &transaction.commit_asked
-        && !asked.votes.contains(&registration.key)
-    {
+    if let Some(why) = not_allowed(transaction.mode, registration.kind) {
+        return Verdict::refused(Refusal::KindNotAllowed { why });
+    }
+    if registration.policy.give_up_after.is_some() && registration.kind != BranchKind::Message {
+        return Verdict::refused(Refusal::Illegal {
+            what: "give_up_after is for deliveries and for steps: what was decided about this branch is tried until it is done",
+        });
+    }
+    if transaction.delegate().is_some() {
+        return Verdict::refused(Refusal::Delegated);
+    }
+    let named = transaction.commit_asked.as_ref().is_none_or(|asked| asked.votes.contains(&registration.key));
+    if !named || transaction.preparing.is_some() {
         return Verdict::refused(Refusal::CommitInProgress);
     }
     if transaction.branches.len() >= Limits::BRANCHES_MAX {
@@ -37,10 +67,19 @@ pub(super) fn register(transaction: &Transaction, registration: Registration, co
         // Every registered branch is among the named ones, so counting is comparing.
         asked.votes.len() == transaction.branches.len() + 1
     });
-    let Registration { key, targets, payload, digest } = registration;
-    let mut events = vec![Event::Registered { branch_id: id, key, targets, payload, digest }];
-    if completes {
-        events.push(Event::Decided { decision: Decision::Commit, reason: None, branches: id.0, by: None });
+    let committed = completes.then(|| two_phase::commit_events(transaction, Some(&registration), context));
+    let Registration { key, targets, payload, digest, kind, two_phase, policy, lock_keys } = registration;
+    let traits = Box::new(BranchTraits { kind, two_phase, policy, lock_keys, step: None });
+    let mut events = vec![Event::Registered { branch_id: id, key, targets, payload, digest, traits }];
+    for event in committed.into_iter().flatten() {
+        events.push(match event {
+            // It covers the newcomer as well, which has something to do.
+            Event::Decided { decision, reason, by, .. } => {
+                Event::Decided { decision, reason, branches: id.0, by }
+            }
+            Event::Finished => continue,
+            other => other,
+        });
     }
     Verdict { events, answer: Ok(Answer::Registered(id)) }
 }
@@ -56,6 +95,21 @@ pub(super) fn commit(
         Some(Decision::Abort) => return Verdict::refused(already(transaction)),
         None => {}
     }
+    match transaction.mode {
+        Some(Mode::Saga) => {
+            return Verdict::refused(Refusal::Illegal {
+                what: "a saga commits by itself when its last step is done",
+            });
+        }
+        // Also after its time-out: as long as the sender said nothing else, the submit stands.
+        Some(Mode::Message) => {
+            return Verdict::events(decision_events(transaction, Decision::Commit, None, None));
+        }
+        Some(Mode::Tcc | Mode::TwoPhase) | None => {}
+    }
+    if transaction.preparing.is_some() || transaction.delegate().is_some() {
+        return Verdict::nothing(Answer::Undecided);
+    }
     if context.now >= transaction.deadline {
         return abort_instead(transaction, AbortReason::Deadline);
     }
@@ -64,7 +118,7 @@ pub(super) fn commit(
             // Another commit named branches that are missing: the client's word does not replace them.
             return Verdict::nothing(Answer::Undecided);
         }
-        return Verdict::events(decision_events(transaction, Decision::Commit, None, None));
+        return commit_now(transaction, context);
     };
     if transaction.branches.iter().any(|branch| !votes.contains(&branch.key)) {
         return abort_instead(transaction, AbortReason::BranchNotVoted);
@@ -79,7 +133,7 @@ pub(super) fn commit(
     }
     // Every registered branch is named; are all the named ones registered?
     if votes.len() == transaction.branches.len() {
-        return Verdict::events(decision_events(transaction, Decision::Commit, None, None));
+        return commit_now(transaction, context);
     }
     let until = transaction
         .commit_asked
@@ -88,18 +142,48 @@ pub(super) fn commit(
     Verdict { events: vec![Event::CommitAsked { votes, until }], answer: Ok(Answer::Undecided) }
 }
 
-/// An abort decides unless a commit did.
+/// Nothing speaks against the commit: the decision, or what leads to it.
+fn commit_now(transaction: &Transaction, context: Context) -> Verdict {
+    let events = two_phase::commit_events(transaction, None, context);
+    let decided = matches!(events.first(), Some(Event::Decided { .. }));
+    Verdict { events, answer: Ok(if decided { Answer::Status } else { Answer::Undecided }) }
+}
+
+/// An abort decides unless a commit did, or nobody can turn back any more.
 pub(super) fn abort(transaction: &Transaction, reason: AbortReason, by: Option<OperatorAction>) -> Verdict {
     match transaction.decision.as_ref().map(|record| record.decision) {
         Some(Decision::Abort) => Verdict::nothing(Answer::Status),
         Some(Decision::Commit) => Verdict::refused(already(transaction)),
-        None => Verdict::events(decision_events(transaction, Decision::Abort, Some(reason), by)),
+        None if transaction.delegate().is_some() => Verdict::refused(Refusal::Delegated),
+        None => match saga::abort_refused(transaction) {
+            Some(refusal) => Verdict::refused(refusal),
+            None => Verdict::events(decision_events(transaction, Decision::Abort, Some(reason), by)),
+        },
     }
 }
 
-/// Undecided at its deadline: aborted.
+/// Undecided at its deadline: aborted, where nobody else has the word.
 pub(super) fn deadline(transaction: &Transaction, context: Context) -> Verdict {
     if transaction.decision.is_some() || context.now < transaction.deadline {
+        return Verdict::nothing(Answer::Status);
+    }
+    if transaction.delegate().is_some() {
+        return Verdict::nothing(Answer::Status);
+    }
+    if transaction.mode == Some(Mode::Message) {
+        return message::overdue(transaction);
+    }
+    if let Some(verdict) = saga::overdue(transaction) {
+        return verdict;
+    }
+    let reason = Some(AbortReason::Deadline);
+    Verdict::events(decision_events(transaction, Decision::Abort, reason, None))
+}
+
+/// The votes did not come in time.
+pub(super) fn prepare_overdue(transaction: &Transaction, context: Context) -> Verdict {
+    let over = transaction.preparing.is_some_and(|until| context.now >= until);
+    if transaction.decision.is_some() || !over {
         return Verdict::nothing(Answer::Status);
     }
     let reason = Some(AbortReason::Deadline);

@@ -1,0 +1,87 @@
+//! What a branch is asked for: by its kind and the decision, and by its status.
+
+use unanimity_types::{BranchKind, BranchStatus, Decision, Operation};
+
+use crate::transaction::Branch;
+use crate::{message, tcc, two_phase};
+
+/// A branch's status once it is decided. A saga's steps turn in an order of their own.
+pub(crate) fn on_decision(branch: &Branch, decision: Decision) -> BranchStatus {
+    match branch.kind {
+        BranchKind::Tcc => tcc::on_decision(decision),
+        BranchKind::TwoPhase => two_phase::on_decision(branch.status, decision),
+        BranchKind::Message => message::on_decision(decision),
+        BranchKind::Sender => BranchStatus::Answered,
+        BranchKind::Step => branch.status,
+    }
+}
+
+/// The operation that a branch is owed; `None` if nothing is, or not yet.
+pub(crate) const fn operation(status: BranchStatus) -> Option<Operation> {
+    match status {
+        BranchStatus::Confirming => Some(Operation::Confirm),
+        BranchStatus::Cancelling => Some(Operation::Cancel),
+        BranchStatus::Preparing => Some(Operation::Prepare),
+        BranchStatus::Committing => Some(Operation::Commit),
+        BranchStatus::RollingBack => Some(Operation::Rollback),
+        BranchStatus::Delegated => Some(Operation::CommitOnePhase),
+        BranchStatus::Running => Some(Operation::Action),
+        BranchStatus::Compensating => Some(Operation::Compensate),
+        BranchStatus::Checking => Some(Operation::CheckBack),
+        BranchStatus::Delivering => Some(Operation::Deliver),
+        BranchStatus::Registered
+        | BranchStatus::Confirmed
+        | BranchStatus::Cancelled
+        | BranchStatus::HeuristicConfirmed
+        | BranchStatus::HeuristicCancelled
+        | BranchStatus::Prepared
+        | BranchStatus::ReadOnly
+        | BranchStatus::Refused
+        | BranchStatus::Committed
+        | BranchStatus::RolledBack
+        | BranchStatus::Done
+        | BranchStatus::ToCompensate
+        | BranchStatus::Compensated
+        | BranchStatus::Skipped
+        | BranchStatus::Kept
+        | BranchStatus::Answered
+        | BranchStatus::Delivered
+        | BranchStatus::Discarded => None,
+    }
+}
+
+/// A branch's status when its participant did what was decided; `None` if nothing of the kind is owed.
+///
+/// A step that waits for its turn may have got it without a record: that its action returned is not
+/// written.
+pub(crate) const fn settled(status: BranchStatus) -> Option<BranchStatus> {
+    match status {
+        BranchStatus::Confirming => Some(BranchStatus::Confirmed),
+        BranchStatus::Cancelling => Some(BranchStatus::Cancelled),
+        BranchStatus::Committing => Some(BranchStatus::Committed),
+        BranchStatus::RollingBack => Some(BranchStatus::RolledBack),
+        BranchStatus::ToCompensate | BranchStatus::Compensating => Some(BranchStatus::Compensated),
+        BranchStatus::Delivering => Some(BranchStatus::Delivered),
+        BranchStatus::Registered
+        | BranchStatus::Confirmed
+        | BranchStatus::Cancelled
+        | BranchStatus::HeuristicConfirmed
+        | BranchStatus::HeuristicCancelled
+        | BranchStatus::Preparing
+        | BranchStatus::Prepared
+        | BranchStatus::ReadOnly
+        | BranchStatus::Refused
+        | BranchStatus::Committed
+        | BranchStatus::RolledBack
+        | BranchStatus::Delegated
+        | BranchStatus::Running
+        | BranchStatus::Done
+        | BranchStatus::Compensated
+        | BranchStatus::Skipped
+        | BranchStatus::Kept
+        | BranchStatus::Checking
+        | BranchStatus::Answered
+        | BranchStatus::Delivered
+        | BranchStatus::Discarded => None,
+    }
+}

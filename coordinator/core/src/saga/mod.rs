@@ -1,0 +1,44 @@
+//! Sagas: steps in the order of a plan, forward until all are done or back in reverse order.
+//!
+//! ```text
+//!   registered ─ all before it done ─► running ─► done          (all done: Commit)
+//!        │                                │  └ refused: did nothing ┐
+//!        │ skipped                        │ unknown, done           ├─ Abort: the saga turns back
+//!        ▼                                ▼                         ▼
+//!     (settled)                     to_compensate ─ all after it settled ─► compensating ─► compensated
+//! ```
+//!
+//! After Garcia-Molina and Salem, "Sagas" (1987), with a pivot and forward-only ("retriable") steps
+//! after Mehrotra et al. (1992). A step is dispatched when the completions and results of all steps
+//! before it are durable, so the log always bounds what may have run (protocol C6). Past the pivot's
+//! dispatch only its own clean refusal turns back (H14).
+
+mod act;
+mod order;
+
+pub(crate) use act::{abort_refused, end_if_last, ended_after_turn, gave_up, overdue, refused, step_done};
+pub(crate) use order::{ready_to_compensate, ready_to_run, turned, unsettled_after_turn};
+
+use unanimity_types::{BranchStatus, StepRole};
+
+use crate::transaction::{Branch, Transaction};
+
+/// Whether the saga can only go forward: its pivot, or a step past it, was dispatched and did not
+/// say that it did nothing.
+pub(crate) fn no_way_back(transaction: &Transaction) -> bool {
+    transaction.branches.iter().any(|branch| {
+        let decides = matches!(branch.role(), Some(StepRole::Pivot | StepRole::ForwardOnly));
+        decides && !matches!(branch.status, BranchStatus::Registered | BranchStatus::Refused)
+    })
+}
+
+/// Whether those after the step may go on: it is done, or somebody settled it by hand.
+pub(crate) const fn is_passed(status: BranchStatus) -> bool {
+    matches!(status, BranchStatus::Done | BranchStatus::HeuristicConfirmed | BranchStatus::HeuristicCancelled)
+}
+
+/// Whether a refusal means "did nothing": only as the answer to the first attempt there can have been
+/// (protocol H2).
+pub(crate) const fn is_clean(branch: &Branch, attempt: u32) -> bool {
+    attempt == 1 && branch.attempts == 0 && !branch.tainted
+}

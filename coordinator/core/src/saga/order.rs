@@ -1,0 +1,93 @@
+//! The order of steps, forward and back.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use unanimity_types::{BranchId, BranchKey, BranchStatus, StepRole};
+
+use super::is_passed;
+use crate::transaction::{Branch, Transaction};
+
+/// The steps whose turn has come: all before them are passed, and for forward-only ones everything
+/// that could still turn back.
+pub(crate) fn ready_to_run(transaction: &Transaction) -> Vec<BranchId> {
+    let can_turn_back = transaction
+        .branches
+        .iter()
+        .any(|branch| branch.role() != Some(StepRole::ForwardOnly) && !is_passed(branch.status));
+    let passed = |id: &BranchId| transaction.branch(*id).is_some_and(|branch| is_passed(branch.status));
+    transaction
+        .branches
+        .iter()
+        .filter(|branch| branch.status == BranchStatus::Registered)
+        .filter(|branch| {
+            branch.step.as_ref().is_some_and(|step| {
+                step.after.iter().all(passed) && !(step.role == StepRole::ForwardOnly && can_turn_back)
+            })
+        })
+        .map(|branch| branch.id)
+        .collect()
+}
+
+/// The steps whose compensation may go out: everything after them is settled, and no attempt of their
+/// action runs here (protocol H3).
+pub(crate) fn ready_to_compensate(transaction: &Transaction) -> Vec<BranchId> {
+    let blocked: BTreeSet<BranchId> = transaction
+        .branches
+        .iter()
+        .filter(|branch| !branch.status.is_settled())
+        .flat_map(|branch| branch.step.iter().flat_map(|step| step.after.iter().copied()))
+        .collect();
+    transaction
+        .branches
+        .iter()
+        .filter(|branch| branch.status == BranchStatus::ToCompensate && !branch.in_flight)
+        .filter(|branch| branch.next_attempt_at.is_none() && !blocked.contains(&branch.id))
+        .map(|branch| branch.id)
+        .collect()
+}
+
+/// A step's status when its saga turns back.
+pub(crate) fn turned(branch: &Branch) -> BranchStatus {
+    match branch.status {
+        BranchStatus::Registered => BranchStatus::Skipped,
+        BranchStatus::Running | BranchStatus::Done if branch.has_compensation() => BranchStatus::ToCompensate,
+        BranchStatus::Running | BranchStatus::Done => BranchStatus::Kept,
+        other => other,
+    }
+}
+
+/// How many steps have something to be undone when the saga turns back, besides one that just said
+/// that it did nothing.
+pub(crate) fn unsettled_after_turn(transaction: &Transaction, refused: Option<BranchId>) -> usize {
+    transaction
+        .branches
+        .iter()
+        .filter(|branch| Some(branch.id) != refused && !turned(branch).is_settled())
+        .count()
+}
+
+impl Transaction {
+    /// The results of all steps that come before a step, by name: what its action and its compensation
+    /// are given. In the plan's order; steps without a result are left out.
+    #[must_use]
+    pub fn inputs_of(&self, branch: &Branch) -> Vec<(BranchKey, Bytes)> {
+        let mut before = BTreeSet::new();
+        let mut look: Vec<BranchId> = branch.step.iter().flat_map(|step| step.after.clone()).collect();
+        while let Some(id) = look.pop() {
+            if before.insert(id)
+                && let Some(step) = self.branch(id).and_then(|branch| branch.step.as_ref())
+            {
+                look.extend(step.after.iter().copied());
+            }
+        }
+        before
+            .into_iter()
+            .filter_map(|id| {
+                let branch = self.branch(id)?;
+                let result = branch.step.as_ref()?.result.as_ref()?;
+                (!result.is_empty()).then(|| (branch.key.clone(), result.clone()))
+            })
+            .collect()
+    }
+}
