@@ -132,28 +132,8 @@ fn apply_to(
             if usize::try_from(branch_id.0) != Ok(transaction.branches.len() + 1) {
                 return illegal("a registration out of order");
             }
-            transaction.branches.push(Branch {
-                id: branch_id,
-                key,
-                targets,
-                payload,
-                digest,
-                status: BranchStatus::Registered,
-                attempts: 0,
-                last_error: None,
-                next_attempt_at: None,
-                resolved: None,
-                kind: traits.kind,
-                two_phase: traits.two_phase,
-                vote: None,
-                policy: traits.policy,
-                lock_keys: traits.lock_keys,
-                step: traits.step.map(Box::new),
-                parked: false,
-                in_flight: false,
-                tainted: false,
-                hold_until: None,
-            });
+            let branch = Branch::new(branch_id, key, targets, payload, digest, *traits);
+            transaction.branches.push(branch);
             transaction.unsettled += 1;
             note(transaction, at, TimelineKind::Registered, Some(branch_id), None);
             Ok(())

@@ -117,8 +117,8 @@ pub struct Registration {
     pub payload: Bytes,
     /// Tells a repetition from a reuse of the key (protocol H8).
     pub digest: Digest,
-    /// What the branch is.
-    pub kind: BranchKind,
+    /// What the branch is; `None` for what goes with the transaction's mode.
+    pub kind: Option<BranchKind>,
     /// How it votes, if it is a two-phase branch.
     pub two_phase: TwoPhase,
     /// When its operations are tried again.

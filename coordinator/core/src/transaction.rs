@@ -9,6 +9,7 @@ use unanimity_types::{
 };
 
 use crate::command::TwoPhase;
+use crate::event::BranchTraits;
 use crate::timeline::TimelineEntry;
 
 /// A global transaction.
@@ -253,6 +254,52 @@ pub struct StepView {
 }
 
 impl Branch {
+    /// A branch that just registered.
+    #[must_use]
+    pub fn new(
+        id: BranchId,
+        key: BranchKey,
+        targets: BranchTargets,
+        payload: Bytes,
+        digest: Digest,
+        traits: BranchTraits,
+    ) -> Self {
+        Self {
+            id,
+            key,
+            targets,
+            payload,
+            digest,
+            status: BranchStatus::Registered,
+            attempts: 0,
+            last_error: None,
+            next_attempt_at: None,
+            resolved: None,
+            kind: traits.kind,
+            two_phase: traits.two_phase,
+            vote: None,
+            policy: traits.policy,
+            lock_keys: traits.lock_keys,
+            step: traits.step.map(Box::new),
+            parked: false,
+            in_flight: false,
+            tainted: false,
+            hold_until: None,
+        }
+    }
+
+    /// What it is, and what goes with that.
+    #[must_use]
+    pub fn traits(&self) -> BranchTraits {
+        BranchTraits {
+            kind: self.kind,
+            two_phase: self.two_phase.clone(),
+            policy: self.policy,
+            lock_keys: self.lock_keys.clone(),
+            step: self.step.as_deref().cloned(),
+        }
+    }
+
     /// The branch as people see it.
     #[must_use]
     pub fn view(&self) -> BranchView {

@@ -13,7 +13,7 @@
 use unanimity_types::{BranchKind, BranchStatus, Decision, Limits, Vote};
 
 use crate::answer::{Answer, Refusal, Verdict};
-use crate::command::{Context, Registration};
+use crate::command::Context;
 use crate::decide::{abort_instead, already, decision_events};
 use crate::event::Event;
 use crate::transaction::{Branch, Transaction};
@@ -36,19 +36,13 @@ fn is_late(branch: &Branch) -> bool {
 }
 
 /// The events of a commit that nothing speaks against: the decision, a delegation, or a round of
-/// prepares. `newcomer` registers in the same verdict.
-pub(crate) fn commit_events(
-    transaction: &Transaction,
-    newcomer: Option<&Registration>,
-    context: Context,
-) -> Vec<Event> {
-    let newcomer = newcomer.filter(|one| one.kind == BranchKind::TwoPhase && !one.two_phase.early);
+/// prepares. `late_newcomer`: one that has to prepare registers in the same verdict.
+pub(crate) fn commit_events(transaction: &Transaction, late_newcomer: bool, context: Context) -> Vec<Event> {
     let late = transaction.branches.iter().filter(|branch| is_late(branch)).count();
-    if late == 0 && newcomer.is_none() {
+    if late == 0 && !late_newcomer {
         return decision_events(transaction, Decision::Commit, None, None);
     }
-    // A newcomer is number two at least, or the wait for it ended in a transaction without branches.
-    if newcomer.is_none()
+    if !late_newcomer
         && let [only] = transaction.branches.as_slice()
         && only.two_phase.one_phase
     {

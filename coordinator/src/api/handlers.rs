@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use unanimity_types::{
-    BranchKey, BranchTargets, ErrorCode, Limits, LogId, LogPosition, Mode, Name, PartitionId, Status,
-    Timestamp, Xid,
+    BranchKey, ErrorCode, Limits, LogId, LogPosition, Mode, Name, PartitionId, Plan, Status, Target,
+    Timestamp, Vote, Xid,
 };
 
 use super::cursor;
@@ -31,14 +31,8 @@ const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
 /// Register a branch, as both interfaces say it.
 #[derive(Debug, Clone)]
 pub struct RegisterInput {
-    /// The transaction.
-    pub xid: Xid,
-    /// The branch's identity.
-    pub key: Option<BranchKey>,
-    /// Where its operations go.
-    pub targets: BranchTargets,
-    /// Given back with every operation.
-    pub payload: Bytes,
+    /// The branch.
+    pub register: Register,
     /// The log's identity as the caller knows it.
     pub log_id: Option<LogId>,
 }
@@ -136,6 +130,7 @@ impl Handlers {
     /// As [`Coordinator::begin`].
     pub async fn begin(&self, mut begin: Begin, wait: Wait, deadline: Instant) -> Result<Begun, Error> {
         begin.timeout.get_or_insert(self.transaction_timeout);
+        self.check_plan(&begin)?;
         let coordinator = self.coordinator.clone();
         let begun = detached(async move { coordinator.begin(begin).await }).await?;
         if reached(begun.status, wait) {
@@ -145,20 +140,53 @@ impl Handlers {
         Ok(Begun { xid: view.xid, status: view.status, position: view.position })
     }
 
+    /// What a plan names must be callable, as what a registration names.
+    fn check_plan(&self, begin: &Begin) -> Result<(), Error> {
+        let payload = |bytes: &Bytes| self.check_payload(bytes);
+        let target = |target: &Target| {
+            self.allow.check(target).map_err(|why| Error::new(ErrorCode::TargetNotAllowed, why))
+        };
+        match &begin.plan {
+            Plan::Open => {}
+            Plan::Saga(plan) => {
+                for step in &plan.steps {
+                    payload(&step.payload)?;
+                    target(&step.action)?;
+                    step.compensate.as_ref().map(target).transpose()?;
+                }
+            }
+            Plan::Message(plan) => {
+                payload(&plan.check_back_payload)?;
+                plan.check_back.as_ref().map(target).transpose()?;
+                for delivery in &plan.deliveries {
+                    payload(&delivery.payload)?;
+                    target(&delivery.target)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_payload(&self, payload: &Bytes) -> Result<(), Error> {
+        if payload.len() <= self.payload_bytes_max {
+            return Ok(());
+        }
+        let message = format!(
+            "a payload has at most {} bytes, this one has {}; keep large data in your database and pass its key",
+            self.payload_bytes_max,
+            payload.len()
+        );
+        Err(Error::new(ErrorCode::PayloadTooLarge, message))
+    }
+
     /// Registers a branch whose targets may be called.
     ///
     /// # Errors
     /// `target_not_allowed`, `payload_too_large`, `not_mine`, or as [`Coordinator::register`].
     pub async fn register(&self, input: RegisterInput) -> Result<Registered, Error> {
-        let RegisterInput { xid, key, targets, payload, log_id } = input;
-        if payload.len() > self.payload_bytes_max {
-            let message = format!(
-                "a payload has at most {} bytes, this one has {}; keep large data in your database and pass its key",
-                self.payload_bytes_max,
-                payload.len()
-            );
-            return Err(Error::new(ErrorCode::PayloadTooLarge, message).about(xid));
-        }
+        let RegisterInput { register, log_id } = input;
+        let xid = register.xid;
+        self.check_payload(&register.payload).map_err(|error| error.about(xid))?;
         if log_id.is_some_and(|log_id| log_id != self.coordinator.log_id()) {
             let message = format!(
                 "{xid} was begun in another log than the one of this coordinator ({}): check which coordinator the \
@@ -167,13 +195,22 @@ impl Handlers {
             );
             return Err(Error::new(ErrorCode::NotMine, message).about(xid));
         }
-        for target in targets.iter() {
+        for target in register.targets.iter() {
             self.allow
                 .check(target)
                 .map_err(|why| Error::new(ErrorCode::TargetNotAllowed, why).about(xid))?;
         }
         let coordinator = self.coordinator.clone();
-        detached(async move { coordinator.register(Register { xid, key, targets, payload }).await }).await
+        detached(async move { coordinator.register(register).await }).await
+    }
+
+    /// A two-phase branch votes by itself.
+    ///
+    /// # Errors
+    /// As [`Coordinator::vote`].
+    pub async fn vote(&self, xid: Xid, key: BranchKey, vote: Vote) -> Result<Standing, Error> {
+        let coordinator = self.coordinator.clone();
+        detached(async move { coordinator.vote(xid, key, vote).await }).await
     }
 
     /// Asks for the decision Commit; waits for the branches too if `wait` says so, as long as the

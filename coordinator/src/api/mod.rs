@@ -19,6 +19,7 @@ mod grpc;
 mod guard;
 mod handlers;
 mod http;
+mod kind;
 
 pub use duration::{InvalidDuration, parse_duration};
 pub use guard::Calls;

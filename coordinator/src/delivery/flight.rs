@@ -138,7 +138,9 @@ impl Flight {
         self.answered = true;
         if let Some(counters) = &self.counters {
             let counter = match outcome {
-                ResultOutcome::Done => Some(&counters.done),
+                ResultOutcome::Done | ResultOutcome::Result(_) | ResultOutcome::Voted(_) => {
+                    Some(&counters.done)
+                }
                 // Neither is the participant's failure.
                 ResultOutcome::NotYet { .. } | ResultOutcome::NotSent { .. } => None,
                 ResultOutcome::Refused { .. }

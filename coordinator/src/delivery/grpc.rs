@@ -109,6 +109,9 @@ pub(super) fn operation_to_wire(
         log_id: log_id.to_owned(),
         transaction_name: call.transaction_name.as_ref().map(ToString::to_string).unwrap_or_default(),
         timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        inputs: call.inputs.iter().map(|(step, result)| (step.to_string(), result.clone())).collect(),
+        result: call.result.clone().unwrap_or_default(),
+        kind: v1::BranchKind::from(call.kind).into(),
     }
 }
 

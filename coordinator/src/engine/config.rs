@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use unanimity_core::RetryPolicy;
+use unanimity_core::{Context, RetryPolicy};
+use unanimity_types::{Timestamp, Xid};
 
 /// The engine's settings. The defaults suit one node with a database nearby.
 #[derive(Debug, Clone)]
@@ -15,6 +16,9 @@ pub struct EngineConfig {
     pub lease: Duration,
     /// When operations are tried again.
     pub retry: RetryPolicy,
+    /// How long delivery waits for the answer to one attempt; what an earlier owner sent may run so long
+    /// (protocol H3).
+    pub call_timeout: Duration,
     /// Commands that may wait in a partition's mailbox.
     pub mailbox_max: usize,
     /// Bytes of payloads that may wait in a partition's mailbox.
@@ -36,6 +40,28 @@ pub struct EngineConfig {
     pub project_open_after: Duration,
 }
 
+/// What the core is told of time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timing {
+    retry: RetryPolicy,
+    lease: Duration,
+    call_timeout: Duration,
+}
+
+impl Timing {
+    /// For one look at one transaction.
+    pub(super) fn context(self, xid: Xid, now: Timestamp) -> Context {
+        let Self { retry, lease, call_timeout } = self;
+        Context { xid, now, retry, lease, call_timeout }
+    }
+}
+
+impl EngineConfig {
+    pub(super) fn timing(&self) -> Timing {
+        Timing { retry: self.retry, lease: self.lease, call_timeout: self.call_timeout }
+    }
+}
+
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
@@ -43,6 +69,7 @@ impl Default for EngineConfig {
             address: String::new(),
             lease: Duration::from_secs(6),
             retry: RetryPolicy::default(),
+            call_timeout: Duration::from_secs(10),
             // A few round trips' worth of the fastest caller.
             mailbox_max: 8_192,
             // Sixteen of the largest payloads at once, or thousands of ordinary ones.

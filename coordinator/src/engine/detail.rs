@@ -3,15 +3,17 @@
 //! A row's `detail` is compact JSON that the SQL views `transactions` and `branches` unpack:
 //!
 //! ```text
-//! {"b": [[id, key, target, status, attempts, error, resolved_by, resolved_reason], …],
+//! {"b": [[id, key, target, status, attempts, error, resolved_by, resolved_reason, more], …],
 //!  "t": [[at_ms, event, branch_id, detail], …],
 //!  "a": [code, message, since_ms, branch_id]}
 //! ```
 
 use serde::{Deserialize, Serialize};
-use unanimity_core::{Attention, AttentionCode, BranchView, TimelineEntry, TimelineKind, Transaction};
+use unanimity_core::{
+    Attention, AttentionCode, BranchView, StepView, TimelineEntry, TimelineKind, Transaction,
+};
 use unanimity_types::{
-    BranchId, BranchStatus, BranchTargets, Epoch, ErrorCode, LogPosition, PartitionId, Seq, Timestamp,
+    BranchId, BranchKind, BranchStatus, Epoch, ErrorCode, LogPosition, PartitionId, Seq, Timestamp,
 };
 
 use super::error::Error;
@@ -26,8 +28,35 @@ struct Detail {
     a: Option<(String, String, u64, u32)>,
 }
 
-/// id, key, target, status, attempts, error, `resolved_by`, `resolved_reason`
-type DetailBranch = (u32, String, String, String, u32, String, String, String);
+/// id, key, target, status, attempts, error, `resolved_by`, `resolved_reason`, and what a branch is
+/// besides a plain TCC one.
+type DetailBranch = (u32, String, String, String, u32, String, String, String, More);
+
+/// What is empty is left out.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct More {
+    #[serde(rename = "k", default, skip_serializing_if = "String::is_empty")]
+    kind: String,
+    #[serde(rename = "p", default, skip_serializing_if = "std::ops::Not::not")]
+    parked: bool,
+    #[serde(rename = "l", default, skip_serializing_if = "Vec::is_empty")]
+    lock_keys: Vec<String>,
+    /// Role, the numbers of the steps before it, and the result if it is text.
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    step: Option<(String, Vec<u32>, Option<String>)>,
+}
+
+fn more_of(view: &BranchView) -> More {
+    More {
+        kind: if view.kind == BranchKind::Tcc { String::new() } else { view.kind.as_str().to_owned() },
+        parked: view.parked,
+        lock_keys: view.lock_keys.clone(),
+        step: view.step.as_ref().map(|step| {
+            let after = step.after.iter().map(|id| id.0).collect();
+            (step.role.as_str().to_owned(), after, step.result.clone())
+        }),
+    }
+}
 
 /// A transaction's row, as it is now; the caller sees to it that this is durable.
 pub(super) fn row_of(
@@ -39,11 +68,8 @@ pub(super) fn row_of(
     let mut participants: Vec<String> = transaction
         .branches
         .iter()
-        .flat_map(|branch| match &branch.targets {
-            BranchTargets::One(one) => vec![one.bulkhead()],
-            BranchTargets::Tcc { confirm, cancel } => vec![confirm.bulkhead(), cancel.bulkhead()],
-        })
-        .map(str::to_owned)
+        .flat_map(|branch| branch.targets.iter())
+        .map(|target| target.bulkhead().to_owned())
         .collect();
     participants.sort_unstable();
     participants.dedup();
@@ -76,10 +102,11 @@ fn detail_of(transaction: &Transaction) -> String {
             .iter()
             .map(|branch| {
                 let view = branch.view();
+                let more = more_of(&view);
                 let (by, reason) = view.resolved.unwrap_or_default();
                 let error = view.last_error.unwrap_or_default();
                 let status = view.status.as_str().to_owned();
-                (view.id.0, view.key, view.target, status, view.attempts, error, by, reason)
+                (view.id.0, view.key, view.target, status, view.attempts, error, by, reason, more)
             })
             .collect(),
         t: transaction
@@ -153,7 +180,15 @@ pub(super) fn view_of(row: HistoryRow) -> Result<TransactionView, Error> {
 }
 
 fn branch_of(branch: DetailBranch) -> Option<BranchView> {
-    let (id, key, target, status, attempts, error, by, reason) = branch;
+    let (id, key, target, status, attempts, error, by, reason, more) = branch;
+    let kind = if more.kind.is_empty() { BranchKind::Tcc } else { more.kind.parse().ok()? };
+    let step = match more.step {
+        Some((role, after, result)) => {
+            let after = after.into_iter().map(BranchId).collect();
+            Some(StepView { role: role.parse().ok()?, after, result })
+        }
+        None => None,
+    };
     Some(BranchView {
         id: BranchId(id),
         key,
@@ -163,6 +198,10 @@ fn branch_of(branch: DetailBranch) -> Option<BranchView> {
         last_error: (!error.is_empty()).then_some(error),
         next_attempt_at: None,
         resolved: (!by.is_empty() || !reason.is_empty()).then_some((by, reason)),
+        kind,
+        parked: more.parked,
+        lock_keys: more.lock_keys,
+        step,
     })
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use unanimity_core::ResultOutcome;
-use unanimity_types::{BranchId, BranchKey, LogPosition, Name, Operation, Target, Xid};
+use unanimity_types::{BranchId, BranchKey, BranchKind, LogPosition, Name, Operation, Target, Xid};
 
 /// One operation of one branch, to be brought to its target once. What follows from it is durable
 /// already.
@@ -28,6 +28,16 @@ pub struct BranchCall {
     pub attempt: u32,
     /// The owner's place: carried to the participant as a witness, and shown back with the result.
     pub position: LogPosition,
+    /// What the branch is.
+    pub kind: BranchKind,
+    /// The results of the saga's steps that come before.
+    pub inputs: Vec<(BranchKey, Bytes)>,
+    /// For a compensation: the result of the step's own action, if it is known.
+    pub result: Option<Bytes>,
+    /// How long the attempt may take, where the branch says so.
+    pub timeout: Option<Duration>,
+    /// The only instance that can do it: it holds the branch's open work (protocol H11).
+    pub instance: Option<Name>,
 }
 
 /// How a [`BranchCall`] ended. Exactly one for each call that was dispatched.

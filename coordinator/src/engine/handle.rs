@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use unanimity_core::{Answer, BeginSpec, Command, Registration};
 use unanimity_types::{
-    AbortReason, Decision, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Name, PartitionId,
-    Xid, partition_of,
+    AbortReason, BranchKey, Decision, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Name,
+    PartitionId, Vote, Xid, partition_of,
 };
 use uuid::Uuid;
 
@@ -143,9 +143,10 @@ impl Coordinator {
         let xid = begin.xid.unwrap_or_else(|| Xid::new(Uuid::new_v4()));
         let spec = BeginSpec {
             mode: begin.mode,
-            digest: begin_digest(begin.mode, begin.name.as_ref(), timeout),
+            digest: begin_digest(begin.mode, begin.name.as_ref(), timeout, &begin.plan),
             name: begin.name,
             timeout,
+            plan: begin.plan,
         };
         let digest = spec.digest;
         let unknown = if minted { Unknown::New } else { Unknown::AskHistory };
@@ -177,18 +178,22 @@ impl Coordinator {
             );
             return Err(Error::new(ErrorCode::PayloadTooLarge, message).about(register.xid));
         }
-        let key = match register.key {
+        let key = match register.key.clone() {
             Some(key) => key,
             // A UUID is a valid key.
-            None => unanimity_types::BranchKey::new(Uuid::new_v4().to_string())
+            None => BranchKey::new(Uuid::new_v4().to_string())
                 .map_err(|error| Error::new(ErrorCode::Internal, error.to_string()))?,
         };
         let xid = register.xid;
         let registration = Registration {
-            digest: registration_digest(&register.targets, &register.payload),
+            digest: registration_digest(&register),
             key: key.clone(),
             targets: register.targets,
             payload: register.payload,
+            kind: register.kind,
+            two_phase: register.two_phase,
+            policy: register.policy,
+            lock_keys: register.lock_keys,
         };
         match self.command(xid, Command::Register(registration), Wait::Accepted, Unknown::AskHistory).await? {
             Outcome::Done(reply) => match reply.answer {
@@ -198,6 +203,18 @@ impl Coordinator {
                         .about(xid))
                 }
             },
+            Outcome::InHistory(view, _) => Err(already_decided(&view)),
+        }
+    }
+
+    /// A two-phase branch votes by itself. Answers when the vote's block is durable.
+    ///
+    /// # Errors
+    /// `already_decided`, `vote_contradicts`, `branch_not_found`, `illegal_transition`, or the engine's
+    /// state.
+    pub async fn vote(&self, xid: Xid, key: BranchKey, vote: Vote) -> Result<Standing, Error> {
+        match self.command(xid, Command::Vote { key, vote }, Wait::Accepted, Unknown::AskHistory).await? {
+            Outcome::Done(reply) => Ok(reply.standing(xid)),
             Outcome::InHistory(view, _) => Err(already_decided(&view)),
         }
     }

@@ -25,6 +25,8 @@ mod refuse;
 mod request;
 mod start;
 
+pub use unanimity_core::TwoPhase;
+
 pub use codec::{CodecError, Logged, LoggedEvent, PartitionEvent, decode};
 pub use config::EngineConfig;
 pub use dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use unanimity_core::{Attention, BranchView, TimelineEntry};
+use unanimity_core::{Attention, BranchView, TimelineEntry, TwoPhase};
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchTargets, Decision, InquiryAnswer, LogId, LogPosition, Mode, Name,
-    PartitionId, ResolveAs, Status, Timestamp, Xid,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, Decision, InquiryAnswer, LogId,
+    LogPosition, Mode, Name, PartitionId, Plan, ResolveAs, Status, Timestamp, Xid,
 };
 
 /// How far an answer waits.
@@ -33,6 +33,8 @@ pub struct Begin {
     pub xid: Option<Xid>,
     /// Until when it must be decided.
     pub timeout: Option<Duration>,
+    /// What it is to do, if it decides by itself.
+    pub plan: Plan,
 }
 
 /// The answer to [`Begin`], also to a repeated one.
@@ -57,6 +59,16 @@ pub struct Register {
     pub targets: BranchTargets,
     /// Given back with every operation.
     pub payload: Bytes,
+    /// What the branch is; `None` for what goes with the transaction's mode.
+    pub kind: Option<BranchKind>,
+    /// How it votes, if it is a two-phase branch.
+    pub two_phase: TwoPhase,
+    /// When its operations are tried again.
+    pub policy: CallPolicy,
+    /// Locks that are taken for it before it is registered (protocol H7).
+    pub lock_keys: Vec<Name>,
+    /// How long to wait for a lock that another transaction holds.
+    pub lock_wait: Duration,
 }
 
 /// The answer to [`Register`], also to a repeated one.

@@ -44,7 +44,7 @@ pub(super) fn resolve(
         return Verdict::refused(Refusal::BranchNotFound { branch_id });
     };
     let Some(decision) = transaction.decision.as_ref().map(|record| record.decision) else {
-        return resolve_undecided(transaction, branch, resolve_as, by);
+        return resolve_undecided(transaction, branch, resolve_as, &by);
     };
     if owed::operation(branch.status).is_none() && branch.status != BranchStatus::ToCompensate {
         let same = matches!(
@@ -84,7 +84,7 @@ fn resolve_undecided(
     transaction: &Transaction,
     branch: &Branch,
     resolve_as: ResolveAs,
-    by: OperatorAction,
+    by: &OperatorAction,
 ) -> Verdict {
     let branch_id = branch.id;
     let resolved = Event::BranchResolved { branch_id, resolve_as, by: by.clone() };

@@ -44,10 +44,15 @@ pub(super) fn register(transaction: &Transaction, registration: Registration, co
         }
         return Verdict::nothing(Answer::Registered(branch.id));
     }
-    if let Some(why) = not_allowed(transaction.mode, registration.kind) {
+    let by_mode = match transaction.mode {
+        Some(Mode::TwoPhase) => BranchKind::TwoPhase,
+        _ => BranchKind::Tcc,
+    };
+    let kind = registration.kind.unwrap_or(by_mode);
+    if let Some(why) = not_allowed(transaction.mode, kind) {
         return Verdict::refused(Refusal::KindNotAllowed { why });
     }
-    if registration.policy.give_up_after.is_some() && registration.kind != BranchKind::Message {
+    if registration.policy.give_up_after.is_some() && kind != BranchKind::Message {
         return Verdict::refused(Refusal::Illegal {
             what: "give_up_after is for deliveries and for steps: what was decided about this branch is tried until it is done",
         });
@@ -67,8 +72,11 @@ pub(super) fn register(transaction: &Transaction, registration: Registration, co
         // Every registered branch is among the named ones, so counting is comparing.
         asked.votes.len() == transaction.branches.len() + 1
     });
-    let committed = completes.then(|| two_phase::commit_events(transaction, Some(&registration), context));
-    let Registration { key, targets, payload, digest, kind, two_phase, policy, lock_keys } = registration;
+    let committed = completes.then(|| {
+        let is_late = kind == BranchKind::TwoPhase && !registration.two_phase.early;
+        two_phase::commit_events(transaction, is_late, context)
+    });
+    let Registration { key, targets, payload, digest, kind: _, two_phase, policy, lock_keys } = registration;
     let traits = Box::new(BranchTraits { kind, two_phase, policy, lock_keys, step: None });
     let mut events = vec![Event::Registered { branch_id: id, key, targets, payload, digest, traits }];
     for event in committed.into_iter().flatten() {
@@ -144,7 +152,7 @@ pub(super) fn commit(
 
 /// Nothing speaks against the commit: the decision, or what leads to it.
 fn commit_now(transaction: &Transaction, context: Context) -> Verdict {
-    let events = two_phase::commit_events(transaction, None, context);
+    let events = two_phase::commit_events(transaction, false, context);
     let decided = matches!(events.first(), Some(Event::Decided { .. }));
     Verdict { events, answer: Ok(if decided { Answer::Status } else { Answer::Undecided }) }
 }

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use unanimity_proto::{InvalidWire, position_to_wire, v1};
-use unanimity_types::{ErrorCode, LogId, Timestamp, Xid};
+use unanimity_core::{BranchView, StepView};
+use unanimity_proto::{InvalidWire, policy_from_wire, position_to_wire, targets_from_wire, v1};
+use unanimity_types::{BranchId, BranchKey, ErrorCode, LogId, Name, Timestamp, Xid};
 
-use crate::api::handlers::PageOutput;
-use crate::engine::{Error, Info, PartitionState, Standing, TransactionView, Wait};
+use super::service::{named, optional_name};
+use crate::api::handlers::{PageOutput, RegisterInput};
+use crate::api::kind::branch_kind;
+use crate::engine::{Error, Info, PartitionState, Register, Standing, TransactionView, TwoPhase, Wait};
 use crate::telemetry::state_word;
 
 impl From<InvalidWire> for Error {
@@ -55,6 +58,41 @@ fn word(value: Option<impl ToString>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
+/// A registration.
+pub(super) fn registration(request: v1::RegisterBranchRequest) -> Result<RegisterInput, Error> {
+    let kind = request.kind().to_domain();
+    let targets = request.targets.ok_or_else(|| {
+        Error::new(
+            ErrorCode::InvalidTarget,
+            "targets: missing; a branch has one target, or one for each operation",
+        )
+    })?;
+    let targets = targets_from_wire(targets)?;
+    let key = if request.key.is_empty() {
+        None
+    } else {
+        Some(BranchKey::new(request.key).map_err(|error| named("key", error))?)
+    };
+    let two_phase = request.two_phase.unwrap_or_default();
+    let lock_key = |key: String| Name::new(key).map_err(|error| named("lock_keys", error));
+    let register = Register {
+        xid: xid(&request.xid)?,
+        key,
+        payload: request.payload,
+        kind: branch_kind(kind, &targets)?,
+        targets,
+        two_phase: TwoPhase {
+            early: two_phase.early,
+            one_phase: two_phase.one_phase,
+            instance: optional_name("instance", two_phase.instance)?,
+        },
+        policy: policy_from_wire(request.policy)?,
+        lock_keys: request.lock_keys.into_iter().map(lock_key).collect::<Result<_, _>>()?,
+        lock_wait: Duration::from_millis(request.lock_wait_ms),
+    };
+    Ok(RegisterInput { register, log_id: log_id(&request.log_id)? })
+}
+
 /// Where a transaction stands.
 pub(super) fn standing(standing: &Standing) -> v1::DecideResponse {
     v1::DecideResponse {
@@ -67,6 +105,7 @@ pub(super) fn standing(standing: &Standing) -> v1::DecideResponse {
 
 /// A transaction.
 pub(super) fn transaction(view: TransactionView) -> v1::Transaction {
+    let keys: Vec<String> = view.branches.iter().map(|branch| branch.key.clone()).collect();
     v1::Transaction {
         xid: view.xid.to_string(),
         mode: view.mode.map_or(v1::Mode::Unspecified, v1::Mode::from) as i32,
@@ -78,7 +117,7 @@ pub(super) fn transaction(view: TransactionView) -> v1::Transaction {
         deadline_ms: view.deadline.0,
         decided_at_ms: moment(view.decided_at),
         finished_at_ms: moment(view.finished_at),
-        branches: view.branches.into_iter().map(branch).collect(),
+        branches: view.branches.into_iter().map(|view| branch(view, &keys)).collect(),
         timeline: view.timeline.into_iter().map(entry).collect(),
         attention: view.attention.map(|attention| v1::Attention {
             code: attention.code.as_str().to_owned(),
@@ -90,7 +129,8 @@ pub(super) fn transaction(view: TransactionView) -> v1::Transaction {
     }
 }
 
-fn branch(view: unanimity_core::BranchView) -> v1::Branch {
+fn branch(view: BranchView, keys: &[String]) -> v1::Branch {
+    let step = view.step;
     let (resolved_by, resolved_reason) = view.resolved.unwrap_or_default();
     v1::Branch {
         branch_id: view.id.0,
@@ -102,7 +142,19 @@ fn branch(view: unanimity_core::BranchView) -> v1::Branch {
         next_attempt_at_ms: moment(view.next_attempt_at),
         resolved_by,
         resolved_reason,
+        kind: v1::BranchKind::from(view.kind).into(),
+        parked: view.parked,
+        lock_keys: view.lock_keys,
+        after: after(step.as_ref(), keys),
+        role: step.as_ref().map_or(v1::StepRole::Unspecified, |step| step.role.into()).into(),
+        result: step.and_then(|step| step.result).unwrap_or_default(),
     }
+}
+
+/// The keys of the steps before a step.
+fn after(step: Option<&StepView>, keys: &[String]) -> Vec<String> {
+    let key = |id: &BranchId| keys.get(usize::try_from(id.0).ok()?.checked_sub(1)?).cloned();
+    step.map(|step| step.after.iter().filter_map(key).collect()).unwrap_or_default()
 }
 
 fn entry(entry: unanimity_core::TimelineEntry) -> v1::TimelineEntry {

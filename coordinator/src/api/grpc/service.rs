@@ -5,16 +5,14 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use unanimity_proto::v1::coordinator_server::Coordinator;
-use unanimity_proto::{InvalidWire, position_from_wire, position_to_wire, targets_from_wire, v1};
+use unanimity_proto::{InvalidWire, plan_from_wire, position_from_wire, position_to_wire, v1};
 use unanimity_types::{
     BranchId, BranchKey, ErrorCode, Limits, Mode, Name, NameError, PartitionId, ResolveAs,
 };
 
 use super::{convert, status};
 use crate::api::guard::Deadline;
-use crate::api::handlers::{
-    AcceptLossInput, Handlers, InquireInput, ListInput, RegisterInput, ResolveInput, remaining,
-};
+use crate::api::handlers::{AcceptLossInput, Handlers, InquireInput, ListInput, ResolveInput, remaining};
 use crate::engine::{Begin, Error, OperatorAction, Wait};
 
 /// The service.
@@ -37,11 +35,11 @@ fn deadline<T>(request: &Request<T>) -> Instant {
         .map_or_else(|| Instant::now() + std::time::Duration::from_secs(1), |deadline| deadline.0)
 }
 
-fn named(what: &str, error: NameError) -> Error {
+pub(super) fn named(what: &str, error: NameError) -> Error {
     Error::new(ErrorCode::InvalidName, format!("{what}: {error}"))
 }
 
-fn optional_name(what: &str, text: String) -> Result<Option<Name>, Error> {
+pub(super) fn optional_name(what: &str, text: String) -> Result<Option<Name>, Error> {
     if text.is_empty() { Ok(None) } else { Name::new(text).map(Some).map_err(|error| named(what, error)) }
 }
 
@@ -66,8 +64,10 @@ impl Coordinator for CoordinatorService {
                 name: optional_name("name", request.name)?,
                 xid: if request.xid.is_empty() { None } else { Some(convert::xid(&request.xid)?) },
                 timeout: convert::duration(request.timeout_ms),
+                plan: plan_from_wire(request.saga, request.message)?,
             };
-            let begun = self.handlers.begin(begin, Wait::Accepted, deadline).await?;
+            let wait = convert::wait(request.wait, Wait::Accepted)?;
+            let begun = self.handlers.begin(begin, wait, deadline).await?;
             Ok(v1::BeginResponse {
                 xid: begun.xid.to_string(),
                 status: v1::Status::from(begun.status) as i32,
@@ -84,30 +84,31 @@ impl Coordinator for CoordinatorService {
     ) -> Result<Response<v1::RegisterBranchResponse>, Status> {
         let request = request.into_inner();
         let work = async {
-            let targets = request.targets.ok_or_else(|| {
-                Error::new(
-                    ErrorCode::InvalidTarget,
-                    "targets: missing; a branch has one target, or confirm and cancel",
-                )
-            })?;
-            let key = if request.key.is_empty() {
-                None
-            } else {
-                Some(BranchKey::new(request.key).map_err(|error| named("key", error))?)
-            };
-            let input = RegisterInput {
-                xid: convert::xid(&request.xid)?,
-                key,
-                targets: targets_from_wire(targets)?,
-                payload: request.payload,
-                log_id: convert::log_id(&request.log_id)?,
-            };
+            let input = convert::registration(request)?;
             let registered = self.handlers.register(input).await?;
             Ok(v1::RegisterBranchResponse {
                 branch_id: registered.branch_id.0,
                 key: registered.key.to_string(),
                 position: Some(position_to_wire(registered.position)),
                 log_id: self.handlers.coordinator().log_id().to_string(),
+            })
+        };
+        respond(work.await)
+    }
+
+    async fn vote(&self, request: Request<v1::VoteRequest>) -> Result<Response<v1::VoteResponse>, Status> {
+        let request = request.into_inner();
+        let work = async {
+            let xid = convert::xid(&request.xid)?;
+            let vote = request
+                .vote()
+                .to_domain()
+                .ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "vote: missing or no such value"))?;
+            let key = BranchKey::new(request.key).map_err(|error| named("key", error))?;
+            let standing = self.handlers.vote(xid, key, vote).await?;
+            Ok(v1::VoteResponse {
+                position: Some(position_to_wire(standing.position)),
+                status: v1::Status::from(standing.status).into(),
             })
         };
         respond(work.await)

@@ -19,7 +19,8 @@ use super::problem::{Failure, Problem};
 use crate::api::duration::parse_duration;
 use crate::api::grpc::{state_detail, vote_set};
 use crate::api::handlers::{InquireInput, ListInput, RegisterInput, remaining};
-use crate::engine::{Begin, OperatorAction, Wait};
+use crate::api::kind::branch_kind;
+use crate::engine::{Begin, OperatorAction, Register, TwoPhase, Wait};
 use crate::telemetry::state_word;
 
 type Answer<T> = Result<axum::Json<T>, Failure>;
@@ -58,6 +59,7 @@ pub(super) async fn begin(
         name: name("name", body.name.filter(|name| !name.is_empty()))?,
         xid: body.xid.as_deref().map(xid).transpose()?,
         timeout: body.timeout_ms.map(Duration::from_millis),
+        plan: unanimity_types::Plan::Open,
     };
     let begun = state.handlers.begin(begin, body.wait.map_or(Wait::Accepted, Wait::from), deadline).await?;
     let body = BegunBody {
@@ -86,15 +88,19 @@ pub(super) async fn register(
     Json(body): Json<BranchBody>,
 ) -> Result<(StatusCode, axum::Json<RegisteredBody>), Failure> {
     let (key, targets, payload) = body.into_parts()?;
-    let input = RegisterInput {
+    let register = Register {
         xid,
         key: key.map(|key| BranchKey::new(key).map_err(|error| named("key", error))).transpose()?,
+        kind: branch_kind(None, &targets)?,
         targets,
+        two_phase: TwoPhase::default(),
+        policy: unanimity_types::CallPolicy::default(),
+        lock_keys: Vec::new(),
+        lock_wait: Duration::ZERO,
         // Its bytes as they came: whoever signed or hashed them gets the same.
         payload: payload.map_or_else(Bytes::new, |payload| Bytes::copy_from_slice(payload.get().as_bytes())),
-        log_id: None,
     };
-    let registered = state.handlers.register(input).await?;
+    let registered = state.handlers.register(RegisterInput { register, log_id: None }).await?;
     let body = RegisteredBody {
         branch_id: registered.branch_id.0,
         key: registered.key.to_string(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use unanimity_core::Event;
-use unanimity_types::Xid;
+use unanimity_types::{BranchId, Xid};
 
 use crate::api::rfc3339;
 use crate::engine::{LoggedEvent, PartitionEvent};
@@ -47,16 +47,37 @@ fn transaction(event: &Event) -> (&'static str, Fields) {
             ],
         ),
         Event::Presumed => ("presumed", Vec::new()),
-        Event::Registered { branch_id, key, targets, payload, digest } => (
+        Event::Registered { branch_id, key, targets, payload, digest, traits } => (
             "registered",
             vec![
                 ("branch_id", json!(branch_id.0)),
                 ("key", json!(key.as_str())),
+                ("kind", json!(traits.kind.as_str())),
                 ("targets", json!(targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "))),
                 ("payload_bytes", json!(payload.len())),
                 ("digest", json!(format!("{digest:?}"))),
             ],
         ),
+        Event::PlanAccepted { branches } => ("plan_accepted", vec![("branches", json!(branches))]),
+        Event::Voted { branch_id, vote } => {
+            ("voted", vec![("branch_id", json!(branch_id.0)), ("vote", json!(vote.as_str()))])
+        }
+        Event::PreparesAsked { until } => ("prepares_asked", vec![("until", json!(rfc3339(*until)))]),
+        Event::Delegated { branch_id } => ("delegated", vec![("branch_id", json!(branch_id.0))]),
+        Event::CheckBackAsked { branch_id } => ("check_back_asked", vec![("branch_id", json!(branch_id.0))]),
+        Event::ActionDone { branch_id, attempts, result } => (
+            "action_done",
+            vec![
+                ("branch_id", json!(branch_id.0)),
+                ("attempts", json!(attempts)),
+                ("result_bytes", json!(result.len())),
+            ],
+        ),
+        Event::ActionRefused { branch_id, attempts, error } => {
+            ("action_refused", attempt(*branch_id, *attempts, error))
+        }
+        Event::Returned { branch_id } => ("returned", vec![("branch_id", json!(branch_id.0))]),
+        Event::Parked { branch_id, attempts, error } => ("parked", attempt(*branch_id, *attempts, error)),
         Event::CommitAsked { votes, until } => {
             ("commit_asked", vec![("votes", json!(votes.len())), ("until", json!(rfc3339(*until)))])
         }
@@ -71,14 +92,9 @@ fn transaction(event: &Event) -> (&'static str, Fields) {
             ],
         ),
         Event::Dispatched { branch_id } => ("dispatched", vec![("branch_id", json!(branch_id.0))]),
-        Event::AttemptFailed { branch_id, attempts, error, .. } => (
-            "attempt_failed",
-            vec![
-                ("branch_id", json!(branch_id.0)),
-                ("attempts", json!(attempts)),
-                ("error", json!(error.to_string())),
-            ],
-        ),
+        Event::AttemptFailed { branch_id, attempts, error, .. } => {
+            ("attempt_failed", attempt(*branch_id, *attempts, error))
+        }
         Event::Deferred { branch_id, next_at } => {
             ("deferred", vec![("branch_id", json!(branch_id.0)), ("next_at", json!(rfc3339(*next_at)))])
         }
@@ -116,6 +132,10 @@ fn transaction(event: &Event) -> (&'static str, Fields) {
             vec![("status", json!(whole.status().as_str())), ("branches", json!(whole.branches.len()))],
         ),
     }
+}
+
+fn attempt(branch_id: BranchId, attempts: u32, error: &str) -> Fields {
+    vec![("branch_id", json!(branch_id.0)), ("attempts", json!(attempts)), ("error", json!(error))]
 }
 
 fn partition(event: &PartitionEvent) -> (&'static str, Fields) {

@@ -1,16 +1,19 @@
 //! Log records to domain events: what the disk says is checked like what a stranger says.
 
+use std::time::Duration;
+
 use prost::Message;
 use unanimity_core::{
-    Attention, AttentionCode, Branch, DecisionRecord, Event, OperatorAction, Resolution, TimelineEntry,
-    TimelineKind, Transaction,
+    Attention, AttentionCode, Branch, BranchTraits, DecisionRecord, Event, OperatorAction, Resolution, Step,
+    TimelineEntry, TimelineKind, Transaction, TwoPhase,
 };
 use unanimity_proto::log;
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchStatus, BranchTargets, Decision, Digest, Epoch, Mode, Name,
-    Operation, ResolveAs, Seq, Target, Timestamp, Xid,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchStatus, BranchTargets, CallPolicy, Decision, Digest,
+    Epoch, Mode, Name, Operation, ResolveAs, Seq, StepRole, Target, Timestamp, Vote, Xid,
 };
 
+use super::encode::{EARLY, ONE_PHASE};
 use super::{CodecError, Logged, LoggedEvent, PartitionEvent};
 use crate::log::Block;
 
@@ -64,14 +67,39 @@ fn decode_event(xid: Xid, event: log::record::Event) -> Result<Event> {
         Wire::Presumed(_) => Event::Presumed,
         Wire::Registered(registered) => {
             let branch = decode_registered(registered)?;
+            let traits = Box::new(branch.traits());
             Event::Registered {
                 branch_id: branch.id,
                 key: branch.key,
                 targets: branch.targets,
                 payload: branch.payload,
                 digest: branch.digest,
+                traits,
             }
         }
+        Wire::PlanAccepted(accepted) => Event::PlanAccepted { branches: accepted.branches },
+        Wire::Voted(voted) => Event::Voted {
+            branch_id: BranchId(voted.branch_id),
+            vote: value_in(Vote::ALL, voted.vote, "vote")?,
+        },
+        Wire::PreparesAsked(asked) => Event::PreparesAsked { until: Timestamp(asked.until_ms) },
+        Wire::Delegated(delegated) => Event::Delegated { branch_id: BranchId(delegated.branch_id) },
+        Wire::CheckBackAsked(asked) => Event::CheckBackAsked { branch_id: BranchId(asked.branch_id) },
+        Wire::ActionDone(done) => Event::ActionDone {
+            branch_id: BranchId(done.branch_id),
+            attempts: done.attempts,
+            result: done.result,
+        },
+        Wire::ActionRefused(refused) => Event::ActionRefused {
+            branch_id: BranchId(refused.branch_id),
+            attempts: refused.attempts,
+            error: refused.error.into(),
+        },
+        Wire::Parked(parked) => Event::Parked {
+            branch_id: BranchId(parked.branch_id),
+            attempts: parked.attempts,
+            error: parked.error.into(),
+        },
         Wire::Decided(decided) => Event::Decided {
             decision: value_in(Decision::ALL, decided.decision, "decision")?,
             reason: optional_in(AbortReason::ALL, decided.abort_reason, "abort reason")?,
@@ -110,7 +138,7 @@ fn decode_event(xid: Xid, event: log::record::Event) -> Result<Event> {
         },
         Wire::Finished(_) => Event::Finished,
         Wire::Snapshot(snapshot) => Event::Snapshot(Box::new(decode_snapshot(xid, snapshot)?)),
-        Wire::LostTailFound(_) | Wire::LossAccepted(_) => {
+        Wire::LostTailFound(_) | Wire::LossAccepted(_) | Wire::LockAcquired(_) | Wire::LockReleased(_) => {
             return Err(invalid("a partition's event with an xid"));
         }
     })
@@ -155,6 +183,9 @@ fn decode_snapshot(xid: Xid, snapshot: log::Snapshot) -> Result<Transaction> {
     transaction.branches = branches;
     transaction.timeline = timeline;
     transaction.attention = attention;
+    transaction.planned = snapshot.planned;
+    transaction.preparing =
+        (snapshot.preparing_until_ms > 0).then_some(Timestamp(snapshot.preparing_until_ms));
     Transaction::from_snapshot(transaction)
         .ok_or_else(|| invalid("a snapshot's branches are not numbered from 1"))
 }
@@ -172,29 +203,71 @@ fn decode_snapshot_branch(snapshot: log::SnapshotBranch) -> Result<Branch> {
         reason: by.reason.into(),
         contradicted,
     });
+    branch.parked = snapshot.parked;
+    branch.vote = optional_in(Vote::ALL, snapshot.vote, "vote")?;
+    if snapshot.has_result
+        && let Some(step) = &mut branch.step
+    {
+        step.result = Some(snapshot.result);
+    }
     Ok(branch)
 }
 
 fn decode_registered(registered: log::Registered) -> Result<Branch> {
-    Ok(Branch {
-        id: BranchId(registered.branch_id),
-        key: BranchKey::new(registered.key).map_err(|error| invalid(&error.to_string()))?,
-        targets: decode_targets(registered.targets.unwrap_or_default())?,
-        payload: registered.payload,
-        digest: digest(&registered.digest)?,
-        status: BranchStatus::Registered,
-        attempts: 0,
-        last_error: None,
-        next_attempt_at: None,
-        resolved: None,
+    let traits = decode_traits(&registered)?;
+    let key = BranchKey::new(registered.key).map_err(|error| invalid(&error.to_string()))?;
+    Ok(Branch::new(
+        BranchId(registered.branch_id),
+        key,
+        decode_targets(registered.targets.unwrap_or_default())?,
+        registered.payload,
+        digest(&registered.digest)?,
+        traits,
+    ))
+}
+
+fn decode_traits(registered: &log::Registered) -> Result<BranchTraits> {
+    let some = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
+    let name = |text: &String| Name::new(text.clone()).map_err(|error| invalid(&error.to_string()));
+    let kind = optional_in(BranchKind::ALL, registered.kind, "branch kind")?.unwrap_or(BranchKind::Tcc);
+    let policy = registered.policy.as_ref().map_or_else(CallPolicy::default, |policy| CallPolicy {
+        initial: some(policy.initial_ms),
+        cap: some(policy.cap_ms),
+        give_up_after: (policy.give_up_after > 0).then_some(policy.give_up_after),
+        timeout: some(policy.timeout_ms),
+    });
+    let step = registered.step.as_ref().map(|step| {
+        let after = step.after.iter().copied().map(BranchId).collect();
+        value_in(StepRole::ALL, step.role, "step role").map(|role| Step { role, after, result: None })
+    });
+    Ok(BranchTraits {
+        kind,
+        two_phase: TwoPhase {
+            early: registered.two_phase & EARLY != 0,
+            one_phase: registered.two_phase & ONE_PHASE != 0,
+            instance: optional_name(registered.instance.clone())?,
+        },
+        policy,
+        lock_keys: registered.lock_keys.iter().map(name).collect::<Result<_>>()?,
+        step: step.transpose()?,
     })
 }
 
 fn decode_targets(targets: log::Targets) -> Result<BranchTargets> {
-    match (targets.one, targets.confirm, targets.cancel) {
-        (Some(one), None, None) => Ok(BranchTargets::One(decode_target(one)?)),
-        (None, Some(confirm), Some(cancel)) => {
+    let log::Targets { one, confirm, cancel, prepare, commit, rollback, action, compensate } = targets;
+    let optional = |target: Option<log::Target>| target.map(decode_target).transpose();
+    match (one, confirm, cancel, commit, rollback, action) {
+        (Some(one), None, None, None, None, None) => Ok(BranchTargets::One(decode_target(one)?)),
+        (None, Some(confirm), Some(cancel), None, None, None) => {
             Ok(BranchTargets::Tcc { confirm: decode_target(confirm)?, cancel: decode_target(cancel)? })
+        }
+        (None, None, None, Some(commit), Some(rollback), None) => Ok(BranchTargets::TwoPhase {
+            prepare: optional(prepare)?,
+            commit: decode_target(commit)?,
+            rollback: decode_target(rollback)?,
+        }),
+        (None, None, None, None, None, Some(action)) => {
+            Ok(BranchTargets::Step { action: decode_target(action)?, compensate: optional(compensate)? })
         }
         _ => Err(invalid("a branch without targets")),
     }

@@ -1,12 +1,19 @@
 //! Domain events to log records.
 
-use unanimity_core::{AttentionCode, Branch, Event, OperatorAction, TimelineKind, Transaction};
+use std::time::Duration;
+
+use unanimity_core::{AttentionCode, Branch, BranchTraits, Event, OperatorAction, TimelineKind, Transaction};
 use unanimity_proto::log;
 use unanimity_types::{
-    AbortReason, BranchId, BranchStatus, BranchTargets, Decision, Mode, ResolveAs, Target, Timestamp, Xid,
+    AbortReason, BranchId, BranchKind, BranchStatus, BranchTargets, CallPolicy, Decision, Mode, ResolveAs,
+    StepRole, Target, Timestamp, Vote, Xid,
 };
 
 use super::PartitionEvent;
+
+/// The bits of `log::Registered::two_phase`.
+pub(super) const EARLY: u32 = 1;
+pub(super) const ONE_PHASE: u32 = 2;
 
 /// A record of a transaction's event; `None` for a volatile one, which is not written.
 pub(crate) fn encode_event(xid: Xid, at_delta_ms: u32, event: &Event) -> Option<log::Record> {
@@ -19,12 +26,41 @@ pub(crate) fn encode_event(xid: Xid, at_delta_ms: u32, event: &Event) -> Option<
             deadline_ms: deadline.0,
         }),
         Event::Presumed => Wire::Presumed(log::Presumed {}),
-        Event::Registered { branch_id, key, targets, payload, digest } => Wire::Registered(log::Registered {
+        Event::Registered { branch_id, key, targets, payload, digest, traits } => {
+            let mut registered = log::Registered {
+                branch_id: branch_id.0,
+                key: key.to_string(),
+                targets: Some(encode_targets(targets)),
+                payload: payload.clone(),
+                digest: digest.0.to_vec().into(),
+                ..Default::default()
+            };
+            encode_traits(&mut registered, traits);
+            Wire::Registered(registered)
+        }
+        Event::PlanAccepted { branches } => Wire::PlanAccepted(log::PlanAccepted { branches: *branches }),
+        Event::Voted { branch_id, vote } => {
+            Wire::Voted(log::Voted { branch_id: branch_id.0, vote: number_in(Vote::ALL, *vote) })
+        }
+        Event::PreparesAsked { until } => Wire::PreparesAsked(log::PreparesAsked { until_ms: until.0 }),
+        Event::Delegated { branch_id } => Wire::Delegated(log::Delegated { branch_id: branch_id.0 }),
+        Event::CheckBackAsked { branch_id } => {
+            Wire::CheckBackAsked(log::CheckBackAsked { branch_id: branch_id.0 })
+        }
+        Event::ActionDone { branch_id, attempts, result } => Wire::ActionDone(log::ActionDone {
             branch_id: branch_id.0,
-            key: key.to_string(),
-            targets: Some(encode_targets(targets)),
-            payload: payload.clone(),
-            digest: digest.0.to_vec().into(),
+            attempts: *attempts,
+            result: result.clone(),
+        }),
+        Event::ActionRefused { branch_id, attempts, error } => Wire::ActionRefused(log::ActionRefused {
+            branch_id: branch_id.0,
+            attempts: *attempts,
+            error: error.to_string(),
+        }),
+        Event::Parked { branch_id, attempts, error } => Wire::Parked(log::Parked {
+            branch_id: branch_id.0,
+            attempts: *attempts,
+            error: error.to_string(),
         }),
         Event::Decided { decision, reason, branches, by } => Wire::Decided(log::Decided {
             decision: decision_number(*decision),
@@ -56,7 +92,10 @@ pub(crate) fn encode_event(xid: Xid, at_delta_ms: u32, event: &Event) -> Option<
         }),
         Event::Finished => Wire::Finished(log::Finished {}),
         Event::Snapshot(transaction) => Wire::Snapshot(snapshot(transaction)),
-        Event::CommitAsked { .. } | Event::Dispatched { .. } | Event::Deferred { .. } => return None,
+        Event::CommitAsked { .. }
+        | Event::Dispatched { .. }
+        | Event::Returned { .. }
+        | Event::Deferred { .. } => return None,
     };
     Some(log::Record { xid: xid.as_bytes().to_vec().into(), at_delta_ms, event: Some(event) })
 }
@@ -106,18 +145,28 @@ fn snapshot(transaction: &Transaction) -> log::Snapshot {
             .as_ref()
             .map(|raised| attention(raised.code, raised.branch_id, &raised.message)),
         attention_since_ms: millis(transaction.attention.as_ref().map(|raised| raised.since)),
+        planned: transaction.planned,
+        preparing_until_ms: millis(transaction.preparing),
     }
 }
 
 fn snapshot_branch(branch: &Branch) -> log::SnapshotBranch {
+    let mut registered = log::Registered {
+        branch_id: branch.id.0,
+        key: branch.key.to_string(),
+        targets: Some(encode_targets(&branch.targets)),
+        payload: branch.payload.clone(),
+        digest: branch.digest.0.to_vec().into(),
+        ..Default::default()
+    };
+    encode_traits(&mut registered, &branch.traits());
+    let result = branch.step.as_ref().and_then(|step| step.result.clone());
     log::SnapshotBranch {
-        registered: Some(log::Registered {
-            branch_id: branch.id.0,
-            key: branch.key.to_string(),
-            targets: Some(encode_targets(&branch.targets)),
-            payload: branch.payload.clone(),
-            digest: branch.digest.0.to_vec().into(),
-        }),
+        registered: Some(registered),
+        parked: branch.parked,
+        has_result: result.is_some(),
+        result: result.unwrap_or_default(),
+        vote: branch.vote.map_or(0, |vote| number_in(Vote::ALL, vote)),
         status: number_in(BranchStatus::ALL, branch.status),
         attempts: branch.attempts,
         last_error: branch.last_error.as_deref().unwrap_or_default().to_owned(),
@@ -151,12 +200,44 @@ fn resolved(branch_id: BranchId, resolve_as: ResolveAs, by: &OperatorAction) -> 
     }
 }
 
+/// What a branch is besides a plain TCC one, which needs none of these fields.
+fn encode_traits(registered: &mut log::Registered, traits: &BranchTraits) {
+    let millis =
+        |wait: Option<Duration>| wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    let BranchTraits { kind, two_phase, policy, lock_keys, step } = traits;
+    registered.kind = if *kind == BranchKind::Tcc { 0 } else { number_in(BranchKind::ALL, *kind) };
+    registered.two_phase = u32::from(two_phase.early) * EARLY + u32::from(two_phase.one_phase) * ONE_PHASE;
+    registered.instance = two_phase.instance.as_ref().map(ToString::to_string).unwrap_or_default();
+    registered.lock_keys = lock_keys.iter().map(ToString::to_string).collect();
+    registered.policy = (*policy != CallPolicy::default()).then(|| log::Policy {
+        initial_ms: millis(policy.initial),
+        cap_ms: millis(policy.cap),
+        give_up_after: policy.give_up_after.unwrap_or(0),
+        timeout_ms: millis(policy.timeout),
+    });
+    registered.step = step.as_ref().map(|step| log::Step {
+        role: number_in(StepRole::ALL, step.role),
+        after: step.after.iter().map(|id| id.0).collect(),
+    });
+}
+
 fn encode_targets(targets: &BranchTargets) -> log::Targets {
     match targets {
         BranchTargets::One(one) => log::Targets { one: Some(encode_target(one)), ..Default::default() },
         BranchTargets::Tcc { confirm, cancel } => log::Targets {
             confirm: Some(encode_target(confirm)),
             cancel: Some(encode_target(cancel)),
+            ..Default::default()
+        },
+        BranchTargets::TwoPhase { prepare, commit, rollback } => log::Targets {
+            prepare: prepare.as_ref().map(encode_target),
+            commit: Some(encode_target(commit)),
+            rollback: Some(encode_target(rollback)),
+            ..Default::default()
+        },
+        BranchTargets::Step { action, compensate } => log::Targets {
+            action: Some(encode_target(action)),
+            compensate: compensate.as_ref().map(encode_target),
             ..Default::default()
         },
     }

@@ -1,8 +1,6 @@
 //! Mail: judged in memory, answered when durable.
 
-use unanimity_core::{
-    Answer, Command, Context, Persistence, Refusal, ResultOutcome, Timer, Verdict, apply, decide,
-};
+use unanimity_core::{Answer, Command, Persistence, Refusal, ResultOutcome, Timer, Verdict, apply, decide};
 use unanimity_types::{Decision, ErrorCode, LogPosition, Name, Seq, Target, Timestamp, Xid};
 
 use super::life::{Exit, Life};
@@ -126,7 +124,7 @@ impl Life {
     /// answer has to wait for. `None` if the partition stops, which is a bug's or a disk's doing.
     pub(super) fn judge(&mut self, xid: Xid, command: Command) -> Option<(Result<Answer, Refusal>, Seq)> {
         let now = self.clock.now();
-        let context = Context { xid, now, retry: self.config.retry };
+        let context = self.config.timing().context(xid, now);
         let Verdict { events, answer } = decide(self.memory.transaction(xid), command, context);
         let was_over = self.memory.transaction(xid).is_some_and(|known| known.finished_at.is_some());
         let comes_late = was_over && !events.is_empty();

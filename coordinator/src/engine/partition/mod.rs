@@ -95,7 +95,7 @@ impl PartitionTask {
             self.set_state(PartitionState::Recovering);
             let started = Instant::now();
             let trouble = self.trouble();
-            let recovery = recover(&self.log, self.partition, self.config.retry, inject.clone(), &trouble);
+            let recovery = recover(&self.log, self.partition, self.config.timing(), inject.clone(), &trouble);
             let recovered = tokio::select! {
                 recovered = recovery => recovered,
                 () = shutdown_asked(&mut self.shutdown) => break,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use unanimity_core::{Context, Effect, RetryPolicy, apply, pending};
+use unanimity_core::{Effect, apply, pending};
 use unanimity_proto::log as wire;
 use unanimity_types::{Epoch, PartitionId, Seq, Timestamp, Xid};
 use uuid::Uuid;
@@ -15,6 +15,7 @@ use super::settle::{Settled, settle};
 use super::witness::Epochs;
 use crate::engine::clock::PartitionClock;
 use crate::engine::codec::{CodecError, LoggedEvent, PartitionEvent, decode, encode_partition_event};
+use crate::engine::config::Timing;
 use crate::engine::request::StopReason;
 use crate::log::{Block, BlockHeader, BlockKind, Error, FORMAT_VERSION, TransactionLog};
 
@@ -86,7 +87,7 @@ pub(super) type Trouble = Arc<dyn Fn(String) + Send + Sync>;
 pub(super) async fn recover(
     log: &Arc<dyn TransactionLog>,
     partition: PartitionId,
-    retry: RetryPolicy,
+    timing: Timing,
     inject: Vec<PartitionEvent>,
     trouble: &Trouble,
 ) -> Result<Recovered, Failure> {
@@ -99,7 +100,7 @@ pub(super) async fn recover(
     if blocks.last().map(|block| block.checksum) != Some(last.checksum) {
         return Err(Failure::Overtaken);
     }
-    replay(log, blocks, last, epoch, retry).await
+    replay(log, blocks, last, epoch, timing).await
 }
 
 fn forgiven_by(events: &[PartitionEvent]) -> Epoch {
@@ -196,7 +197,7 @@ async fn replay(
     blocks: Vec<Block>,
     last: Block,
     epoch: Epoch,
-    retry: RetryPolicy,
+    timing: Timing,
 ) -> Result<Recovered, Failure> {
     let partition = last.partition;
     let watermark = log.history_watermark(partition).await?;
@@ -270,12 +271,12 @@ async fn replay(
         lost_tail,
         accepted,
     };
-    owe(&mut recovered, watermark.seq, clock.now(), retry);
+    owe(&mut recovered, watermark.seq, clock.now(), timing);
     Ok(recovered)
 }
 
 /// Sorts what was read into what is owed, what is over and not yet in history, and what is neither.
-fn owe(recovered: &mut Recovered, in_history: Seq, now: Timestamp, retry: RetryPolicy) {
+fn owe(recovered: &mut Recovered, in_history: Seq, now: Timestamp, timing: Timing) {
     let mut known = Vec::new();
     for (xid, entry) in &mut recovered.memory.entries {
         let Some(transaction) = &mut entry.transaction else { continue };
@@ -288,7 +289,7 @@ fn owe(recovered: &mut Recovered, in_history: Seq, now: Timestamp, retry: RetryP
             continue;
         }
         recovered.open.push(*xid);
-        let context = Context { xid: *xid, now, retry };
+        let context = timing.context(*xid, now);
         recovered.owed.extend(pending(transaction, context).into_iter().map(|effect| (*xid, effect)));
     }
     for xid in known {

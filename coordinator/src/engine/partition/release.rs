@@ -64,16 +64,29 @@ impl Life {
         if branch.status.is_settled() {
             return;
         }
+        let Some(target) = branch.targets.of(operation) else {
+            // Registrations are checked for it; without a target there is nobody to ask.
+            tracing::error!(%xid, branch = %branch_id, %operation, "the branch has no target for what it is owed");
+            return;
+        };
+        // What is prepared can be finished by any instance.
+        let pinned = matches!(operation, Operation::Prepare | Operation::CommitOnePhase);
+        let compensates = operation == Operation::Compensate;
         let call = BranchCall {
             xid,
             transaction_name: transaction.name.clone(),
             branch_id,
             key: branch.key.clone(),
             operation,
-            target: branch.targets.of(operation).clone(),
+            target: target.clone(),
             payload: branch.payload.clone(),
             attempt,
             position,
+            kind: branch.kind,
+            inputs: transaction.inputs_of(branch),
+            result: branch.step.as_ref().filter(|_| compensates).and_then(|step| step.result.clone()),
+            timeout: branch.policy.timeout,
+            instance: branch.two_phase.instance.clone().filter(|_| pinned),
         };
         self.dispatcher.dispatch(call, &self.sink);
     }
