@@ -33,6 +33,8 @@ mod durability;
 mod error;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod fence;
+#[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
+mod outbox;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod participant;
 mod propagation;
@@ -49,6 +51,12 @@ pub use error::ClientError;
 pub use fence::sqlite_pool;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use fence::{Durability, Fence, FenceDatabase, FenceError, LocalTransaction};
+#[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
+pub use outbox::{
+    CallPolicy, DeadLetter, DeathCause, Handed, Handover, HandoverError, HandoverMessage, Message,
+    MessageStatus, MessageTarget, Outbox, OutboxDatabase, OutboxError, Relay, RelayBuilder, RelayStats,
+    ReplayError, STATUS_IDS_MAX, Target,
+};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use participant::{
     Attention, Branch, BuildError, Callback, Health, HookError, Participant, ParticipantBuilder, Refused,
