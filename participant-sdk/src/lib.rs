@@ -40,17 +40,21 @@ mod participant;
 mod propagation;
 mod wire;
 mod witness;
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+pub mod xa;
 
 pub use client::{
     AbortCause, Client, ClientBuilder, CommitError, GlobalTransaction, TransactionBuilder, TransactionError,
     TransactionInfo,
 };
 pub use context::Context;
+#[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
+pub use durability::Durability;
 pub use error::ClientError;
 #[cfg(feature = "sqlite")]
 pub use fence::sqlite_pool;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use fence::{Durability, Fence, FenceDatabase, FenceError, LocalTransaction};
+pub use fence::{Fence, FenceDatabase, FenceError, LocalTransaction};
 #[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
 pub use outbox::{
     CallPolicy, DeadLetter, DeathCause, Handed, Handover, HandoverError, HandoverMessage, Message,

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use sqlx::Pool;
 
-pub use crate::durability::Durability;
+pub(crate) use crate::durability::Durability;
 pub(crate) use row::{Cursor, FenceRow, NewRow, now_ms};
 pub(crate) use rules::{
     SecondPhase, TryStart, finish_second_phase, finish_try, start_second_phase, start_try,
