@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Usage;
+use super::check_participant::CheckParticipant;
 use super::log::open;
 use super::output::Output;
 use super::settings::Settings;
@@ -20,20 +21,36 @@ const CLOCK_DRIFT_MAX: Duration = Duration::from_secs(5);
 
 /// Flags of `check`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   unanimity check --config /etc/unanimity.toml
   unanimity check --json && systemctl restart unanimity
+  unanimity check participant http://127.0.0.1:9001/ --mode tcc
 
 Works beside a running coordinator: takes no lock, writes nothing.
-Exit status: 0 it can be used (there may be warnings), 1 it cannot, 2 the configuration is wrong.")]
+Exit status: 0 it can be used (there may be warnings), 1 it cannot, 2 the configuration is wrong."
+)]
 pub(super) struct Check {
     #[command(flatten)]
     settings: Settings,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+/// What else can be checked.
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Call a participant twice, late, out of order and with the answer dropped, and say what it can be relied on for.
+    Participant(Box<CheckParticipant>),
 }
 
 impl Check {
     pub(super) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
+        if let Some(What::Participant(participant)) = self.what {
+            return participant.run(output).await;
+        }
         let config = self.settings.load(None)?;
         AllowList::parse(&config.callbacks.allow).map_err(|error| Usage(error.to_string()))?;
         let database = Settings::database(&config)?;

@@ -4,6 +4,7 @@
 //! wrongly (an unknown flag, a broken configuration).
 
 mod check;
+mod check_participant;
 mod client;
 mod cluster;
 mod dev;
@@ -55,7 +56,7 @@ enum Command {
     Serve(serve::Serve),
     /// Make or upgrade the log's tables; bear the log if it is new.
     Migrate(migrate::Migrate),
-    /// Check the configuration and the database, and warn of settings that will hurt.
+    /// Check the configuration and the database, and warn of settings that will hurt; or check a participant.
     Check(check::Check),
     /// Look at transactions, and act on them.
     #[command(subcommand)]
