@@ -41,9 +41,9 @@ impl Limits {
     pub const PLAN_BYTES_MAX: usize = 4 * 1024 * 1024;
     /// What the steps of one saga may bring together. Each later step receives it all.
     pub const RESULTS_BYTES_MAX: usize = 1024 * 1024;
-    /// How long a prepare may take, if the transaction's own deadline is not sooner: prepared branches
-    /// hold locks.
-    pub const PREPARE_WAIT: Duration = Duration::from_secs(30);
+    /// How long the prepares may take, if the transaction's own deadline is not sooner: prepared branches
+    /// hold locks. Shorter than a call waits for its answer, so that its caller hears how it ended.
+    pub const PREPARE_WAIT: Duration = Duration::from_secs(20);
     /// The longest time that one attempt of an operation may take.
     pub const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(600);
     /// Lock keys of one branch: each is a forced write of its own.
