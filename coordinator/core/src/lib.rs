@@ -28,6 +28,7 @@ mod command;
 mod decide;
 mod effect;
 mod event;
+mod locks;
 mod message;
 mod owed;
 mod pending;
@@ -47,6 +48,7 @@ pub use command::{
 pub use decide::decide;
 pub use effect::Effect;
 pub use event::{BranchTraits, Event, Persistence};
+pub use locks::{Acquire, IllegalLock, Lock, LockEvent, LockTable};
 pub use pending::pending;
 pub use retry::RetryPolicy;
 pub use timeline::{TIMELINE_MAX, TimelineEntry, TimelineKind};
