@@ -7,6 +7,7 @@
 
 mod client;
 mod fence;
+mod outbox;
 mod participant;
 mod propagation;
 mod support;

@@ -82,8 +82,10 @@ async fn round<DB: OutboxDatabase>(
     }
     for shard in lost {
         if let Some(held) = held.remove(&shard) {
-            tracing::info!(shard, "another relay works on this shard of the outbox now");
+            tracing::debug!(shard, "this relay works on this shard of the outbox no more");
             held.stop.cancel();
+            // It ended by itself: the lease may still be ours. Does nothing to another's.
+            DB::release(&mut connection, shard, held.epoch).await?;
         }
     }
     DB::appear(&mut connection, &shared.name, lease).await?;

@@ -151,7 +151,7 @@ impl<DB: OutboxDatabase> Work<DB> {
         stop: CancellationToken,
     ) -> Self {
         let now = Instant::now();
-        Self {
+        let mut work = Self {
             shared,
             shard,
             epoch,
@@ -168,8 +168,11 @@ impl<DB: OutboxDatabase> Work<DB> {
             sweep_again: false,
             poll_at: now,
             reload_at: now,
-            forget_at: now + FORGET_EVERY.mul_f64(fastrand::f64()),
-        }
+            forget_at: now,
+        };
+        // Not all shards at once.
+        work.forget_at = now + work.forget_every().mul_f64(fastrand::f64());
+        work
     }
 
     async fn live(&mut self) -> Result<(), End> {
