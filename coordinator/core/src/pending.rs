@@ -26,6 +26,11 @@ pub fn pending(transaction: &mut Transaction, context: Context) -> Vec<Effect> {
     for branch in &mut transaction.branches {
         branch.in_flight = false;
         branch.next_attempt_at = None;
+        if branch.status == BranchStatus::Compensating && branch.attempts == 0 && !branch.parked {
+            // On its way, or seemingly so in a replay: which attempts of its action had begun is not
+            // written.
+            branch.status = BranchStatus::ToCompensate;
+        }
         if matches!(branch.status, BranchStatus::Running | BranchStatus::ToCompensate) {
             branch.tainted = true;
             let ended = branch.step.as_ref().is_some_and(|step| step.result.is_some());

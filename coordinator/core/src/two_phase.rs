@@ -10,7 +10,7 @@
 //! Gray and Lamport, "Consensus on Transaction Commit" (2006), section 3, with presumed abort; the
 //! one-phase commit is a durable delegation (protocol H4).
 
-use unanimity_types::{BranchKind, BranchStatus, Decision, Limits, Vote};
+use unanimity_types::{AbortReason, BranchKind, BranchStatus, Decision, Limits, Vote};
 
 use crate::answer::{Answer, Refusal, Verdict};
 use crate::command::Context;
@@ -35,14 +35,26 @@ fn is_late(branch: &Branch) -> bool {
     branch.kind == BranchKind::TwoPhase && !branch.two_phase.early && branch.vote.is_none()
 }
 
+/// A branch that registers in the same verdict as the commit that waited for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Newcomer {
+    /// There is none.
+    None,
+    /// It needs no prepare.
+    Ready,
+    /// It has to be asked for its vote.
+    Late,
+}
+
 /// The events of a commit that nothing speaks against: the decision, a delegation, or a round of
-/// prepares. `late_newcomer`: one that has to prepare registers in the same verdict.
-pub(crate) fn commit_events(transaction: &Transaction, late_newcomer: bool, context: Context) -> Vec<Event> {
+/// prepares.
+pub(crate) fn commit_events(transaction: &Transaction, newcomer: Newcomer, context: Context) -> Vec<Event> {
     let late = transaction.branches.iter().filter(|branch| is_late(branch)).count();
-    if late == 0 && !late_newcomer {
+    if late == 0 && newcomer != Newcomer::Late {
         return decision_events(transaction, Decision::Commit, None, None);
     }
-    if !late_newcomer
+    // Alone after this verdict too.
+    if newcomer == Newcomer::None
         && let [only] = transaction.branches.as_slice()
         && only.two_phase.one_phase
     {
@@ -80,8 +92,8 @@ pub(crate) fn vote(
     if branch.status == BranchStatus::Delegated {
         return Verdict::refused(Refusal::Delegated);
     }
-    if context.now >= transaction.deadline {
-        return abort_instead(transaction, unanimity_types::AbortReason::Deadline);
+    if is_overdue(transaction, context) {
+        return abort_instead(transaction, AbortReason::Deadline);
     }
     // Locks that are released while others are still being taken: not serialisable (protocol M11).
     if vote == Vote::ReadOnly && branch.status != BranchStatus::Preparing {
@@ -92,11 +104,29 @@ pub(crate) fn vote(
     Verdict::events(voted(transaction, branch, vote))
 }
 
+/// Whether it is too late for votes: whoever comes first then aborts.
+fn is_overdue(transaction: &Transaction, context: Context) -> bool {
+    let until = transaction.preparing.unwrap_or(transaction.deadline).min(transaction.deadline);
+    context.now >= until
+}
+
+/// The answer to a prepare.
+pub(crate) fn answered(transaction: &Transaction, branch: &Branch, vote: Vote, context: Context) -> Verdict {
+    let mut events = vec![Event::Returned { branch_id: branch.id }];
+    if is_overdue(transaction, context) {
+        let reason = Some(AbortReason::Deadline);
+        events.extend(decision_events(transaction, Decision::Abort, reason, None));
+    } else {
+        events.extend(voted(transaction, branch, vote));
+    }
+    Verdict::events(events)
+}
+
 /// The events of a vote: also the decision, if it is the last one or a refusal.
-pub(crate) fn voted(transaction: &Transaction, branch: &Branch, vote: Vote) -> Vec<Event> {
+fn voted(transaction: &Transaction, branch: &Branch, vote: Vote) -> Vec<Event> {
     let mut events = vec![Event::Voted { branch_id: branch.id, vote }];
     if vote == Vote::Refused {
-        let reason = Some(unanimity_types::AbortReason::Refused);
+        let reason = Some(AbortReason::Refused);
         events.extend(decision_events(transaction, Decision::Abort, reason, None));
         return events;
     }

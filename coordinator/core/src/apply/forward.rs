@@ -40,8 +40,8 @@ pub(super) fn apply(
                 return illegal("a vote after the decision, or a second one");
             }
             branch.vote = Some(vote);
+            // A branch may vote by itself while it is being asked: what runs is over when it returns.
             branch.status = two_phase::after_vote(vote);
-            branch.in_flight = false;
             branch.next_attempt_at = None;
             if branch.status.is_settled() {
                 transaction.unsettled -= 1;
@@ -105,8 +105,9 @@ pub(super) fn apply(
                     branch.next_attempt_at = None;
                     branch.parked = false;
                 }
-                // The saga turned while it ran: what it brought is for its compensation.
-                BranchStatus::ToCompensate => {}
+                // The saga turned while it ran: what it brought is for its compensation. In a replay the
+                // compensation may seem to be on its way: that the attempt had begun is not written.
+                BranchStatus::ToCompensate | BranchStatus::Compensating => {}
                 _ => return illegal("the end of an action that does not run"),
             }
             if let Some(step) = &mut branch.step {

@@ -90,7 +90,7 @@ fn done(
         }
         BranchStatus::Preparing => {
             let vote = if let Answered::Vote(vote) = answered { vote } else { Vote::Prepared };
-            Verdict::events(two_phase::voted(transaction, branch, vote))
+            two_phase::answered(transaction, branch, vote, context)
         }
         BranchStatus::Delegated => {
             Verdict::events(decision_events(transaction, Decision::Commit, None, None))
@@ -110,7 +110,7 @@ fn refused(
 ) -> Verdict {
     match branch.status {
         BranchStatus::Running => saga::refused(transaction, branch, attempt, error, context),
-        BranchStatus::Preparing => Verdict::events(two_phase::voted(transaction, branch, Vote::Refused)),
+        BranchStatus::Preparing => two_phase::answered(transaction, branch, Vote::Refused, context),
         BranchStatus::Delegated => {
             let reason = Some(AbortReason::Refused);
             Verdict::events(decision_events(transaction, Decision::Abort, reason, None))

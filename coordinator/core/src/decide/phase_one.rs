@@ -9,6 +9,7 @@ use crate::answer::{Answer, Refusal, Verdict};
 use crate::command::{Context, OperatorAction, Registration};
 use crate::event::{BranchTraits, Event};
 use crate::transaction::Transaction;
+use crate::two_phase::Newcomer;
 use crate::{message, saga, two_phase};
 
 /// Why a transaction does not carry such a branch, if so: what it could not promise for it.
@@ -74,7 +75,8 @@ pub(super) fn register(transaction: &Transaction, registration: Registration, co
     });
     let committed = completes.then(|| {
         let is_late = kind == BranchKind::TwoPhase && !registration.two_phase.early;
-        two_phase::commit_events(transaction, is_late, context)
+        let newcomer = if is_late { Newcomer::Late } else { Newcomer::Ready };
+        two_phase::commit_events(transaction, newcomer, context)
     });
     let Registration { key, targets, payload, digest, kind: _, two_phase, policy, lock_keys } = registration;
     let traits = Box::new(BranchTraits { kind, two_phase, policy, lock_keys, step: None });
@@ -152,7 +154,7 @@ pub(super) fn commit(
 
 /// Nothing speaks against the commit: the decision, or what leads to it.
 fn commit_now(transaction: &Transaction, context: Context) -> Verdict {
-    let events = two_phase::commit_events(transaction, false, context);
+    let events = two_phase::commit_events(transaction, Newcomer::None, context);
     let decided = matches!(events.first(), Some(Event::Decided { .. }));
     Verdict { events, answer: Ok(if decided { Answer::Status } else { Answer::Undecided }) }
 }

@@ -32,9 +32,14 @@ pub(crate) fn no_way_back(transaction: &Transaction) -> bool {
     })
 }
 
-/// Whether those after the step may go on: it is done, or somebody settled it by hand.
-pub(crate) const fn is_passed(status: BranchStatus) -> bool {
-    matches!(status, BranchStatus::Done | BranchStatus::HeuristicConfirmed | BranchStatus::HeuristicCancelled)
+/// Whether those after the step may go on: it is done, or somebody settled it by hand. A pivot that was
+/// cancelled by hand turns the saga back, in the same verdict.
+pub(crate) fn is_passed(branch: &Branch) -> bool {
+    match branch.status {
+        BranchStatus::Done | BranchStatus::HeuristicConfirmed => true,
+        BranchStatus::HeuristicCancelled => branch.role() == Some(StepRole::ForwardOnly),
+        _ => false,
+    }
 }
 
 /// Whether a refusal means "did nothing": only as the answer to the first attempt there can have been

@@ -14,8 +14,8 @@ pub(crate) fn ready_to_run(transaction: &Transaction) -> Vec<BranchId> {
     let can_turn_back = transaction
         .branches
         .iter()
-        .any(|branch| branch.role() != Some(StepRole::ForwardOnly) && !is_passed(branch.status));
-    let passed = |id: &BranchId| transaction.branch(*id).is_some_and(|branch| is_passed(branch.status));
+        .any(|branch| branch.role() != Some(StepRole::ForwardOnly) && !is_passed(branch));
+    let passed = |id: &BranchId| transaction.branch(*id).is_some_and(is_passed);
     transaction
         .branches
         .iter()
@@ -32,12 +32,9 @@ pub(crate) fn ready_to_run(transaction: &Transaction) -> Vec<BranchId> {
 /// The steps whose compensation may go out: everything after them is settled, and no attempt of their
 /// action runs here (protocol H3).
 pub(crate) fn ready_to_compensate(transaction: &Transaction) -> Vec<BranchId> {
-    let blocked: BTreeSet<BranchId> = transaction
-        .branches
-        .iter()
-        .filter(|branch| !branch.status.is_settled())
-        .flat_map(|branch| branch.step.iter().flat_map(|step| step.after.iter().copied()))
-        .collect();
+    // Not the direct ones alone: between two steps there may be one that has nothing to undo.
+    let unsettled = transaction.branches.iter().filter(|branch| !branch.status.is_settled());
+    let blocked = before(transaction, unsettled);
     transaction
         .branches
         .iter()
@@ -45,6 +42,23 @@ pub(crate) fn ready_to_compensate(transaction: &Transaction) -> Vec<BranchId> {
         .filter(|branch| branch.next_attempt_at.is_none() && !blocked.contains(&branch.id))
         .map(|branch| branch.id)
         .collect()
+}
+
+/// All steps that come before some.
+fn before<'a>(transaction: &Transaction, some: impl Iterator<Item = &'a Branch>) -> BTreeSet<BranchId> {
+    let mut before = BTreeSet::new();
+    let mut look: Vec<BranchId> = some.flat_map(steps_before).collect();
+    while let Some(id) = look.pop() {
+        if before.insert(id) {
+            look.extend(transaction.branch(id).into_iter().flat_map(steps_before));
+        }
+    }
+    before
+}
+
+/// The steps that come directly before one.
+fn steps_before(branch: &Branch) -> impl Iterator<Item = BranchId> {
+    branch.step.iter().flat_map(|step| step.after.iter().copied())
 }
 
 /// A step's status when its saga turns back.
@@ -72,16 +86,7 @@ impl Transaction {
     /// are given. In the plan's order; steps without a result are left out.
     #[must_use]
     pub fn inputs_of(&self, branch: &Branch) -> Vec<(BranchKey, Bytes)> {
-        let mut before = BTreeSet::new();
-        let mut look: Vec<BranchId> = branch.step.iter().flat_map(|step| step.after.clone()).collect();
-        while let Some(id) = look.pop() {
-            if before.insert(id)
-                && let Some(step) = self.branch(id).and_then(|branch| branch.step.as_ref())
-            {
-                look.extend(step.after.iter().copied());
-            }
-        }
-        before
+        before(self, std::iter::once(branch))
             .into_iter()
             .filter_map(|id| {
                 let branch = self.branch(id)?;

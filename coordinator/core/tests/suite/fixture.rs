@@ -5,16 +5,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use unanimity_core::{
-    BeginSpec, Command, Context, Effect, Event, OperatorAction, Registration, ResultOutcome, RetryPolicy,
-    Timer, Transaction, Verdict, apply, decide,
+    BeginSpec, BranchTraits, Command, Context, Effect, Event, OperatorAction, Registration, ResultOutcome,
+    RetryPolicy, Timer, Transaction, TwoPhase, Verdict, apply, decide,
 };
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchTargets, Digest, Mode, Name, Operation, ResolveAs, Target,
-    Timestamp, Xid,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, Digest, Mode, Name, Operation,
+    Plan, ResolveAs, Target, Timestamp, Xid,
 };
 
 /// When every test's transaction begins.
 pub(crate) const BEGIN: Timestamp = Timestamp(1_000_000);
+/// How long a deposed owner may believe in its lease.
+pub(crate) const LEASE: Duration = Duration::from_secs(10);
+/// How long an attempt may take.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it may stay undecided.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -29,7 +33,7 @@ pub(crate) fn xid() -> Xid {
 }
 
 pub(crate) fn context(now: Timestamp) -> Context {
-    Context { xid: xid(), now, retry: RetryPolicy::default() }
+    Context { xid: xid(), now, retry: RetryPolicy::default(), lease: LEASE, call_timeout: CALL_TIMEOUT }
 }
 
 pub(crate) fn key(n: u32) -> BranchKey {
@@ -61,6 +65,7 @@ pub(crate) fn begin_as(body: u8) -> Command {
         name: Some(Name::new("place order").expect("valid")),
         digest: digest(body),
         timeout: TIMEOUT,
+        plan: Plan::Open,
     })
 }
 
@@ -69,12 +74,7 @@ pub(crate) fn register(n: u32) -> Command {
 }
 
 pub(crate) fn register_as(n: u32, body: u8) -> Command {
-    Command::Register(Registration {
-        key: key(n),
-        targets: targets(),
-        payload: Bytes::from_static(b"two of them"),
-        digest: digest(body),
-    })
+    register_kind(n, BranchKind::Tcc, TwoPhase::default(), body)
 }
 
 pub(crate) fn registered(n: u32) -> Event {
@@ -84,7 +84,22 @@ pub(crate) fn registered(n: u32) -> Event {
         targets: targets(),
         payload: Bytes::from_static(b"two of them"),
         digest: digest(1),
+        traits: Box::new(BranchTraits::of(BranchKind::Tcc)),
     }
+}
+
+/// A registration of another kind than TCC.
+pub(crate) fn register_kind(n: u32, kind: BranchKind, two_phase: TwoPhase, body: u8) -> Command {
+    Command::Register(Registration {
+        key: key(n),
+        targets: targets(),
+        payload: Bytes::from_static(b"two of them"),
+        digest: digest(body),
+        kind: Some(kind),
+        two_phase,
+        policy: CallPolicy::default(),
+        lock_keys: Vec::new(),
+    })
 }
 
 pub(crate) fn commit(named: &[u32]) -> Command {

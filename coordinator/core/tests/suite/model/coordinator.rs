@@ -388,6 +388,7 @@ impl World {
                 let due = known.is_some_and(|transaction| match timer {
                     Timer::Deadline => decision.is_none() && self.now >= transaction.deadline,
                     Timer::CommitWait => transaction.commit_asked.is_some(),
+                    Timer::Prepare => panic!("nothing is prepared in a TCC transaction"),
                     Timer::Retry(id) => transaction
                         .branch(*id)
                         .is_some_and(|branch| branch.next_attempt_at.is_some_and(|at| at <= self.now)),
@@ -433,6 +434,7 @@ impl World {
                 AttentionCode::TargetUnusable => Hit::AttentionUnusable,
                 AttentionCode::HeuristicMixed => Hit::ResolvedAgainst,
                 AttentionCode::HeuristicContradicted => return,
+                AttentionCode::Overdue | AttentionCode::Parked => panic!("not of a TCC branch: {code:?}"),
             },
             Event::BranchResolved { .. } => Hit::ResolvedWith,
             Event::RetryRequested { .. } => Hit::RetryByOperator,

@@ -126,7 +126,8 @@ impl World {
     }
 
     fn context(&self) -> Context {
-        Context { xid: self.xid, now: self.now, retry: self.retry }
+        let (lease, call_timeout) = (fixture::LEASE, fixture::CALL_TIMEOUT);
+        Context { xid: self.xid, now: self.now, retry: self.retry, lease, call_timeout }
     }
 
     /// One random step, and the invariants after it.
@@ -237,7 +238,7 @@ impl World {
                 self.owes(*id, Some(Owed::Waits(operation)));
             }
             Effect::SetTimer { at, timer: Timer::Deadline } => self.deadline_set = Some(*at),
-            Effect::SetTimer { timer: Timer::CommitWait, .. } | Effect::Finished => {}
+            Effect::SetTimer { timer: Timer::CommitWait | Timer::Prepare, .. } | Effect::Finished => {}
             Effect::Decided(_) => self.deadline_set = None,
         }
     }

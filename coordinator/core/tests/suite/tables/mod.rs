@@ -141,9 +141,10 @@ const fn command_kind(command: &Command) -> usize {
         Command::Wake { .. } => 7,
         Command::Retry { .. } => 8,
         Command::Resolve { .. } => 9,
+        Command::Vote { .. } => 10,
     }
 }
-const COMMAND_KINDS: usize = 10;
+const COMMAND_KINDS: usize = 11;
 
 const fn event_kind(event: &Event) -> usize {
     match event {
@@ -162,9 +163,18 @@ const fn event_kind(event: &Event) -> usize {
         Event::RetryRequested { .. } => 12,
         Event::Finished => 13,
         Event::Snapshot(_) => 14,
+        Event::PlanAccepted { .. } => 15,
+        Event::Voted { .. } => 16,
+        Event::PreparesAsked { .. } => 17,
+        Event::Delegated { .. } => 18,
+        Event::CheckBackAsked { .. } => 19,
+        Event::ActionDone { .. } => 20,
+        Event::ActionRefused { .. } => 21,
+        Event::Returned { .. } => 22,
+        Event::Parked { .. } => 23,
     }
 }
-const EVENT_KINDS: usize = 15;
+const EVENT_KINDS: usize = 24;
 
 fn all_kinds(kinds: impl Iterator<Item = usize>, count: usize) {
     let mut seen = vec![false; count];

@@ -50,6 +50,15 @@ fn event(event: &Event) -> String {
         Event::Contradicted { branch_id, operation } => format!("Contradicted({branch_id} {operation})"),
         Event::AttentionRaised { code, .. } => format!("AttentionRaised({})", code.as_str()),
         Event::RetryRequested { .. } => "RetryRequested".to_owned(),
+        Event::PlanAccepted { branches } => format!("PlanAccepted({branches})"),
+        Event::Voted { branch_id, vote } => format!("Voted({branch_id} {vote})"),
+        Event::PreparesAsked { .. } => "PreparesAsked".to_owned(),
+        Event::Delegated { branch_id } => format!("Delegated({branch_id})"),
+        Event::CheckBackAsked { branch_id } => format!("CheckBackAsked({branch_id})"),
+        Event::ActionDone { branch_id, attempts, .. } => format!("ActionDone({branch_id} #{attempts})"),
+        Event::ActionRefused { branch_id, attempts, .. } => format!("ActionRefused({branch_id} #{attempts})"),
+        Event::Returned { branch_id } => format!("Returned({branch_id})"),
+        Event::Parked { branch_id, attempts, .. } => format!("Parked({branch_id} #{attempts})"),
         Event::Finished => "Finished".to_owned(),
         Event::Snapshot(_) => "Snapshot".to_owned(),
     }
@@ -69,6 +78,7 @@ pub(super) fn applied(after: Option<&Transaction>, effects: &[Effect]) -> String
             }
             Effect::SetTimer { timer: Timer::Deadline, .. } => "timer(deadline)".to_owned(),
             Effect::SetTimer { timer: Timer::CommitWait, .. } => "timer(commit wait)".to_owned(),
+            Effect::SetTimer { timer: Timer::Prepare, .. } => "timer(prepare)".to_owned(),
             Effect::SetTimer { timer: Timer::Retry(id), .. } => format!("timer(retry {id})"),
             Effect::Decided(decision) => format!("decided({decision})"),
             Effect::Finished => "finished".to_owned(),
