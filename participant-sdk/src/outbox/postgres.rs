@@ -23,14 +23,19 @@ impl Statements for Postgres {
 
     async fn begin(pool: &Pool<Self>) -> Result<Transaction<'static, Self>, OutboxError> {
         // READ COMMITTED, whatever the session's default: the statement after a wait for the lease
-        // row must see what its last owner wrote. 5 s: nobody holds that row for long.
-        Ok(pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 5000").await?)
+        // row must see what its last owner wrote. 5 s: nobody holds that row for long. A relay that is
+        // frozen in the middle is thrown out, so that its successor need not wait for its machine.
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = 5000;
+                     SET LOCAL idle_in_transaction_session_timeout = 10000";
+        Ok(pool.begin_with(begin).await?)
     }
 
     shared_statements!(
         Postgres, PgConnection, uuid::Uuid,
         now: "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)",
         key: "message_key",
-        for_update: " FOR UPDATE"
+        for_update: " FOR UPDATE",
+        skip_locked: " FOR UPDATE SKIP LOCKED",
+        by_number: ""
     );
 }

@@ -40,6 +40,8 @@ impl Statements for Sqlite {
         Sqlite, SqliteConnection, Hyphenated,
         now: "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
         key: "message_key",
-        for_update: ""
+        for_update: "",
+        skip_locked: "",
+        by_number: ""
     );
 }

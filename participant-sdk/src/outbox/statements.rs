@@ -46,28 +46,41 @@ pub(crate) mod sealed {
         ) -> impl Future<Output = Answer<()>> + Send;
         /// How many relays live.
         fn living(connection: &mut Self::Connection) -> impl Future<Output = Answer<i64>> + Send;
+        /// The shards whose lease this relay has taken and nobody else since, with their epochs.
+        fn owned(
+            connection: &mut Self::Connection,
+            relay: &str,
+        ) -> impl Future<Output = Answer<Vec<(i16, i64)>>> + Send;
         /// The shards whose lease is over.
         fn free_shards(connection: &mut Self::Connection) -> impl Future<Output = Answer<Vec<i16>>> + Send;
-        /// Takes a shard whose lease is over: its new epoch, or `None` if another was faster.
+        /// Takes those of these shards whose lease is over: with their new epochs. Rows that somebody
+        /// has locked are left out: a process that was frozen inside of a transaction must not keep
+        /// us from our other shards.
         fn acquire(
             connection: &mut Self::Connection,
-            shard: i16,
+            shards: &[i16],
             relay: &str,
             millis: i64,
-        ) -> impl Future<Output = Answer<Option<i64>>> + Send;
-        /// Makes a lease longer; `false` if it is another's now.
+        ) -> impl Future<Output = Answer<Vec<(i16, i64)>>> + Send;
+        /// Makes the leases of these shards longer, so far as they are this relay's and not locked.
         fn renew(
             connection: &mut Self::Connection,
-            shard: i16,
-            epoch: i64,
+            shards: &[i16],
+            relay: &str,
             millis: i64,
-        ) -> impl Future<Output = Answer<bool>> + Send;
-        /// Ends a lease.
+        ) -> impl Future<Output = Answer<Vec<i16>>> + Send;
+        /// Ends the leases of these shards, so far as they are this relay's and not locked.
         fn release(
             connection: &mut Self::Connection,
-            shard: i16,
-            epoch: i64,
+            shards: &[i16],
+            relay: &str,
         ) -> impl Future<Output = Answer<()>> + Send;
+        /// Locks the rows of these shards that are this relay's and that nobody has locked.
+        fn lock_owned(
+            connection: &mut Self::Connection,
+            shards: &[i16],
+            relay: &str,
+        ) -> impl Future<Output = Answer<Vec<i16>>> + Send;
         /// Locks a shard's lease row until the transaction ends: its epoch.
         fn lock_shard(
             connection: &mut Self::Connection,
@@ -132,9 +145,11 @@ pub(crate) mod sealed {
 }
 
 /// The statements that read alike in all databases. `$now` is the database's time in milliseconds
-/// since the Unix epoch, `$key` the column `message_key` as text.
+/// since the Unix epoch, `$key` the column `message_key` as text, `$by_number` makes a change of rows by
+/// their numbers touch no other row.
 macro_rules! shared_statements {
-    ($db:ty, $connection:ty, $xid:ty, now: $now:literal, key: $key:literal, for_update: $for_update:literal) => {
+    ($db:ty, $connection:ty, $xid:ty, now: $now:literal, key: $key:literal, for_update: $for_update:literal,
+        skip_locked: $skip_locked:literal, by_number: $by_number:literal) => {
         async fn insert(connection: &mut $connection, row: &NewRow<'_>) -> Result<(), OutboxError> {
             let mut sql = QueryBuilder::<$db>::new(
                 "-- unanimity outbox: insert
@@ -190,6 +205,14 @@ macro_rules! shared_statements {
             .await?)
         }
 
+        async fn owned(connection: &mut $connection, relay: &str) -> Result<Vec<(i16, i64)>, OutboxError> {
+            let mut sql = QueryBuilder::<$db>::new(
+                "-- unanimity outbox: owned
+                 SELECT shard, epoch FROM unanimity_outbox_shards WHERE owner = ",
+            );
+            Ok(sql.push_bind(relay).build_query_as().fetch_all(connection).await?)
+        }
+
         async fn free_shards(connection: &mut $connection) -> Result<Vec<i16>, OutboxError> {
             Ok(sqlx::query_scalar(concat!(
                 "-- unanimity outbox: free_shards
@@ -203,53 +226,91 @@ macro_rules! shared_statements {
 
         async fn acquire(
             connection: &mut $connection,
-            shard: i16,
+            shards: &[i16],
             relay: &str,
             millis: i64,
-        ) -> Result<Option<i64>, OutboxError> {
-            let mut sql = QueryBuilder::<$db>::new(
-                "-- unanimity outbox: acquire
-                 UPDATE unanimity_outbox_shards SET epoch = epoch + 1, owner = ",
-            );
-            sql.push_bind(relay).push(concat!(", until_ms = ", $now, " + ")).push_bind(millis);
-            sql.push(" WHERE shard = ").push_bind(shard).push(concat!(" AND until_ms < ", $now));
-            if sql.build().execute(&mut *connection).await?.rows_affected() != 1 {
-                return Ok(None);
+        ) -> Result<Vec<(i16, i64)>, OutboxError> {
+            if shards.is_empty() {
+                return Ok(Vec::new());
             }
-            // Another can have taken it since only if our lease is over already.
-            let mut sql = QueryBuilder::<$db>::new(
-                "-- unanimity outbox: acquired
-                 SELECT epoch FROM unanimity_outbox_shards WHERE shard = ",
-            );
-            sql.push_bind(shard).push(" AND owner = ").push_bind(relay);
-            Ok(sql.build_query_scalar().fetch_optional(connection).await?)
+            let mut sql = QueryBuilder::<$db>::new(concat!(
+                "-- unanimity outbox: acquire, look
+                 SELECT shard, epoch FROM unanimity_outbox_shards WHERE until_ms < ",
+                $now,
+                " AND shard IN ("
+            ));
+            let mut list = sql.separated(", ");
+            for shard in shards {
+                list.push_bind(*shard);
+            }
+            sql.push(concat!(") ORDER BY shard", $skip_locked));
+            let free: Vec<(i16, i64)> = sql.build_query_as().fetch_all(&mut *connection).await?;
+            for (shard, epoch) in &free {
+                let mut sql = QueryBuilder::<$db>::new(
+                    "-- unanimity outbox: acquire
+                     UPDATE unanimity_outbox_shards SET epoch = ",
+                );
+                sql.push_bind(*epoch + 1).push(", owner = ").push_bind(relay);
+                sql.push(concat!(", until_ms = ", $now, " + ")).push_bind(millis);
+                sql.push(" WHERE shard = ").push_bind(*shard).build().execute(&mut *connection).await?;
+            }
+            Ok(free.into_iter().map(|(shard, epoch)| (shard, epoch + 1)).collect())
         }
 
         async fn renew(
             connection: &mut $connection,
-            shard: i16,
-            epoch: i64,
+            shards: &[i16],
+            relay: &str,
             millis: i64,
-        ) -> Result<bool, OutboxError> {
-            let mut sql = QueryBuilder::<$db>::new(concat!(
-                "-- unanimity outbox: renew
-                 UPDATE unanimity_outbox_shards SET until_ms = ",
-                $now,
-                " + "
-            ));
-            sql.push_bind(millis).push(" WHERE shard = ").push_bind(shard);
-            sql.push(" AND epoch = ").push_bind(epoch);
-            Ok(sql.build().execute(connection).await?.rows_affected() == 1)
+        ) -> Result<Vec<i16>, OutboxError> {
+            let mine = Self::lock_owned(connection, shards, relay).await?;
+            // One by one: for a list MySQL may scan the table, and wait for every lock in it.
+            for shard in &mine {
+                let mut sql = QueryBuilder::<$db>::new(concat!(
+                    "-- unanimity outbox: renew
+                     UPDATE unanimity_outbox_shards SET until_ms = ",
+                    $now,
+                    " + "
+                ));
+                sql.push_bind(millis).push(" WHERE shard = ").push_bind(*shard);
+                sql.build().execute(&mut *connection).await?;
+            }
+            Ok(mine)
         }
 
-        async fn release(connection: &mut $connection, shard: i16, epoch: i64) -> Result<(), OutboxError> {
-            let mut sql = QueryBuilder::<$db>::new(
-                "-- unanimity outbox: release
-                 UPDATE unanimity_outbox_shards SET until_ms = 0, owner = '' WHERE shard = ",
-            );
-            sql.push_bind(shard).push(" AND epoch = ").push_bind(epoch);
-            sql.build().execute(connection).await?;
+        async fn release(
+            connection: &mut $connection,
+            shards: &[i16],
+            relay: &str,
+        ) -> Result<(), OutboxError> {
+            for shard in Self::lock_owned(connection, shards, relay).await? {
+                let mut sql = QueryBuilder::<$db>::new(
+                    "-- unanimity outbox: release
+                     UPDATE unanimity_outbox_shards SET until_ms = 0, owner = '' WHERE shard = ",
+                );
+                sql.push_bind(shard).build().execute(&mut *connection).await?;
+            }
             Ok(())
+        }
+
+        async fn lock_owned(
+            connection: &mut $connection,
+            shards: &[i16],
+            relay: &str,
+        ) -> Result<Vec<i16>, OutboxError> {
+            if shards.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut sql = QueryBuilder::<$db>::new(
+                "-- unanimity outbox: lock_owned
+                 SELECT shard FROM unanimity_outbox_shards WHERE owner = ",
+            );
+            let mut list = sql.push_bind(relay).push(" AND shard IN (").separated(", ");
+            for shard in shards {
+                list.push_bind(*shard);
+            }
+            sql.push(concat!(") ORDER BY shard", $skip_locked));
+            Ok(sql.build_query_scalar().fetch_all(connection).await?)
         }
 
         async fn lock_shard(connection: &mut $connection, shard: i16) -> Result<i64, OutboxError> {
@@ -359,10 +420,12 @@ macro_rules! shared_statements {
             if rows.is_empty() {
                 return Ok(0);
             }
-            let mut sql = QueryBuilder::<$db>::new(
+            let mut sql = QueryBuilder::<$db>::new(concat!(
                 "-- unanimity outbox: change
-                 UPDATE unanimity_outbox SET state = ",
-            );
+                 UPDATE unanimity_outbox",
+                $by_number,
+                " SET state = "
+            ));
             sql.push_bind(change.to.as_str()).push(", epoch = ").push_bind(change.epoch);
             sql.push(", cause = ").push_bind(change.death.map(|(cause, _)| cause.as_str()));
             sql.push(", reason = ").push_bind(change.death.map(|(_, reason)| reason));
@@ -461,18 +524,15 @@ macro_rules! shared_statements {
             sql.push_bind(shard).push(concat!(" AND updated_at_ms < ", $now, " - ")).push_bind(millis);
             sql.push(" LIMIT ").push_bind(limit);
             let rows: Vec<i64> = sql.build_query_scalar().fetch_all(&mut *connection).await?;
-            if rows.is_empty() {
-                return Ok(0);
-            }
-            let mut sql = QueryBuilder::<$db>::new(
-                "-- unanimity outbox: forget
-                 DELETE FROM unanimity_outbox WHERE state = 'delivered' AND n IN (",
-            );
-            let mut list = sql.separated(", ");
+            let mut gone = 0;
             for n in rows {
-                list.push_bind(n);
+                let mut sql = QueryBuilder::<$db>::new(
+                    "-- unanimity outbox: forget
+                     DELETE FROM unanimity_outbox WHERE state = 'delivered' AND n = ",
+                );
+                gone += sql.push_bind(n).build().execute(&mut *connection).await?.rows_affected();
             }
-            Ok(sql.push(")").build().execute(connection).await?.rows_affected())
+            Ok(gone)
         }
     };
 }

@@ -21,6 +21,10 @@ use super::{Shared, shard};
 /// How often the stats are looked up for those who watch them.
 const STATS_EVERY: Duration = Duration::from_secs(5);
 
+/// Tries to renew a lease whose row is locked: by our own work, for milliseconds, or by a relay that
+/// was frozen, and then the others must not wait for it.
+const RENEWALS: usize = 10;
+
 /// A shard that we work on.
 struct Held {
     epoch: i64,
@@ -69,52 +73,84 @@ async fn round<DB: OutboxDatabase>(
     held: &mut BTreeMap<i16, Held>,
 ) -> Result<(), OutboxError> {
     let lease = i64::try_from(shared.settings.lease.as_millis()).unwrap_or(i64::MAX);
-    let mut connection = shared.outbox.pool().acquire().await?;
-    let mut lost = Vec::new();
-    for (shard, held) in held.iter() {
+    renew(shared, held, lease).await?;
+    let share = {
+        let mut connection = shared.outbox.pool().acquire().await?;
+        DB::appear(&mut connection, &shared.name, lease).await?;
+        let living = DB::living(&mut connection).await?.max(1);
+        // Rounded up: together the shares cover all shards.
+        usize::try_from((i64::from(SHARDS) + living - 1) / living).unwrap_or(1)
+    };
+    if held.len() < share {
+        let mut tx = DB::begin(shared.outbox.pool()).await?;
         // Our clock starts before the database's: for us the lease is never longer than for it.
         let asked = Instant::now();
-        if held.task.is_finished() || !DB::renew(&mut connection, *shard, held.epoch, lease).await? {
-            lost.push(*shard);
-        } else {
-            held.until.send_replace(asked + shared.settings.lease);
+        let mut free = DB::free_shards(&mut tx).await?;
+        free.retain(|shard| !held.contains_key(shard));
+        free.truncate(share - held.len());
+        let taken = DB::acquire(&mut tx, &free, &shared.name, lease).await?;
+        tx.commit().await?;
+        for (shard, epoch) in taken {
+            held.insert(shard, start(shared, shard, epoch, asked + shared.settings.lease));
         }
     }
-    for shard in lost {
-        if let Some(held) = held.remove(&shard) {
-            tracing::debug!(shard, "this relay works on this shard of the outbox no more");
-            held.stop.cancel();
-            // It ended by itself: the lease may still be ours. Does nothing to another's.
-            DB::release(&mut connection, shard, held.epoch).await?;
-        }
-    }
-    DB::appear(&mut connection, &shared.name, lease).await?;
-    let living = DB::living(&mut connection).await?.max(1);
-    // Rounded up: together the shares cover all shards.
-    let share = (i64::from(SHARDS) + living - 1) / living;
-    let share = usize::try_from(share).unwrap_or(1);
-    if held.len() < share {
-        for shard in DB::free_shards(&mut connection).await? {
-            if held.len() >= share || shared.stop.is_cancelled() {
-                break;
-            }
-            let asked = Instant::now();
-            if held.contains_key(&shard) {
-                continue;
-            }
-            if let Some(epoch) = DB::acquire(&mut connection, shard, &shared.name, lease).await? {
-                held.insert(shard, start(shared, shard, epoch, asked + shared.settings.lease));
-            }
-        }
-    }
-    // Not held while waiting for tasks that may need the pool's last connection.
-    drop(connection);
     while held.len() > share {
         if let Some((shard, surplus)) = held.pop_last() {
             tracing::debug!(shard, "a shard of the outbox is left to another relay");
             give_back(shared, shard, surplus).await;
         }
     }
+    Ok(())
+}
+
+/// Renews what is ours. Lets go of what is another's, and of what ended by itself.
+async fn renew<DB: OutboxDatabase>(
+    shared: &Shared<DB>,
+    held: &mut BTreeMap<i16, Held>,
+    lease: i64,
+) -> Result<(), OutboxError> {
+    let ended: Vec<i16> =
+        held.iter().filter(|(_, held)| held.task.is_finished()).map(|(shard, _)| *shard).collect();
+    let mut left: Vec<i16> = held.keys().copied().filter(|shard| !ended.contains(shard)).collect();
+    if !ended.is_empty() {
+        held.retain(|shard, _| !ended.contains(shard));
+        let mut tx = DB::begin(shared.outbox.pool()).await?;
+        DB::release(&mut tx, &ended, &shared.name).await?;
+        tx.commit().await?;
+    }
+    for _ in 0..RENEWALS {
+        if left.is_empty() {
+            return Ok(());
+        }
+        let mut tx = DB::begin(shared.outbox.pool()).await?;
+        let asked = Instant::now();
+        let renewed = DB::renew(&mut tx, &left, &shared.name, lease).await?;
+        tx.commit().await?;
+        for shard in &renewed {
+            if let Some(held) = held.get(shard) {
+                held.until.send_replace(asked + shared.settings.lease);
+            }
+        }
+        left.retain(|shard| !renewed.contains(shard));
+        if !left.is_empty() {
+            // Locked by a change of our own, or another's.
+            let mut connection = shared.outbox.pool().acquire().await?;
+            let owned = DB::owned(&mut connection, &shared.name).await?;
+            left.retain(|shard| match held.get(shard) {
+                Some(ours) if owned.contains(&(*shard, ours.epoch)) => true,
+                Some(lost) => {
+                    tracing::info!(shard, "another relay works on this shard of the outbox now");
+                    lost.stop.cancel();
+                    held.remove(shard);
+                    false
+                }
+                None => false,
+            });
+            drop(connection);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    tracing::warn!(shards = ?left, "the leases of these shards of the outbox are locked and cannot be renewed");
     Ok(())
 }
 
@@ -131,8 +167,9 @@ async fn give_back<DB: OutboxDatabase>(shared: &Shared<DB>, shard: i16, held: He
         tracing::error!(shard, %error, "the work on a shard of the outbox ended badly");
     }
     let released = async {
-        let mut connection = shared.outbox.pool().acquire().await?;
-        DB::release(&mut connection, shard, held.epoch).await
+        let mut tx = DB::begin(shared.outbox.pool()).await?;
+        DB::release(&mut tx, &[shard], &shared.name).await?;
+        Ok::<_, OutboxError>(tx.commit().await?)
     };
     if let Err(error) = released.await {
         tracing::debug!(shard, %error, "the lease ends by itself");

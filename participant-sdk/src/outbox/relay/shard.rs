@@ -331,7 +331,9 @@ impl<DB: OutboxDatabase> Work<DB> {
                     changed += DB::change(&mut tx, &[*n], change(RowState::Dead, death)).await?;
                 }
             }
+            failpoint::reach("relay.before_mark");
             tx.commit().await?;
+            failpoint::reach("relay.after_mark");
             if changed != u64::try_from(batch.len()).unwrap_or(u64::MAX) {
                 tracing::warn!(shard = self.shard, "rows of the outbox were changed by somebody else");
             }
@@ -388,8 +390,9 @@ impl<DB: OutboxDatabase> Work<DB> {
             return Ok(());
         }
         let age = i64::try_from(self.shared.settings.retention.as_millis()).unwrap_or(i64::MAX);
-        let mut connection = self.shared.outbox.pool().acquire().await?;
-        let gone = DB::forget(&mut connection, self.shard, age, WRITE_MAX as i64).await?;
+        let mut tx = DB::begin(self.shared.outbox.pool()).await?;
+        let gone = DB::forget(&mut tx, self.shard, age, WRITE_MAX as i64).await?;
+        tx.commit().await?;
         let more = gone == WRITE_MAX as u64;
         self.forget_at = Instant::now() + if more { self.shared.settings.poll } else { self.forget_every() };
         Ok(())
