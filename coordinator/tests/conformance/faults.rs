@@ -108,3 +108,13 @@ async fn h5_senders_whose_no_is_none() {
     found("sender", Fault::AlwaysSaysYes, "fenced", before).await;
     found("sender", Fault::NeverSaysNo, "fenced", before).await;
 }
+
+#[tokio::test]
+async fn a_fault_takes_only_what_it_breaks() {
+    let said = check(&Toy::start(Fault::FinishesAgain).await, "tcc", true).await;
+    assert!(said.has_earned("fenced") && said.has_earned("compensates"), "{said:#?}");
+    let said = check(&Toy::start(Fault::NoTombstone).await, "saga", true).await;
+    assert!(said.has_earned("idempotent"), "{said:#?}");
+    let said = check(&Toy::start(Fault::FinishesUndone).await, "two_phase", true).await;
+    assert!(said.has_earned("idempotent") && said.has_earned("compensates"), "{said:#?}");
+}

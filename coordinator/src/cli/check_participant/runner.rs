@@ -106,9 +106,9 @@ impl Runner {
             }
             Some(unit) if change == effects * unit => Ok(()),
             Some(unit) => Err(format!(
-                "the observed number changed by {}, and {effects} effects of {} each should be seen",
+                "the observed number changed by {}, and must change by {}",
                 decimal(change),
-                decimal(unit)
+                decimal(effects * unit)
             )),
         }
     }
