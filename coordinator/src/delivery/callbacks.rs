@@ -49,12 +49,13 @@ impl Shared {
     /// Brings one call to a callback. The allow list is asked here, right before.
     async fn execute(&self, flight: &Flight) -> ResultOutcome {
         let call = flight.call();
+        let timeout = self.config.timeout_of(call);
         match (self.config.allow.callback_url(&call.target), &call.target) {
             (Ok(Some(url)), Target::Grpc(_)) => {
-                let operation = operation_to_wire(call, 0, "", self.log_id(), self.config.request_timeout);
-                self.grpc.call(&url, operation).await
+                let operation = operation_to_wire(call, 0, "", self.log_id(), timeout);
+                self.grpc.call(&url, operation, call.operation, timeout).await
             }
-            (Ok(Some(url)), _) => self.http.call(url, call).await,
+            (Ok(Some(url)), _) => self.http.call(url, call, self.log_id(), timeout).await,
             (Ok(None), _) => ResultOutcome::Unusable { error: "a participant is no callback".into() },
             (Err(error), _) => ResultOutcome::Unusable { error: printable(&error) },
         }

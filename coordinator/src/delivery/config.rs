@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use unanimity_types::LogId;
+use unanimity_types::{Limits, LogId};
 
 use super::allow::AllowList;
+use crate::engine::BranchCall;
 
 /// Settings of delivery. Every number is a bound; none may be zero.
 #[derive(Debug, Clone)]
@@ -30,7 +31,9 @@ pub struct DeliveryConfig {
     pub bulkhead_idle: Duration,
     /// How long a connection to a callback may take, name resolution included.
     pub connect_timeout: Duration,
-    /// How long one operation may take, connection included; then its outcome is unknown.
+    /// How long one operation may take, connection included, if its branch does not say otherwise; then
+    /// its outcome is unknown. The engine's `call_timeout` must be the same: it is what a new owner
+    /// waits for before it turns a saga back (protocol H3).
     pub request_timeout: Duration,
     /// The longest `Retry-After` that is honoured: a participant must not park a decision for a day.
     pub retry_after_max: Duration,
@@ -48,6 +51,16 @@ pub struct DeliveryConfig {
     pub heartbeat_interval: Duration,
     /// How long a session may refuse to take what is sent to it before it is ended.
     pub write_timeout: Duration,
+    /// How long a call waits for the one instance that can take it to come back (protocol H11): long
+    /// enough for a connection that broke, short enough for the locks that others hold meanwhile.
+    pub instance_grace: Duration,
+}
+
+impl DeliveryConfig {
+    /// How long this call may take.
+    pub(super) fn timeout_of(&self, call: &BranchCall) -> Duration {
+        call.timeout.map_or(self.request_timeout, |timeout| timeout.min(Limits::CALL_TIMEOUT_MAX))
+    }
 }
 
 impl Default for DeliveryConfig {
@@ -70,6 +83,7 @@ impl Default for DeliveryConfig {
             hello_timeout: Duration::from_secs(10),
             heartbeat_interval: Duration::from_secs(5),
             write_timeout: Duration::from_secs(10),
+            instance_grace: Duration::from_secs(2),
         }
     }
 }

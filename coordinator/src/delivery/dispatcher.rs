@@ -150,30 +150,38 @@ impl Delivery {
         if !self.is_running() {
             return None;
         }
-        if !bulkheads.participants.contains_key(participant) {
-            bulkheads.sweep(config.bulkhead_idle);
-            // What is left then has instances, whose number has its own bound.
-            if bulkheads.participants.len() >= config.bulkheads_max {
-                bulkheads.sweep(Duration::ZERO);
-            }
-        }
-        let bulkhead = bulkheads
-            .participants
-            .entry(participant.clone())
-            .or_insert_with(|| Participant::new(participant.clone(), Arc::clone(&self.shared)));
+        bulkheads.make_room(config, participant);
+        // What is left then has instances, whose number has its own bound.
+        let bulkhead = bulkheads.participant(participant, &self.shared);
         Some(bulkhead.attach(instance))
     }
 
     /// To an attached participant. One that never attached gets no bulkhead: its name may be anything.
     fn to_participant(&self, participant: &Name, flight: Flight) {
-        let bulkheads = self.read();
+        {
+            let bulkheads = self.read();
+            if !self.is_running() {
+                return flight.not_sent("this node is shutting down");
+            }
+            match bulkheads.participants.get(participant) {
+                Some(participant) => return participant.offer(flight),
+                None if flight.call().instance.is_none() => {
+                    return flight.unknown(&Participant::nobody(participant));
+                }
+                None => {}
+            }
+        }
+        // Its instance was attached once, perhaps to this node before a restart, and may come back.
+        let mut bulkheads = self.write();
         if !self.is_running() {
             return flight.not_sent("this node is shutting down");
         }
-        match bulkheads.participants.get(participant) {
-            Some(participant) => participant.offer(flight),
-            None => flight.unknown(&Participant::nobody(participant)),
+        bulkheads.make_room(&self.shared.config, participant);
+        let is_new = !bulkheads.participants.contains_key(participant);
+        if is_new && bulkheads.participants.len() >= self.shared.config.bulkheads_max {
+            return flight.not_sent("calls to too many different participants wait already");
         }
+        bulkheads.participant(participant, &self.shared).offer(flight);
     }
 
     fn to_callback(&self, kind: BulkheadKind, origin: String, flight: Flight) {
@@ -236,6 +244,23 @@ impl Dispatcher for Delivery {
 }
 
 impl Bulkheads {
+    /// Lets idle ones go if this participant is new.
+    fn make_room(&mut self, config: &DeliveryConfig, participant: &Name) {
+        if self.participants.contains_key(participant) {
+            return;
+        }
+        self.sweep(config.bulkhead_idle);
+        if self.participants.len() >= config.bulkheads_max {
+            self.sweep(Duration::ZERO);
+        }
+    }
+
+    fn participant(&mut self, name: &Name, shared: &Arc<Shared>) -> &Arc<Participant> {
+        self.participants
+            .entry(name.clone())
+            .or_insert_with(|| Participant::new(name.clone(), Arc::clone(shared)))
+    }
+
     /// Removes those that have been idle so long. Done where a new one comes, which is when room
     /// matters; so it needs no task of its own.
     fn sweep(&mut self, idle: Duration) {

@@ -115,10 +115,6 @@ impl Flight {
         self.sent_at = Some(now);
     }
 
-    pub(super) fn was_sent(&self) -> bool {
-        self.sent_at.is_some()
-    }
-
     /// Answers.
     pub(super) fn finish(mut self, outcome: ResultOutcome) {
         self.answer(outcome);

@@ -11,14 +11,11 @@ use tonic::{Code, Status};
 use unanimity_core::ResultOutcome;
 use unanimity_proto::v1;
 use unanimity_proto::v1::branch_callback_client::BranchCallbackClient;
-use unanimity_types::Limits;
+use unanimity_types::{Limits, Operation, Vote};
 
 use super::config::DeliveryConfig;
 use super::text::{chain, lock, printable};
 use crate::engine::BranchCall;
-
-/// An answer is an outcome and a short text.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Calls gRPC addresses, over one cached connection each.
 #[derive(Debug)]
@@ -27,7 +24,6 @@ pub(super) struct GrpcCaller {
     channels: Mutex<HashMap<String, (Channel, Instant)>>,
     channels_max: usize,
     connect_timeout: Duration,
-    request_timeout: Duration,
 }
 
 impl GrpcCaller {
@@ -36,12 +32,17 @@ impl GrpcCaller {
             channels: Mutex::default(),
             channels_max: config.grpc_channels_max,
             connect_timeout: config.connect_timeout,
-            request_timeout: config.request_timeout,
         }
     }
 
     /// Brings one operation to an address that the allow list has passed.
-    pub(super) async fn call(&self, url: &Url, operation: v1::BranchOperation) -> ResultOutcome {
+    pub(super) async fn call(
+        &self,
+        url: &Url,
+        message: v1::BranchOperation,
+        operation: Operation,
+        timeout: Duration,
+    ) -> ResultOutcome {
         if url.scheme() != "http" {
             let error = "gRPC callbacks over TLS are not supported yet: use http:// or an attached session";
             return ResultOutcome::Unusable { error: error.into() };
@@ -52,12 +53,13 @@ impl GrpcCaller {
             Err(error) => return ResultOutcome::Unusable { error: chain(&error) },
         };
         let mut client = BranchCallbackClient::new(channel)
-            .max_decoding_message_size(ANSWER_BYTES_MAX)
+            // As in a session: a result that is too large is seen to be that.
+            .max_decoding_message_size(Limits::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(Limits::MESSAGE_BYTES_MAX);
-        match tokio::time::timeout(self.request_timeout, client.execute(operation)).await {
-            Ok(Ok(response)) => outcome_of(response.get_ref()),
+        match tokio::time::timeout(timeout, client.execute(message)).await {
+            Ok(Ok(response)) => outcome_of(operation, response.get_ref()),
             Ok(Err(status)) => outcome_of_status(&status),
-            Err(_) => unknown(printable(&format!("no answer within {:?}", self.request_timeout))),
+            Err(_) => unknown(printable(&format!("no answer within {timeout:?}"))),
         }
     }
 
@@ -71,7 +73,6 @@ impl GrpcCaller {
         // Lazy: connects in the first call, inside its timeout, and again after a break.
         let channel = Endpoint::from_shared(origin.to_owned())?
             .connect_timeout(self.connect_timeout)
-            .timeout(self.request_timeout)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
@@ -115,12 +116,12 @@ pub(super) fn operation_to_wire(
     }
 }
 
-/// A participant's answer.
-pub(super) fn outcome_of(result: &v1::BranchResult) -> ResultOutcome {
+/// A participant's answer to an operation.
+pub(super) fn outcome_of(operation: Operation, result: &v1::BranchResult) -> ResultOutcome {
     use v1::branch_result::Outcome;
     let error = || printable(&result.error);
     match Outcome::try_from(result.outcome) {
-        Ok(Outcome::Done) => ResultOutcome::Done,
+        Ok(Outcome::Done) => done(operation, result),
         Ok(Outcome::Refused) => ResultOutcome::Refused { error: error() },
         Ok(Outcome::NotYet) => ResultOutcome::NotYet { error: error() },
         Ok(Outcome::Unknown) => unknown(error()),
@@ -128,6 +129,28 @@ pub(super) fn outcome_of(result: &v1::BranchResult) -> ResultOutcome {
         Err(_) => {
             unknown(printable(&format!("outcome {} is unknown here: {}", result.outcome, result.error)))
         }
+    }
+}
+
+/// What came with a "done".
+fn done(operation: Operation, result: &v1::BranchResult) -> ResultOutcome {
+    match operation {
+        Operation::Action if !result.result.is_empty() => {
+            // One byte more than it may have shows that it is too large; nobody needs the rest.
+            let seen = result.result.len().min(Limits::RESULT_BYTES_MAX + 1);
+            ResultOutcome::Result(result.result.slice(..seen))
+        }
+        Operation::Prepare => match v1::Vote::try_from(result.vote) {
+            Ok(v1::Vote::Unspecified | v1::Vote::Prepared) => ResultOutcome::Voted(Vote::Prepared),
+            Ok(v1::Vote::ReadOnly) => ResultOutcome::Voted(Vote::ReadOnly),
+            Ok(v1::Vote::Refused) if result.error.is_empty() => {
+                ResultOutcome::Refused { error: "it voted refused".into() }
+            }
+            Ok(v1::Vote::Refused) => ResultOutcome::Refused { error: printable(&result.error) },
+            // A newer participant's word that we do not know is no vote.
+            Err(_) => unknown(printable(&format!("vote {} is unknown here", result.vote))),
+        },
+        _ => ResultOutcome::Done,
     }
 }
 

@@ -180,6 +180,8 @@ impl NodeBuilder {
                 cap: Duration::from_millis(config.retry.cap_ms),
                 attention_after: config.retry.attention_after,
             },
+            // What delivery gives a call: a new owner waits for the old one's (protocol H3).
+            call_timeout: config.timeouts.callback(),
             ..EngineConfig::default()
         };
         let dispatcher: Arc<dyn Dispatcher> = Arc::clone(&delivery) as Arc<dyn Dispatcher>;

@@ -8,9 +8,9 @@ use unanimity_coordinator::engine::{
     Begin, Commit, Coordinator, Dispatcher, Engine, EngineConfig, Register, Wait,
 };
 use unanimity_coordinator::log::MemoryLog;
-use unanimity_core::RetryPolicy;
+use unanimity_core::{RetryPolicy, TwoPhase};
 use unanimity_proto::v1::branch_result::Outcome;
-use unanimity_types::{BranchTargets, Mode, Status};
+use unanimity_types::{BranchTargets, CallPolicy, Mode, Plan, Status};
 
 use crate::support::{PATIENCE, Session, code_of, config, hello, participant, serve_service};
 
@@ -38,10 +38,20 @@ impl Node {
 }
 
 async fn commit_one(coordinator: &Coordinator) -> unanimity_types::Xid {
-    let begin = Begin { mode: Mode::Tcc, name: None, xid: None, timeout: None };
+    let begin = Begin { mode: Mode::Tcc, name: None, xid: None, timeout: None, plan: Plan::Open };
     let xid = coordinator.begin(begin).await.expect("begun").xid;
     let targets = BranchTargets::One(participant("stock"));
-    let register = Register { xid, key: None, targets, payload: "{}".into() };
+    let register = Register {
+        xid,
+        key: None,
+        targets,
+        payload: "{}".into(),
+        kind: None,
+        two_phase: TwoPhase::default(),
+        policy: CallPolicy::default(),
+        lock_keys: Vec::new(),
+        lock_wait: Duration::ZERO,
+    };
     coordinator.register(register).await.expect("registered");
     coordinator.commit(Commit { xid, votes: None, wait: Wait::Decided }).await.expect("decided");
     xid

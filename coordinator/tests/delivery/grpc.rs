@@ -53,7 +53,7 @@ fn grpc(address: SocketAddr) -> Target {
 }
 
 fn result(outcome: i32, error: &str) -> Option<Result<v1::BranchResult, Status>> {
-    Some(Ok(v1::BranchResult { call_id: 0, outcome, error: error.to_owned() }))
+    Some(Ok(v1::BranchResult { outcome, error: error.to_owned(), ..Default::default() }))
 }
 
 #[tokio::test]
@@ -121,7 +121,7 @@ async fn what_does_not_answer_is_unknown() {
     assert!(is_unknown(&bench.ask(grpc(hanging)).await));
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     assert!(is_unknown(&bench.ask(grpc(silent.local_addr().expect("an address"))).await));
-    let (huge, _) = serve(Arc::new(|| result(1, &"x".repeat(1_000_000)))).await;
+    let (huge, _) = serve(Arc::new(|| result(1, &"x".repeat(5_000_000)))).await;
     assert!(is_unknown(&bench.ask(grpc(huge)).await));
     // A server of something else.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use unanimity_core::ResultOutcome;
 use unanimity_types::Target;
 
-use crate::support::{Bench, call, config, is_unknown, text};
+use crate::support::{Bench, LOG_ID, call, config, is_unknown, text};
 
 async fn serve(router: Router) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -170,11 +170,14 @@ async fn the_request_is_as_documented() {
         }),
     );
     let address = serve(router).await;
-    let mut bench = Bench::new(config());
+    let mut bench = Bench::new(unanimity_coordinator::delivery::DeliveryConfig {
+        log_id: Some(unanimity_types::LogId(LOG_ID.parse().expect("a uuid"))),
+        ..config()
+    });
     for payload in [&b"{\"n\":1.50, \"n\":2}"[..], b"", b"\x00\xff\x10", b"1}, {"] {
         let mut call = call(http(address, "/confirm?x=1"), 5);
         call.payload = Bytes::from_static(payload);
-        unanimity_coordinator::engine::Dispatcher::dispatch(&*bench.delivery, call, &bench.sink);
+        bench.send(call);
         assert_eq!(bench.reply().await.outcome, ResultOutcome::Done);
     }
     let seen = seen.lock().expect("seen");
@@ -184,7 +187,7 @@ async fn the_request_is_as_documented() {
         assert_eq!(headers["unanimity-xid"], xid);
     }
     let head = format!(
-        r#"{{"xid":"{xid}","branch_id":5,"key":"key-5","operation":"confirm","name":"place-order","attempt":2,"epoch":3"#
+        r#"{{"xid":"{xid}","branch_id":5,"key":"key-5","operation":"confirm","name":"place-order","attempt":2,"epoch":3,"kind":"tcc","log_id":"{LOG_ID}","timeout_ms":600"#
     );
     let bodies: Vec<_> = seen.iter().map(|(_, body)| std::str::from_utf8(body).expect("text")).collect();
     assert_eq!(bodies[0], format!(r#"{head},"payload":{{"n":1.50, "n":2}}}}"#));

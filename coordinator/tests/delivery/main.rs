@@ -7,6 +7,8 @@ mod engine;
 mod grpc;
 mod http;
 mod isolation;
+mod modes;
+mod pinned;
 mod random;
 mod sessions;
 mod sessions_bad;

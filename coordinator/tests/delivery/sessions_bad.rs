@@ -239,6 +239,7 @@ async fn what_was_not_sent_goes_to_the_sibling() {
         call_id,
         outcome: v1::branch_result::Outcome::Refused.into(),
         error: "a guess".to_owned(),
+        ..Default::default()
     };
     let results = (0..300).map(guess).collect();
     blocked.send(ToCoordinator::Results(v1::BranchResults { results })).await;

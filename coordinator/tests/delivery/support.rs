@@ -20,7 +20,8 @@ use unanimity_proto::v1::participant_message::Kind as ToCoordinator;
 use unanimity_proto::v1::participants_client::ParticipantsClient;
 use unanimity_proto::{error_from_status, v1};
 use unanimity_types::{
-    BranchId, BranchKey, Epoch, LogId, LogPosition, Name, Operation, PartitionId, Seq, Target, Xid,
+    BranchId, BranchKey, BranchKind, Epoch, LogId, LogPosition, Name, Operation, PartitionId, Seq, Target,
+    Xid,
 };
 use uuid::Uuid;
 
@@ -64,6 +65,11 @@ pub(crate) fn call(target: Target, branch: u32) -> BranchCall {
         payload: Bytes::from_static(b"{\"sku\":\"a\",\"n\":1.50}"),
         attempt: 2,
         position: position(9),
+        kind: BranchKind::Tcc,
+        inputs: Vec::new(),
+        result: None,
+        timeout: None,
+        instance: None,
     }
 }
 
@@ -81,7 +87,11 @@ impl Bench {
     }
 
     pub(crate) fn dispatch(&self, target: Target, branch: u32) {
-        self.delivery.dispatch(call(target, branch), &self.sink);
+        self.send(call(target, branch));
+    }
+
+    pub(crate) fn send(&self, call: BranchCall) {
+        self.delivery.dispatch(call, &self.sink);
     }
 
     pub(crate) async fn reply(&mut self) -> BranchReply {
@@ -90,7 +100,12 @@ impl Bench {
 
     /// One call and its outcome.
     pub(crate) async fn ask(&mut self, target: Target) -> ResultOutcome {
-        self.dispatch(target, 1);
+        self.ask_for(call(target, 1)).await
+    }
+
+    /// The same with a call of one's own.
+    pub(crate) async fn ask_for(&mut self, call: BranchCall) -> ResultOutcome {
+        self.send(call);
         let reply = self.reply().await;
         assert_eq!(reply.attempt, 2);
         assert_eq!(reply.position, position(9));
@@ -122,7 +137,7 @@ pub(crate) fn is_unknown(outcome: &ResultOutcome) -> bool {
 
 pub(crate) fn text(outcome: &ResultOutcome) -> &str {
     match outcome {
-        ResultOutcome::Done => "done",
+        ResultOutcome::Done | ResultOutcome::Result(_) | ResultOutcome::Voted(_) => "done",
         ResultOutcome::Refused { error }
         | ResultOutcome::Unknown { error, .. }
         | ResultOutcome::NotYet { error }
@@ -262,7 +277,12 @@ impl Session {
     }
 
     pub(crate) async fn answer(&self, call_id: u64, outcome: v1::branch_result::Outcome, error: &str) {
-        let result = v1::BranchResult { call_id, outcome: outcome.into(), error: error.to_owned() };
+        let error = error.to_owned();
+        self.answer_all(v1::BranchResult { call_id, outcome: outcome.into(), error, ..Default::default() })
+            .await;
+    }
+
+    pub(crate) async fn answer_all(&self, result: v1::BranchResult) {
         self.send(ToCoordinator::Results(v1::BranchResults { results: vec![result] })).await;
     }
 

@@ -5,22 +5,23 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use unanimity_core::ResultOutcome;
 use unanimity_proto::v1;
 use unanimity_types::{Name, Target};
 
+use crate::delivery::config::DeliveryConfig;
 use crate::delivery::flight::Flight;
-use crate::delivery::grpc::operation_to_wire;
+use crate::delivery::grpc::{operation_to_wire, outcome_of};
 use crate::delivery::stats::InstanceStats;
 use crate::delivery::text::printable;
 
 /// Operations in one message: many enough to spare messages, few enough that the first of them does
 /// not wait for the last.
 const BATCH_OPERATIONS_MAX: usize = 256;
-/// Payload bytes after which a message is full. With the last payload (1 MiB) and the envelopes it
-/// stays below the limit of a message (4 MiB).
+/// Bytes of payloads and results after which a message is full. With the last operation's (1 MiB of
+/// payload, 1 MiB of results) and the envelopes it stays below the limit of a message (4 MiB).
 const BATCH_BYTES_FULL: usize = 1024 * 1024;
 /// How long an instance that let an operation time out is chosen only if no other has room.
 const AVOID_AFTER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,6 +39,14 @@ pub(in crate::delivery) struct NewInstance {
     pub(in crate::delivery) concurrency: usize,
 }
 
+/// A call that it was given.
+#[derive(Debug)]
+struct InHand {
+    flight: Flight,
+    /// When it is given up; `None` before it was sent.
+    deadline: Option<Instant>,
+}
+
 /// An attached instance. All under the lock of its participant.
 #[derive(Debug)]
 pub(super) struct Instance {
@@ -45,12 +54,11 @@ pub(super) struct Instance {
     /// Wakes its session's task.
     pub(super) bell: Arc<Notify>,
     /// What is in its hand or about to be, by call id.
-    in_hand: HashMap<u64, Flight>,
+    in_hand: HashMap<u64, InHand>,
     /// Call ids not sent yet, in order.
     outbox: VecDeque<u64>,
-    /// Call ids sent, with the time when each is given up. In order, as all have the same timeout; ids
-    /// answered since are skipped.
-    deadlines: VecDeque<(Instant, u64)>,
+    /// When each call that was sent is given up.
+    deadlines: BTreeSet<(Instant, u64)>,
     /// Said goodbye.
     pub(super) draining: bool,
     /// Another session of the same instance took its place.
@@ -67,7 +75,7 @@ impl Instance {
             bell,
             in_hand: HashMap::new(),
             outbox: VecDeque::new(),
-            deadlines: VecDeque::new(),
+            deadlines: BTreeSet::new(),
             draining: false,
             replaced: false,
             avoid_until: None,
@@ -94,7 +102,7 @@ impl Instance {
     }
 
     pub(super) fn give(&mut self, call_id: u64, flight: Flight) {
-        self.in_hand.insert(call_id, flight);
+        self.in_hand.insert(call_id, InHand { flight, deadline: None });
         self.outbox.push_back(call_id);
         self.bell.notify_one();
     }
@@ -107,68 +115,71 @@ impl Instance {
     pub(super) fn take_batch(
         &mut self,
         now: Instant,
-        timeout: Duration,
+        config: &DeliveryConfig,
         log_id: &str,
     ) -> Vec<v1::BranchOperation> {
         let mut batch = Vec::with_capacity(self.outbox.len().min(BATCH_OPERATIONS_MAX));
         let mut bytes = 0;
         while batch.len() < BATCH_OPERATIONS_MAX && bytes < BATCH_BYTES_FULL {
             let Some(call_id) = self.outbox.pop_front() else { break };
-            let Some(flight) = self.in_hand.get_mut(&call_id) else { continue };
+            let Some(InHand { flight, deadline }) = self.in_hand.get_mut(&call_id) else { continue };
+            let timeout = config.timeout_of(flight.call());
             flight.mark_sent(now);
-            self.deadlines.push_back((now + timeout, call_id));
+            *deadline = Some(now + timeout);
+            self.deadlines.insert((now + timeout, call_id));
             let call = flight.call();
             let name = match &call.target {
                 Target::Participant { operation, .. } => operation.as_str(),
                 Target::Grpc(_) | Target::Http(_) => "",
             };
-            bytes += call.payload.len();
+            bytes += call.payload.len() + call.result.as_ref().map_or(0, Bytes::len);
+            bytes += call.inputs.iter().map(|(_, result)| result.len()).sum::<usize>();
             batch.push(operation_to_wire(call, call_id, name, log_id, timeout));
         }
         batch
     }
 
     /// Passes an answer on. One that nobody waits for any more is nothing.
-    pub(super) fn answer(&mut self, call_id: u64, outcome: ResultOutcome) {
+    pub(super) fn answer(&mut self, result: &v1::BranchResult) {
         // An id that was never sent is a guess: answering it would settle what nobody did.
-        if self.in_hand.get(&call_id).is_some_and(Flight::was_sent) {
+        let sent = self.in_hand.get(&result.call_id).and_then(|in_hand| in_hand.deadline);
+        if let Some(deadline) = sent
+            && let Some(InHand { flight, .. }) = self.in_hand.remove(&result.call_id)
+        {
+            self.deadlines.remove(&(deadline, result.call_id));
             self.avoid_until = None;
-            if let Some(flight) = self.in_hand.remove(&call_id) {
-                flight.finish(outcome);
-            }
+            let outcome = outcome_of(flight.call().operation, result);
+            flight.finish(outcome);
         }
-        self.forget_answered();
     }
 
     /// Gives up what took too long.
-    pub(super) fn expire(&mut self, now: Instant, timeout: Duration) {
-        while let Some((deadline, call_id)) = self.deadlines.front().copied() {
-            if deadline > now {
-                break;
-            }
-            self.deadlines.pop_front();
-            if let Some(flight) = self.in_hand.remove(&call_id) {
+    pub(super) fn expire(&mut self, now: Instant, config: &DeliveryConfig) {
+        while let Some((deadline, call_id)) = self.deadlines.first().copied().filter(|first| first.0 <= now) {
+            self.deadlines.remove(&(deadline, call_id));
+            if let Some(InHand { flight, .. }) = self.in_hand.remove(&call_id) {
                 self.avoid_until = Some(now + AVOID_AFTER_TIMEOUT);
+                let timeout = config.timeout_of(flight.call());
                 flight.unknown(&format!("instance {} gave no answer within {timeout:?}", self.about.name));
             }
         }
-        self.forget_answered();
     }
 
     /// When the next operation is given up.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(deadline, _)| *deadline)
+        self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
     /// Takes back what was not sent.
     pub(super) fn take_unsent(&mut self) -> Vec<Flight> {
-        self.outbox.drain(..).filter_map(|call_id| self.in_hand.remove(&call_id)).collect()
+        let unsent = self.outbox.drain(..).filter_map(|call_id| self.in_hand.remove(&call_id));
+        unsent.map(|in_hand| in_hand.flight).collect()
     }
 
     /// The session is over: what was sent is of unknown outcome.
     pub(super) fn end(&mut self, why: &str) {
-        for (_, flight) in self.in_hand.drain() {
-            flight.unknown(why);
+        for (_, in_hand) in self.in_hand.drain() {
+            in_hand.flight.unknown(why);
         }
     }
 
@@ -179,20 +190,6 @@ impl Instance {
             in_flight: self.in_hand.len(),
             concurrency: self.about.concurrency,
             draining: self.draining,
-        }
-    }
-
-    /// Keeps `deadlines` about as long as `in_hand`, whose bound it shares.
-    fn forget_answered(&mut self) {
-        while let Some((_, call_id)) = self.deadlines.front() {
-            if self.in_hand.contains_key(call_id) {
-                break;
-            }
-            self.deadlines.pop_front();
-        }
-        if self.deadlines.len() > 2 * self.in_hand.len() + BATCH_OPERATIONS_MAX {
-            let in_hand = &self.in_hand;
-            self.deadlines.retain(|(_, call_id)| in_hand.contains_key(call_id));
         }
     }
 }

@@ -15,6 +15,7 @@ mod hello;
 mod home;
 mod instance;
 mod participant;
+mod pinned;
 mod service;
 mod session;
 

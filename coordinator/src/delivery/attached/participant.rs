@@ -11,38 +11,42 @@ use unanimity_proto::v1;
 use unanimity_types::{Name, Target};
 
 use super::instance::{Instance, NewInstance};
+use super::pinned::Pinned;
 use crate::delivery::callbacks::Shared;
 use crate::delivery::flight::{Counters, Flight};
-use crate::delivery::grpc::outcome_of;
 use crate::delivery::stats::{BulkheadKind, BulkheadStats};
 use crate::delivery::text::{lock, printable};
 
 /// See the module.
 #[derive(Debug)]
 pub(in crate::delivery) struct Participant {
-    name: Name,
-    shared: Arc<Shared>,
+    pub(super) name: Name,
+    pub(super) shared: Arc<Shared>,
     counters: Arc<Counters>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     /// What waits for room, by the name of its hook set, so that a name whose instances are full does
     /// not hold up another. Only names that an attached instance serves; never an empty queue.
     queues: BTreeMap<Name, VecDeque<(u64, Flight)>>,
-    queued: usize,
-    instances: BTreeMap<u64, Instance>,
+    /// What waits for one instance alone, by its name. Never an empty queue.
+    pub(super) pinned: BTreeMap<Name, VecDeque<Pinned>>,
+    /// In both kinds of queues.
+    pub(super) queued: usize,
+    pub(super) instances: BTreeMap<u64, Instance>,
     /// Numbers sessions, calls and turns.
     next_number: u64,
     last_used: Instant,
-    closed: bool,
+    pub(super) closed: bool,
 }
 
 impl Participant {
     pub(in crate::delivery) fn new(name: Name, shared: Arc<Shared>) -> Arc<Self> {
         let state = State {
             queues: BTreeMap::new(),
+            pinned: BTreeMap::new(),
             queued: 0,
             instances: BTreeMap::new(),
             next_number: 1,
@@ -60,7 +64,7 @@ impl Participant {
     }
 
     /// Takes a call, or answers it at once if nobody can serve it or there is no room.
-    pub(in crate::delivery) fn offer(&self, mut flight: Flight) {
+    pub(in crate::delivery) fn offer(self: &Arc<Self>, mut flight: Flight) {
         flight.counted_by(&self.counters);
         let mut state = lock(&self.state);
         state.last_used = Instant::now();
@@ -94,16 +98,18 @@ impl Participant {
         state.closed = true;
         state.queued = 0;
         let queued = std::mem::take(&mut state.queues).into_values().flatten().map(|(_, flight)| flight);
+        let pinned = std::mem::take(&mut state.pinned).into_values().flatten().map(|pinned| pinned.flight);
+        let queued: Vec<_> = queued.chain(pinned).collect();
         let unsent: Vec<_> = state.instances.values_mut().flat_map(Instance::take_unsent).collect();
-        for flight in queued.chain(unsent) {
+        for flight in queued.into_iter().chain(unsent) {
             flight.not_sent("this node is shutting down");
         }
     }
 
-    /// Since when nobody is attached; `None` if somebody is.
+    /// Since when nobody is attached and nothing waits; `None` if it is not so.
     pub(in crate::delivery) fn idle_since(&self) -> Option<Instant> {
         let state = lock(&self.state);
-        state.instances.is_empty().then_some(state.last_used)
+        (state.instances.is_empty() && state.queued == 0).then_some(state.last_used)
     }
 
     pub(in crate::delivery) fn stats(&self) -> BulkheadStats {
@@ -120,7 +126,15 @@ impl Participant {
     }
 
     /// Gives a call to the instance with the least to do, or queues it, or answers it.
-    fn place(&self, state: &mut State, flight: Flight) {
+    pub(super) fn place(self: &Arc<Self>, state: &mut State, flight: Flight) {
+        match flight.call().instance.clone() {
+            Some(instance) => self.place_pinned(state, flight, instance),
+            None => self.place_anywhere(state, flight),
+        }
+    }
+
+    /// The same for a call that any instance can take.
+    pub(super) fn place_anywhere(&self, state: &mut State, flight: Flight) {
         let Target::Participant { operation, .. } = &flight.call().target else {
             return flight.finish(ResultOutcome::Unusable { error: "a callback is no participant".into() });
         };
@@ -136,10 +150,7 @@ impl Participant {
             return state.give(id, flight);
         }
         if state.instances.values().any(|instance| instance.serves(&operation)) {
-            if state.queued >= self.shared.config.queue_max {
-                let error = format!("{} calls wait for participant {} already", state.queued, self.name);
-                return flight.not_sent(&error);
-            }
+            let Some(flight) = self.queue_room(state, flight) else { return };
             let number = state.number();
             state.queued += 1;
             state.queues.entry(operation).or_default().push_back((number, flight));
@@ -152,6 +163,16 @@ impl Participant {
         flight.unknown(&Self::nobody(&self.name));
     }
 
+    /// A call that there is room for, or nothing: then it was answered.
+    pub(super) fn queue_room(&self, state: &State, flight: Flight) -> Option<Flight> {
+        if state.queued < self.shared.config.queue_max {
+            return Some(flight);
+        }
+        let error = format!("{} calls wait for participant {} already", state.queued, self.name);
+        flight.not_sent(&error);
+        None
+    }
+
     /// Fills an instance's hand from what waits, oldest first.
     fn fill(&self, state: &mut State, id: u64) {
         let now = Instant::now();
@@ -162,8 +183,15 @@ impl Participant {
                 .filter(|(operation, _)| instance.serves(operation))
                 .filter_map(|(operation, queue)| Some((queue.front()?.0, operation)))
                 .min()
-                .map(|(_, operation)| operation.clone());
-            let Some(flight) = oldest.and_then(|operation| state.pop(&operation)) else { return };
+                .map(|(number, operation)| (number, operation.clone()));
+            let name = instance.about.name.clone();
+            let only_here = state.pinned.get(&name).and_then(|queue| Some(queue.front()?.number));
+            let flight = match (oldest, only_here) {
+                (Some((number, _)), Some(pinned)) if pinned < number => state.pop_pinned(&name),
+                (Some((_, operation)), _) => state.pop(&operation),
+                (None, _) => state.pop_pinned(&name),
+            };
+            let Some(flight) = flight else { return };
             if flight.age(now) > self.shared.config.queue_wait_max {
                 flight.not_sent("it waited too long behind other calls");
             } else {
@@ -173,7 +201,7 @@ impl Participant {
     }
 
     /// Places what waited for an instance that is gone or going: to others, or back.
-    fn place_again(&self, state: &mut State, unsent: Vec<Flight>) {
+    fn place_again(self: &Arc<Self>, state: &mut State, unsent: Vec<Flight>) {
         let unserved: Vec<Name> = state
             .queues
             .keys()
@@ -185,6 +213,7 @@ impl Participant {
                 self.place(state, flight);
             }
         }
+        self.wait_for_absent(state);
         for flight in unsent {
             if state.closed {
                 flight.not_sent("this node is shutting down");
@@ -198,7 +227,14 @@ impl Participant {
     /// does not exist.
     fn expire_queued(&self, state: &mut State, now: Instant) {
         let max = self.shared.config.queue_wait_max;
-        let State { queues, queued, .. } = state;
+        let State { queues, pinned, queued, .. } = state;
+        for queue in pinned.values_mut() {
+            while let Some(first) = queue.pop_front_if(|first| first.flight.age(now) > max) {
+                *queued -= 1;
+                first.flight.not_sent("it waited too long behind other calls");
+            }
+        }
+        pinned.retain(|_, queue| !queue.is_empty());
         queues.retain(|_, queue| {
             while queue.front().is_some_and(|(_, flight)| flight.age(now) > max) {
                 if let Some((_, flight)) = queue.pop_front() {
@@ -212,13 +248,13 @@ impl Participant {
 }
 
 impl State {
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
         number
     }
 
-    fn give(&mut self, id: u64, flight: Flight) {
+    pub(super) fn give(&mut self, id: u64, flight: Flight) {
         let number = self.number();
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.last_given = number;
@@ -272,9 +308,7 @@ impl Attachment {
         state
             .instances
             .get_mut(&self.id)
-            .map(|instance| {
-                instance.take_batch(Instant::now(), shared.config.request_timeout, shared.log_id())
-            })
+            .map(|instance| instance.take_batch(Instant::now(), &shared.config, shared.log_id()))
             .unwrap_or_default()
     }
 
@@ -283,7 +317,7 @@ impl Attachment {
         let mut state = lock(&self.participant.state);
         if let Some(instance) = state.instances.get_mut(&self.id) {
             for result in results {
-                instance.answer(result.call_id, outcome_of(result));
+                instance.answer(result);
             }
         }
         self.participant.fill(&mut state, self.id);
@@ -293,7 +327,7 @@ impl Attachment {
     pub(super) fn expire(&self, now: Instant) {
         let mut state = lock(&self.participant.state);
         if let Some(instance) = state.instances.get_mut(&self.id) {
-            instance.expire(now, self.participant.shared.config.request_timeout);
+            instance.expire(now, &self.participant.shared.config);
         }
         self.participant.expire_queued(&mut state, now);
         self.participant.fill(&mut state, self.id);
