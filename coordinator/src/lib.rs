@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod engine;
+mod failpoint;
 pub mod log;
 pub mod node;
 pub mod server;

@@ -31,6 +31,8 @@ mod context;
 #[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
 mod durability;
 mod error;
+#[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
+mod failpoint;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod fence;
 #[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]

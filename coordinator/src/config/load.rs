@@ -160,6 +160,8 @@ fn overlay_environment(
 /// suites, and what Kubernetes sets in every pod beside a service called `unanimity…`.
 fn is_foreign(rest: &str) -> bool {
     matches!(rest, "ADDR" | "CONFIG")
+        // Read by the points themselves. A binary without them does not know the name.
+        || cfg!(feature = "failpoints") && rest == "FAILPOINT"
         || rest.starts_with("TEST_")
         || rest.ends_with("SERVICE_HOST")
         || rest.contains("SERVICE_PORT")

@@ -9,6 +9,7 @@ use unanimity_types::{BranchKey, LogId, LogPosition, Name, Operation, Xid};
 
 use crate::client::parse_log_id;
 use crate::error::shorten;
+use crate::failpoint;
 use crate::fence::{
     FenceDatabase, FenceError, FenceRow, NewRow, SecondPhase, finish_second_phase, start_second_phase,
 };
@@ -211,6 +212,8 @@ async fn fenced_second_phase<DB: FenceDatabase>(
         Err(_) => return Ok(Err(HookError::failed("the hook took longer than it may"))),
     }
     finish_second_phase::<DB>(&mut tx, operation, &row).await?;
+    failpoint::reach("second.before_commit");
     tx.commit().await?;
+    failpoint::reach("second.after_commit");
     Ok(Ok(Answer::Done))
 }

@@ -9,6 +9,7 @@ use unanimity_proto::{target_to_wire, v1};
 use unanimity_types::{BranchKey, Limits};
 
 use crate::context::Context;
+use crate::failpoint;
 use crate::fence::{FenceDatabase, NewRow, TryStart, finish_try, start_try};
 use crate::participant::error::{TryError, payload_too_large};
 use crate::participant::hooks::{HookError, RawBranch, TccHooks};
@@ -187,7 +188,9 @@ async fn fenced_try<DB: FenceDatabase>(
         Err(_) => return Err(TryError::HookTimeout),
     };
     finish_try::<DB>(&mut tx, row.xid, &row.key, mark, &answer).await?;
+    failpoint::reach("try.before_commit");
     tx.commit().await.map_err(crate::fence::FenceError::from)?;
+    failpoint::reach("try.after_commit");
     Ok(answer)
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::failpoint;
 use crate::xa::backend::{FinishFailure, Lease, LedgerState, XaDatabase};
 use crate::xa::error::{Alarm, OnePhase, Prepared, Settled, XaError};
 use crate::xa::gid::Gid;
@@ -75,7 +76,10 @@ impl<DB: XaDatabase> Inner<DB> {
                 Ok(lease) => lease,
                 Err(error) => return Settled::Unknown(error.into()),
             };
-            let Err(error) = DB::commit_prepared(lease.connection(), gid).await else {
+            failpoint::reach("xa.before_commit");
+            let committed = DB::commit_prepared(lease.connection(), gid).await;
+            failpoint::reach("xa.after_commit");
+            let Err(error) = committed else {
                 lease.give_back();
                 return Settled::Done;
             };
@@ -124,7 +128,10 @@ impl<DB: XaDatabase> Inner<DB> {
                 Ok(lease) => lease,
                 Err(error) => return Settled::Unknown(error.into()),
             };
-            if let Err(error) = DB::rollback_prepared(lease.connection(), gid).await {
+            failpoint::reach("xa.before_rollback");
+            let rolled_back = DB::rollback_prepared(lease.connection(), gid).await;
+            failpoint::reach("xa.after_rollback");
+            if let Err(error) = rolled_back {
                 match DB::finish_failure(&error) {
                     FinishFailure::Missing => {}
                     FinishFailure::WrongRole => return Settled::Alarm(Alarm::WrongRole(*gid)),

@@ -17,6 +17,7 @@ use futures::future::BoxFuture;
 use sqlx::Transaction;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::failpoint;
 use crate::xa::backend::{Lease, LedgerState, XaBranch, XaDatabase};
 use crate::xa::error::{OnePhase, Prepared, WorkError, Worked, XaError};
 use crate::xa::gid::Gid;
@@ -243,7 +244,10 @@ impl<DB: XaDatabase> Inner<DB> {
     /// closed; if this never returns it is either, and the database's list of prepared ones tells.
     async fn prepare_now(mut tx: Transaction<'_, DB>, gid: &Gid, mark: i64) -> Result<(), XaError> {
         Self::mark(&mut tx, gid, mark).await?;
-        match DB::prepare(tx, gid).await {
+        failpoint::reach("xa.before_prepare");
+        let prepared = DB::prepare(tx, gid).await;
+        failpoint::reach("xa.after_prepare");
+        match prepared {
             Ok(true) => Ok(()),
             Ok(false) => Err(XaError::NotPrepared),
             Err(error) if DB::is_definite(&error) => Err(XaError::PrepareRefused(error)),

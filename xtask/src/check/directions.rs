@@ -38,14 +38,21 @@ const CORE: &str = "unanimity-core";
 const COORDINATOR: &str = "unanimity-coordinator";
 const SDK: &str = "unanimity-sdk";
 const TESTING: &str = "unanimity-testing";
+const FAILPOINTS: &str = "unanimity-failpoints";
 
 const RULES: &[Rule] = &[
     Rule { package: TYPES, ours: &[], ours_in_tests: &[], others: Others::Not(&["tokio", "tonic", "sqlx"]) },
     // Pure: no runtime, no I/O, no clock, no randomness can be had from these.
     Rule { package: CORE, ours: &[TYPES], ours_in_tests: &[], others: Others::Only(&["bytes", "thiserror"]) },
     Rule { package: PROTO, ours: &[TYPES], ours_in_tests: &[], others: Others::Not(&["sqlx"]) },
-    Rule { package: COORDINATOR, ours: &[TYPES, PROTO, CORE], ours_in_tests: &[], others: Others::Any },
-    Rule { package: SDK, ours: &[TYPES, PROTO], ours_in_tests: &[TESTING], others: Others::Any },
+    Rule {
+        package: COORDINATOR,
+        ours: &[TYPES, PROTO, CORE, FAILPOINTS],
+        ours_in_tests: &[],
+        others: Others::Any,
+    },
+    Rule { package: SDK, ours: &[TYPES, PROTO, FAILPOINTS], ours_in_tests: &[TESTING], others: Others::Any },
+    Rule { package: FAILPOINTS, ours: &[], ours_in_tests: &[], others: Others::Only(&[]) },
     Rule {
         package: TESTING,
         ours: &[TYPES, PROTO, COORDINATOR, SDK],
@@ -66,7 +73,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         package: "integration-tests",
-        ours: &[TYPES, PROTO, COORDINATOR, SDK, TESTING, "order-payment", "embedded"],
+        ours: &[TYPES, PROTO, COORDINATOR, SDK, TESTING, FAILPOINTS, "order-payment", "embedded"],
         ours_in_tests: &[],
         others: Others::Any,
     },

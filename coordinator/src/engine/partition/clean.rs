@@ -14,6 +14,7 @@ use unanimity_types::Seq;
 use super::Internal;
 use super::life::Life;
 use crate::engine::codec::{PartitionEvent, encode_event, encode_partition_event};
+use crate::failpoint;
 
 /// Snapshots in one block at most, in bytes: small enough not to hold up other events.
 const SNAPSHOT_BYTES_MAX: usize = 256 * 1024;
@@ -149,7 +150,9 @@ impl Life {
         let internal = self.internal.clone();
         let partition = self.partition;
         tokio::spawn(async move {
+            failpoint::reach("clean.before");
             let result = log.trim(partition, floor).await;
+            failpoint::reach("clean.after");
             let _ = internal.send(Internal::Trimmed(floor, result));
         });
     }

@@ -15,6 +15,7 @@ use crate::engine::inquire::of_status;
 use crate::engine::list::matches;
 use crate::engine::mailbox::{AsOf, Done, Inquired, Mail, Reply, ReplyTo, Unknown};
 use crate::engine::request::{ListFilter, StopReason, TransactionView, Wait};
+use crate::failpoint;
 
 /// When a participant comes back, what waits for it is tried at this rate (protocol M9).
 const WAKE_EVERY_US: u64 = 500;
@@ -301,6 +302,7 @@ impl Life {
         } else {
             tracing::debug!(%xid, branch = %branch_id, %operation, attempt, ?outcome, took_ms = took.as_millis(), "attempt ended");
         }
+        failpoint::operation("result", operation);
         let _ = self.judge(xid, Command::Result { branch_id, operation, attempt, outcome });
     }
 

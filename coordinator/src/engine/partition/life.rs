@@ -23,6 +23,7 @@ use crate::engine::dispatch::{BranchReply, Dispatcher, ResultSink};
 use crate::engine::error::Error;
 use crate::engine::refuse::outcome_unknown;
 use crate::engine::request::{PartitionState, StopReason};
+use crate::failpoint::Kinds;
 use crate::log::{Block, Lease, TransactionLog};
 
 /// Mails and results that are taken in one turn of the loop: enough to fill a block, few enough that
@@ -269,12 +270,15 @@ impl Life {
     fn append(&self, block: Block) {
         let log = Arc::clone(&self.log);
         let internal = self.internal.clone();
+        let kinds = Kinds::of(&block);
         tokio::spawn(async move {
             let trouble = internal.clone();
+            kinds.reach("append.before");
             let settled = settle(log, block, move |why| {
                 let _ = trouble.send(Internal::Trouble(why));
             })
             .await;
+            kinds.reach("append.after");
             let _ = internal.send(Internal::Settled(settled));
         });
     }

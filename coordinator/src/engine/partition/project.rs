@@ -10,6 +10,7 @@ use unanimity_types::{Seq, Timestamp, Xid};
 use super::Internal;
 use super::life::Life;
 use crate::engine::detail::row_of;
+use crate::failpoint;
 use crate::log::{HistoryBatch, HistoryWatermark};
 
 /// Rows in one write: large enough to pay for the round trip, small enough to be quick.
@@ -118,7 +119,9 @@ impl Life {
         let log = std::sync::Arc::clone(&self.log);
         let internal = self.internal.clone();
         tokio::spawn(async move {
+            failpoint::reach("project.before");
             let result = log.write_history(&batch).await;
+            failpoint::reach("project.after");
             // The life may be over: then nobody listens, and the next one writes again.
             let _ = internal.send(Internal::Projected(result));
         });

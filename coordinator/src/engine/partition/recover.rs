@@ -17,6 +17,7 @@ use crate::engine::clock::PartitionClock;
 use crate::engine::codec::{CodecError, LoggedEvent, PartitionEvent, decode, encode_partition_event};
 use crate::engine::config::Timing;
 use crate::engine::request::StopReason;
+use crate::failpoint;
 use crate::log::{Block, BlockHeader, BlockKind, Error, FORMAT_VERSION, TransactionLog};
 
 /// Everything that a life of a partition starts with.
@@ -92,11 +93,13 @@ pub(super) async fn recover(
     trouble: &Trouble,
 ) -> Result<Recovered, Failure> {
     let mut last = append_epoch(log, partition, forgiven_by(&inject), trouble).await?;
+    failpoint::reach("recover.after_epoch");
     let epoch = last.epoch;
     if !inject.is_empty() {
         last = append_events(log, &last, &inject, trouble).await?;
     }
     let blocks = log.read(partition).await?;
+    failpoint::reach("recover.after_read");
     if blocks.last().map(|block| block.checksum) != Some(last.checksum) {
         return Err(Failure::Overtaken);
     }

@@ -11,6 +11,7 @@ use crate::engine::dispatch::BranchCall;
 use crate::engine::error::Error;
 use crate::engine::mailbox::{Done, Reply};
 use crate::engine::request::Wait;
+use crate::failpoint;
 
 impl Life {
     /// Lets a release out when block `gate` is durable: now, if it is.
@@ -88,7 +89,9 @@ impl Life {
             timeout: branch.policy.timeout,
             instance: branch.two_phase.instance.clone().filter(|_| pinned),
         };
+        failpoint::operation("dispatch.before", operation);
         self.dispatcher.dispatch(call, &self.sink);
+        failpoint::operation("dispatch.after", operation);
     }
 
     /// Tells those who wait for no more than what is now durable. Their answers look at the whole

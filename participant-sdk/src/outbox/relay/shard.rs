@@ -22,6 +22,7 @@ use super::super::statements::OutboxDatabase;
 use super::Shared;
 use super::calls::{self, Reply};
 use crate::backoff::Backoff;
+use crate::failpoint;
 
 /// Rows that are claimed in one transaction.
 const CLAIM_MAX: usize = 64;
