@@ -11,6 +11,7 @@ use super::super::message::read_plan;
 use super::super::row::Header;
 use super::super::statements::OutboxDatabase;
 use super::Shared;
+use crate::failpoint;
 
 /// What a call brought. The numbers are the rows'.
 pub(super) enum Reply {
@@ -57,7 +58,9 @@ pub(super) async fn hand_over<DB: OutboxDatabase>(
         return Reply::NotSent(row.n);
     }
     let timeout = shared.settings.call_timeout;
+    failpoint::reach("relay.before_handover");
     let answer = tokio::time::timeout(timeout, shared.handover.hand_over(&message)).await;
+    failpoint::reach("relay.after_handover");
     Reply::Handed(row.n, answer.unwrap_or_else(|_| Err(no_answer())))
 }
 

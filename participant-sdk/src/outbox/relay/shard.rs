@@ -332,7 +332,9 @@ impl<DB: OutboxDatabase> Work<DB> {
                     changed += DB::change(&mut tx, &[*n], change(RowState::Dead, death)).await?;
                 }
             }
+            failpoint::reach("relay.before_mark");
             tx.commit().await?;
+            failpoint::reach("relay.after_mark");
             if changed != u64::try_from(batch.len()).unwrap_or(u64::MAX) {
                 tracing::warn!(shard = self.shard, "rows of the outbox were changed by somebody else");
             }
