@@ -9,7 +9,7 @@ mod encode;
 pub use decode::decode;
 pub(super) use encode::{encode_event, encode_partition_event};
 
-use unanimity_core::Event;
+use unanimity_core::{Event, LockEvent};
 use unanimity_types::{Epoch, Seq, Timestamp, Xid};
 
 /// One record of a block.
@@ -53,6 +53,8 @@ pub enum PartitionEvent {
         /// Why.
         reason: String,
     },
+    /// Something happened to a lock whose home the partition is (protocol H7).
+    Lock(LockEvent),
 }
 
 /// A block's body that cannot be read.

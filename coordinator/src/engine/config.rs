@@ -34,6 +34,12 @@ pub struct EngineConfig {
     pub clean_bytes: u64,
     /// The log is trimmed when at least so many blocks are over.
     pub trim_blocks: u64,
+    /// Locks whose home a partition may be.
+    pub locks_max: usize,
+    /// Registrations that may wait in a partition for a lock.
+    pub lock_waiters_max: usize,
+    /// After how long a lock's home asks whether its holder is over, and again.
+    pub lock_ask_after: Duration,
     /// How often history is written.
     pub project_every: Duration,
     /// Open transactions older than this get a row in history too.
@@ -79,6 +85,11 @@ impl Default for EngineConfig {
             live_bytes_max: 1024 * 1024 * 1024,
             clean_bytes: 64 * 1024 * 1024,
             trim_blocks: 256,
+            // About 300 bytes each, in memory and in the log.
+            locks_max: 500_000,
+            // Each is a request that somebody keeps open.
+            lock_waiters_max: 10_000,
+            lock_ask_after: Duration::from_secs(5),
             project_every: Duration::from_millis(100),
             project_open_after: Duration::from_secs(1),
         }

@@ -6,6 +6,8 @@ use tokio::sync::mpsc;
 use unanimity_core::ResultOutcome;
 use unanimity_types::{BranchId, BranchKey, BranchKind, LogPosition, Name, Operation, Target, Xid};
 
+use super::ownership::Ownership;
+
 /// One operation of one branch, to be brought to its target once. What follows from it is durable
 /// already.
 #[derive(Debug, Clone)]
@@ -38,6 +40,18 @@ pub struct BranchCall {
     pub timeout: Option<Duration>,
     /// The only instance that can do it: it holds the branch's open work (protocol H11).
     pub instance: Option<Name>,
+    /// The lease of the owner that sends it.
+    pub ownership: Ownership,
+}
+
+impl BranchCall {
+    /// Whether it may be sent now: what no decision stands behind is not sent by an owner that cannot be
+    /// sure to be one (protocol H3). To be asked right before the call leaves, however long it waited;
+    /// a call that may not is answered [`ResultOutcome::NotSent`].
+    #[must_use]
+    pub fn may_be_sent(&self) -> bool {
+        !self.operation.is_forward() || self.ownership.holds()
+    }
 }
 
 /// How a [`BranchCall`] ended. Exactly one for each call that was dispatched.

@@ -14,7 +14,9 @@ use uuid::Uuid;
 use super::detail;
 use super::digest::{begin_digest, registration_digest};
 use super::error::Error;
+use super::locks;
 use super::mailbox::{Mail, Outcome, Reply, Unknown};
+use super::plan;
 use super::refuse::{
     already_decided, closed, not_running, open_elsewhere, outcome_unknown, too_busy, unavailable,
 };
@@ -129,7 +131,8 @@ impl Coordinator {
     /// Begins a global transaction. A repetition (same xid, same body) is answered as the first time.
     ///
     /// # Errors
-    /// `xid_reused`, `already_decided` (presumed aborted before it began), or the engine's state.
+    /// `invalid_plan`, `payload_too_large`, `xid_reused`, `already_decided` (presumed aborted before it
+    /// began), or the engine's state.
     pub async fn begin(&self, begin: Begin) -> Result<Begun, Error> {
         let timeout = begin.timeout.unwrap_or(Limits::TIMEOUT_DEFAULT);
         if timeout.is_zero() || timeout > Limits::TIMEOUT_MAX {
@@ -139,6 +142,7 @@ impl Coordinator {
             );
             return Err(Error::new(ErrorCode::InvalidTimeout, message));
         }
+        plan::check(&begin.plan)?;
         let minted = begin.xid.is_none();
         let xid = begin.xid.unwrap_or_else(|| Xid::new(Uuid::new_v4()));
         let spec = BeginSpec {
@@ -165,11 +169,13 @@ impl Coordinator {
         }
     }
 
-    /// Registers a branch. A repetition (same key, same body) is the same branch.
+    /// Registers a branch, after taking the locks that it names (protocol H7). A repetition (same key,
+    /// same body) is the same branch.
     ///
     /// # Errors
-    /// `already_decided`, `commit_in_progress`, `branch_key_reused`, `too_many_branches`, or the engine's state.
-    pub async fn register(&self, register: Register) -> Result<Registered, Error> {
+    /// `already_decided`, `commit_in_progress`, `branch_key_reused`, `too_many_branches`,
+    /// `lock_conflict`, or the engine's state.
+    pub async fn register(&self, mut register: Register) -> Result<Registered, Error> {
         if register.payload.len() > Limits::PAYLOAD_BYTES_MAX {
             let message = format!(
                 "a payload has at most {} bytes, this one has {}; keep large data in your database and pass its key",
@@ -178,6 +184,8 @@ impl Coordinator {
             );
             return Err(Error::new(ErrorCode::PayloadTooLarge, message).about(register.xid));
         }
+        locks::check(&mut register)?;
+        locks::take(self, &register).await?;
         let key = match register.key.clone() {
             Some(key) => key,
             // A UUID is a valid key.
@@ -528,8 +536,12 @@ impl Coordinator {
 /// A command's payload takes room in the mailbox: its length alone would let a few thousand large
 /// payloads fill the memory.
 fn room_for(partition: &Partition, command: &Command) -> Result<Option<OwnedSemaphorePermit>, Error> {
-    let Command::Register(registration) = command else { return Ok(None) };
-    let bytes = u32::try_from(registration.payload.len()).unwrap_or(u32::MAX);
+    let bytes = match command {
+        Command::Register(registration) => registration.payload.len(),
+        Command::Begin(spec) => plan::bytes_of(&spec.plan),
+        _ => 0,
+    };
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     if bytes == 0 {
         return Ok(None);
     }

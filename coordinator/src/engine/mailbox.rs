@@ -1,5 +1,7 @@
 //! What goes into a partition's mailbox.
 
+use std::time::Duration;
+
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use unanimity_core::{Answer, Command};
 use unanimity_types::{AbortReason, Digest, Epoch, LogPosition, Name, Status, Xid};
@@ -93,6 +95,18 @@ pub(super) enum Mail {
         xids: Vec<Xid>,
         as_of: Option<AsOf>,
         reply: ReplyTo<Inquired>,
+    },
+    /// A transaction wants a lock whose home is here, and waits so long for it.
+    Lock {
+        key: Name,
+        xid: Xid,
+        wait: Duration,
+        reply: ReplyTo<()>,
+    },
+    /// A transaction is over, and so are its locks.
+    Unlock {
+        xid: Xid,
+        keys: Vec<Name>,
     },
     Witness {
         position: LogPosition,

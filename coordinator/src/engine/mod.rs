@@ -19,8 +19,11 @@ mod error;
 mod handle;
 mod inquire;
 mod list;
+mod locks;
 mod mailbox;
+mod ownership;
 mod partition;
+mod plan;
 mod refuse;
 mod request;
 mod start;
@@ -32,6 +35,7 @@ pub use config::EngineConfig;
 pub use dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};
 pub use error::Error;
 pub use handle::Coordinator;
+pub use ownership::Ownership;
 pub use request::{
     Begin, Begun, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo, PartitionState,
     Register, Registered, Resolve, Standing, StopReason, TransactionView, Wait,

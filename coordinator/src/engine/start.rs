@@ -35,31 +35,33 @@ impl Engine {
         let config = Arc::new(config);
         let (shutdown, stop) = watch::channel(false);
         let mut partitions = Vec::new();
-        let mut tasks = Vec::new();
+        let mut mailboxes = Vec::new();
         for id in (0..log.identity().partitions).map(PartitionId) {
             let (mail, mailbox) = mpsc::channel(config.mailbox_max);
             let info =
                 PartitionInfo { partition: id, state: PartitionState::Recovering, position: None, open: 0 };
             let (state, watch) = watch::channel(info);
+            let room = Arc::new(Semaphore::new(config.mailbox_bytes_max));
+            partitions.push(Partition { id, mail, room, state: watch });
+            mailboxes.push((id, mailbox, state));
+        }
+        let shared = Shared { log: Arc::clone(&log), node: config.node.clone(), partitions };
+        let coordinator = Coordinator { shared: Arc::new(shared) };
+        let mut tasks = Vec::new();
+        for (partition, mail, state) in mailboxes {
             let task = PartitionTask {
-                partition: id,
+                partition,
                 config: Arc::clone(&config),
                 log: Arc::clone(&log),
                 dispatcher: Arc::clone(dispatcher),
-                mail: mailbox,
+                coordinator: coordinator.clone(),
+                mail,
                 state: state.clone(),
                 shutdown: stop.clone(),
             };
-            tasks.push(tokio::spawn(supervise(id, tokio::spawn(task.run()), state)));
-            let room = Arc::new(Semaphore::new(config.mailbox_bytes_max));
-            partitions.push(Partition { id, mail, room, state: watch });
+            tasks.push(tokio::spawn(supervise(partition, tokio::spawn(task.run()), state)));
         }
-        let node = config.node.clone();
-        Self {
-            coordinator: Coordinator { shared: Arc::new(Shared { log, node, partitions }) },
-            shutdown,
-            tasks,
-        }
+        Self { coordinator, shutdown, tasks }
     }
 
     /// The handle.

@@ -1,8 +1,8 @@
 //! Events of the log as words and fields.
 
 use serde_json::{Value, json};
-use unanimity_core::Event;
-use unanimity_types::{BranchId, Xid};
+use unanimity_core::{Event, LockEvent, Step, TwoPhase};
+use unanimity_types::{BranchId, Name, Xid};
 
 use crate::api::rfc3339;
 use crate::engine::{LoggedEvent, PartitionEvent};
@@ -55,6 +55,9 @@ fn transaction(event: &Event) -> (&'static str, Fields) {
                 ("kind", json!(traits.kind.as_str())),
                 ("targets", json!(targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "))),
                 ("payload_bytes", json!(payload.len())),
+                ("step", json!(traits.step.as_ref().map(step_of))),
+                ("two_phase", json!(two_phase_of(&traits.two_phase))),
+                ("lock_keys", json!(lock_keys_of(&traits.lock_keys))),
                 ("digest", json!(format!("{digest:?}"))),
             ],
         ),
@@ -129,9 +132,38 @@ fn transaction(event: &Event) -> (&'static str, Fields) {
         Event::Finished => ("finished", Vec::new()),
         Event::Snapshot(whole) => (
             "snapshot",
-            vec![("status", json!(whole.status().as_str())), ("branches", json!(whole.branches.len()))],
+            vec![
+                ("status", json!(whole.status().as_str())),
+                ("branches", json!(whole.branches.len())),
+                ("preparing_until", json!(whole.preparing.map(rfc3339))),
+                ("parked", json!(some_of(whole.branches.iter().filter(|branch| branch.parked).count()))),
+            ],
         ),
     }
+}
+
+/// Its role and the steps before it: `pivot after 1, 2`.
+fn step_of(step: &Step) -> String {
+    let after: Vec<_> = step.after.iter().map(|id| id.0.to_string()).collect();
+    if after.is_empty() { step.role.to_string() } else { format!("{} after {}", step.role, after.join(", ")) }
+}
+
+/// How it votes, if it does: `early`, `one_phase`, and the instance that it is pinned to.
+fn two_phase_of(two_phase: &TwoPhase) -> Option<String> {
+    let early = two_phase.early.then(|| "early".to_owned());
+    let one_phase = two_phase.one_phase.then(|| "one_phase".to_owned());
+    let instance = two_phase.instance.as_ref().map(|instance| format!("at {instance}"));
+    let words: Vec<_> = [early, one_phase, instance].into_iter().flatten().collect();
+    (!words.is_empty()).then(|| words.join(", "))
+}
+
+fn some_of(count: usize) -> Option<usize> {
+    (count > 0).then_some(count)
+}
+
+fn lock_keys_of(keys: &[Name]) -> Option<String> {
+    let keys: Vec<_> = keys.iter().map(Name::as_str).collect();
+    (!keys.is_empty()).then(|| keys.join(", "))
 }
 
 fn attempt(branch_id: BranchId, attempts: u32, error: &str) -> Fields {
@@ -152,5 +184,16 @@ fn partition(event: &PartitionEvent) -> (&'static str, Fields) {
             "loss_accepted",
             vec![("epoch", json!(epoch.0)), ("operator", json!(operator)), ("why", json!(reason))],
         ),
+        PartitionEvent::Lock(LockEvent::Acquired { key, xid, since }) => (
+            "lock_acquired",
+            vec![
+                ("key", json!(key.as_str())),
+                ("holder", json!(xid.to_string())),
+                ("since", json!(rfc3339(*since))),
+            ],
+        ),
+        PartitionEvent::Lock(LockEvent::Released { key, xid }) => {
+            ("lock_released", vec![("key", json!(key.as_str())), ("holder", json!(xid.to_string()))])
+        }
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use prost::Message;
 use unanimity_core::{
-    Attention, AttentionCode, Branch, BranchTraits, DecisionRecord, Event, OperatorAction, Resolution, Step,
-    TimelineEntry, TimelineKind, Transaction, TwoPhase,
+    Attention, AttentionCode, Branch, BranchTraits, DecisionRecord, Event, LockEvent, OperatorAction,
+    Resolution, Step, TimelineEntry, TimelineKind, Transaction, TwoPhase,
 };
 use unanimity_proto::log;
 use unanimity_types::{
@@ -47,12 +47,29 @@ fn decode_record(base: Timestamp, record: log::Record) -> Result<Logged> {
             operator: accepted.operator,
             reason: accepted.reason,
         }),
+        Wire::LockAcquired(acquired) => LoggedEvent::Partition(PartitionEvent::Lock(LockEvent::Acquired {
+            key: lock_key(acquired.key)?,
+            xid: holder(&acquired.xid)?,
+            since: Timestamp(acquired.at_ms),
+        })),
+        Wire::LockReleased(released) => LoggedEvent::Partition(PartitionEvent::Lock(LockEvent::Released {
+            key: lock_key(released.key)?,
+            xid: holder(&released.xid)?,
+        })),
         event => {
             let xid = Xid::from_slice(&record.xid).ok_or_else(|| invalid("a record has no xid"))?;
             LoggedEvent::Transaction(xid, decode_event(xid, event)?)
         }
     };
     Ok(Logged { at, what, bytes })
+}
+
+fn lock_key(text: String) -> Result<Name> {
+    Name::new(text).map_err(|error| invalid(&error.to_string()))
+}
+
+fn holder(bytes: &[u8]) -> Result<Xid> {
+    Xid::from_slice(bytes).ok_or_else(|| invalid("a lock without a holder"))
 }
 
 fn decode_event(xid: Xid, event: log::record::Event) -> Result<Event> {

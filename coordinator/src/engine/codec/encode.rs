@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use unanimity_core::{AttentionCode, Branch, BranchTraits, Event, OperatorAction, TimelineKind, Transaction};
+use unanimity_core::{
+    AttentionCode, Branch, BranchTraits, Event, LockEvent, OperatorAction, TimelineKind, Transaction,
+};
 use unanimity_proto::log;
 use unanimity_types::{
     AbortReason, BranchId, BranchKind, BranchStatus, BranchTargets, CallPolicy, Decision, Mode, ResolveAs,
@@ -111,6 +113,17 @@ pub(crate) fn encode_partition_event(at_delta_ms: u32, event: &PartitionEvent) -
             epoch: epoch.0,
             operator: operator.clone(),
             reason: reason.clone(),
+        }),
+        PartitionEvent::Lock(LockEvent::Acquired { key, xid, since }) => {
+            Wire::LockAcquired(log::LockAcquired {
+                key: key.to_string(),
+                xid: xid.as_bytes().to_vec().into(),
+                at_ms: since.0,
+            })
+        }
+        PartitionEvent::Lock(LockEvent::Released { key, xid }) => Wire::LockReleased(log::LockReleased {
+            key: key.to_string(),
+            xid: xid.as_bytes().to_vec().into(),
         }),
     };
     log::Record { xid: Vec::new().into(), at_delta_ms, event: Some(event) }

@@ -80,8 +80,9 @@ impl Life {
             return;
         }
         let durable = self.writer.durable();
-        let needed = self.memory.first_needed().unwrap_or(durable).min(durable);
-        let live = self.memory.live_bytes();
+        let first = [self.memory.first_needed(), self.locks.first_needed()].into_iter().flatten().min();
+        let needed = first.unwrap_or(durable).min(durable);
+        let live = self.memory.live_bytes() + self.locks.live_bytes();
         let too_much = live + self.config.clean_bytes;
         // Few large blocks move it too: else each of them would begin the cleaning anew.
         let overdue = needed > self.cleaner.floor && self.cleaner.dead(live) > too_much;
@@ -119,6 +120,11 @@ impl Life {
         let now = self.clock.now();
         let mut bytes = 0;
         while bytes < SNAPSHOT_BYTES_MAX {
+            if let Some(size) = self.reappend_lock(cut) {
+                bytes += size;
+                self.cleaner.rewritten += size as u64;
+                continue;
+            }
             let Some(xid) = self.memory.oldest_below(cut) else {
                 self.cleaner.cut = None;
                 return;

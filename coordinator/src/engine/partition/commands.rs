@@ -30,6 +30,8 @@ impl Life {
             Mail::Get { xid, wait, reply } => self.get(xid, wait, reply),
             Mail::List { filter, reply } => self.list(&filter, reply),
             Mail::Inquire { xids, as_of, reply } => self.inquire(xids, as_of, reply),
+            Mail::Lock { key, xid, wait, reply } => self.lock(key, xid, wait, reply),
+            Mail::Unlock { xid, keys } => self.unlock(xid, keys),
             Mail::Witness { position, reply } => self.witness(position, reply),
             Mail::AcceptLoss { reply, .. } => drop(reply.send(Err(nothing_lost()))),
             Mail::ParticipantAvailable(participant) => self.participant_available(&participant),

@@ -9,6 +9,7 @@ use unanimity_core::Effect;
 use unanimity_types::{Epoch, ErrorCode, LogPosition, PartitionId, Seq, Xid};
 
 use super::clean::Cleaner;
+use super::locks::Locks;
 use super::memory::Memory;
 use super::project::Projector;
 use super::recover::Recovered;
@@ -21,6 +22,8 @@ use crate::engine::codec::PartitionEvent;
 use crate::engine::config::EngineConfig;
 use crate::engine::dispatch::{BranchReply, Dispatcher, ResultSink};
 use crate::engine::error::Error;
+use crate::engine::handle::Coordinator;
+use crate::engine::ownership::Ownership;
 use crate::engine::refuse::outcome_unknown;
 use crate::engine::request::{PartitionState, StopReason};
 use crate::failpoint::Kinds;
@@ -57,11 +60,13 @@ pub(super) struct Life {
     pub(super) config: Arc<EngineConfig>,
     pub(super) log: Arc<dyn TransactionLog>,
     pub(super) dispatcher: Arc<dyn Dispatcher>,
+    pub(super) coordinator: Coordinator,
     pub(super) epoch: Epoch,
     epoch_tag: u32,
     pub(super) epochs: Epochs,
     pub(super) clock: PartitionClock,
     pub(super) memory: Memory,
+    pub(super) locks: Locks,
     pub(super) writer: Writer,
     pub(super) projector: Projector,
     pub(super) cleaner: Cleaner,
@@ -75,6 +80,8 @@ pub(super) struct Life {
     /// A loss was found and is being put on record: nothing more is taken.
     pub(super) losing: bool,
     owed: Vec<(Xid, Effect)>,
+    /// Whether what no decision stands behind may still be sent (protocol H3).
+    pub(super) ownership: Ownership,
     lease_at: Instant,
     leasing: bool,
     append_in_trouble: bool,
@@ -82,7 +89,8 @@ pub(super) struct Life {
 }
 
 impl Life {
-    pub(super) fn new(task: &PartitionTask, recovered: Recovered) -> Self {
+    /// A life after a recovery; its lease was asked for at `asked`.
+    pub(super) fn new(task: &PartitionTask, recovered: Recovered, asked: Instant) -> Self {
         let (sink, results) = ResultSink::new();
         let (internal, reports) = mpsc::unbounded_channel();
         let floor = recovered.last.floor;
@@ -91,11 +99,13 @@ impl Life {
             config: Arc::clone(&task.config),
             log: Arc::clone(&task.log),
             dispatcher: Arc::clone(&task.dispatcher),
+            coordinator: task.coordinator.clone(),
             epoch: recovered.epoch,
             epoch_tag: recovered.epoch_tag,
             epochs: recovered.epochs,
             clock: recovered.clock,
             memory: recovered.memory,
+            locks: recovered.locks,
             writer: Writer::after(&recovered.last),
             projector: Projector::new(),
             cleaner: Cleaner::new(recovered.blocks, floor, recovered.accepted),
@@ -107,7 +117,9 @@ impl Life {
             exit: None,
             losing: false,
             owed: recovered.owed,
-            lease_at: Instant::now() + task.config.lease / 3,
+            ownership: Ownership::until(asked + task.config.lease),
+            // At once, if the recovery took long.
+            lease_at: asked + task.config.lease / 3,
             leasing: false,
             append_in_trouble: false,
             lease_in_trouble: false,
@@ -154,6 +166,7 @@ impl Life {
             }
         };
         let exit = self.look_behind(exit).await;
+        self.ownership.end();
         self.end(&exit);
         exit
     }
@@ -220,13 +233,14 @@ impl Life {
             }
         }
         self.fire_timers();
+        self.fire_locks();
         self.start_append(false);
         self.project(false);
         self.renew_lease();
     }
 
     /// Back-pressure: while the log is in trouble or the next block is full, nothing more is taken.
-    fn is_open_for_work(&self) -> bool {
+    pub(super) fn is_open_for_work(&self) -> bool {
         !self.append_in_trouble
             && !self.lease_in_trouble
             && !self.losing
@@ -234,10 +248,10 @@ impl Life {
     }
 
     fn next_wake(&self) -> Instant {
-        let timer =
-            self.memory.next_timer().filter(|_| self.is_open_for_work()).map(|at| self.clock.instant_of(at));
+        let planned = [self.memory.next_timer(), self.locks.next_ask()].into_iter().flatten().min();
+        let timer = planned.filter(|_| self.is_open_for_work()).map(|at| self.clock.instant_of(at));
         let lease = (!self.leasing).then_some(self.lease_at);
-        [timer, lease, self.writer.lazy_due(), self.projector.next_at()]
+        [timer, lease, self.writer.lazy_due(), self.projector.next_at(), self.locks.next_end()]
             .into_iter()
             .flatten()
             .min()
@@ -296,7 +310,8 @@ impl Life {
                 self.show(task);
             }
             Internal::Trimmed(floor, result) => self.trimmed(floor, result),
-            Internal::Leased(lease) => self.leased(lease, task),
+            Internal::Leased(asked, lease) => self.leased(asked, lease, task),
+            Internal::Holders(asked, answers) => self.holders(&asked, &answers),
         }
     }
 
@@ -366,13 +381,14 @@ impl Life {
         let config = Arc::clone(&self.config);
         let partition = self.partition;
         let internal = self.internal.clone();
+        let asked = Instant::now();
         tokio::spawn(async move {
             let lease = log.lease(partition, &config.node, &config.address, config.lease).await;
-            let _ = internal.send(Internal::Leased(lease));
+            let _ = internal.send(Internal::Leased(asked, lease));
         });
     }
 
-    fn leased(&mut self, lease: Result<Lease, crate::log::Error>, task: &PartitionTask) {
+    fn leased(&mut self, asked: Instant, lease: Result<Lease, crate::log::Error>, task: &PartitionTask) {
         self.leasing = false;
         self.lease_at = Instant::now() + self.config.lease / 3;
         match lease {
@@ -380,6 +396,7 @@ impl Life {
                 self.exit = Some(Exit::Deposed(format!("{} at {}", lease.owner, lease.address)));
             }
             Ok(_) => {
+                self.ownership.renewed(asked + self.config.lease);
                 self.lease_in_trouble = false;
                 self.show_trouble(task);
             }
@@ -439,6 +456,7 @@ impl Life {
         for release in self.writer.drain() {
             release.fail(&error);
         }
+        self.locks.fail(&error);
         for entry in self.memory.entries.values_mut() {
             for waiter in entry.waiters.drain(..) {
                 waiter.fail(&error);

@@ -12,6 +12,7 @@
 mod clean;
 mod commands;
 mod life;
+mod locks;
 mod memory;
 mod project;
 mod recover;
@@ -25,15 +26,16 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use unanimity_types::{Epoch, LogPosition, PartitionId, Seq};
+use unanimity_types::{Epoch, LogPosition, PartitionId, Seq, Xid};
 
 use self::life::{Exit, Life};
 use self::recover::{Failure, Trouble, recover};
 use super::codec::PartitionEvent;
 use super::config::EngineConfig;
 use super::dispatch::Dispatcher;
+use super::handle::Coordinator;
 use super::mailbox::{Mail, ReplyTo};
-use super::request::{OperatorAction, PartitionInfo, PartitionState, StopReason};
+use super::request::{Inquiry, OperatorAction, PartitionInfo, PartitionState, StopReason};
 use crate::log::TransactionLog;
 
 /// What a life's own tasks report to its loop.
@@ -44,7 +46,10 @@ enum Internal {
     Trouble(String),
     Projected(Result<(), crate::log::Error>),
     Trimmed(Seq, Result<u64, crate::log::Error>),
-    Leased(Result<crate::log::Lease, crate::log::Error>),
+    /// The renewal that was asked for at that moment.
+    Leased(Instant, Result<crate::log::Lease, crate::log::Error>),
+    /// What became of those holders of locks that were asked about.
+    Holders(Vec<Xid>, Vec<Inquiry>),
 }
 
 /// The task of one partition.
@@ -54,6 +59,8 @@ pub(super) struct PartitionTask {
     pub(super) config: Arc<EngineConfig>,
     pub(super) log: Arc<dyn TransactionLog>,
     pub(super) dispatcher: Arc<dyn Dispatcher>,
+    /// The way to the other partitions.
+    pub(super) coordinator: Coordinator,
     pub(super) mail: mpsc::Receiver<Mail>,
     pub(super) state: watch::Sender<PartitionInfo>,
     pub(super) shutdown: watch::Receiver<bool>,
@@ -81,6 +88,7 @@ impl PartitionTask {
         let mut inject = Vec::new();
         let mut accepting: Option<ReplyTo<LogPosition>> = None;
         while !*self.shutdown.borrow() {
+            let asked = Instant::now();
             match self.take_lease().await {
                 Some(Duration::ZERO) => {}
                 Some(remaining) => {
@@ -95,7 +103,7 @@ impl PartitionTask {
             self.set_state(PartitionState::Recovering);
             let started = Instant::now();
             let trouble = self.trouble();
-            let recovery = recover(&self.log, self.partition, self.config.timing(), inject.clone(), &trouble);
+            let recovery = recover(&self.log, self.partition, &self.config, inject.clone(), &trouble);
             let recovered = tokio::select! {
                 recovered = recovery => recovered,
                 () = shutdown_asked(&mut self.shutdown) => break,
@@ -127,7 +135,7 @@ impl PartitionTask {
                 (inject, accepting) = self.stopped(StopReason::LostTail(lost.why), lost.epoch).await;
                 continue;
             }
-            let life = Life::new(&self, recovered);
+            let life = Life::new(&self, recovered, asked);
             if let Some(reply) = accepting.take() {
                 // The caller may have given up; the loss is accepted all the same.
                 let _ = reply.send(Ok(life.position()));

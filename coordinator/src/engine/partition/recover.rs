@@ -10,12 +10,13 @@ use unanimity_proto::log as wire;
 use unanimity_types::{Epoch, PartitionId, Seq, Timestamp, Xid};
 use uuid::Uuid;
 
+use super::locks::Locks;
 use super::memory::Memory;
 use super::settle::{Settled, settle};
 use super::witness::Epochs;
 use crate::engine::clock::PartitionClock;
 use crate::engine::codec::{CodecError, LoggedEvent, PartitionEvent, decode, encode_partition_event};
-use crate::engine::config::Timing;
+use crate::engine::config::{EngineConfig, Timing};
 use crate::engine::request::StopReason;
 use crate::failpoint;
 use crate::log::{Block, BlockHeader, BlockKind, Error, FORMAT_VERSION, TransactionLog};
@@ -28,6 +29,7 @@ pub(super) struct Recovered {
     pub(super) epoch_tag: u32,
     pub(super) epochs: Epochs,
     pub(super) memory: Memory,
+    pub(super) locks: Locks,
     pub(super) clock: PartitionClock,
     /// The sizes of the blocks from the floor on, for cleaning's arithmetic.
     pub(super) blocks: VecDeque<(Seq, u64)>,
@@ -88,7 +90,7 @@ pub(super) type Trouble = Arc<dyn Fn(String) + Send + Sync>;
 pub(super) async fn recover(
     log: &Arc<dyn TransactionLog>,
     partition: PartitionId,
-    timing: Timing,
+    config: &EngineConfig,
     inject: Vec<PartitionEvent>,
     trouble: &Trouble,
 ) -> Result<Recovered, Failure> {
@@ -103,13 +105,13 @@ pub(super) async fn recover(
     if blocks.last().map(|block| block.checksum) != Some(last.checksum) {
         return Err(Failure::Overtaken);
     }
-    replay(log, blocks, last, epoch, timing).await
+    replay(log, blocks, last, epoch, config).await
 }
 
 fn forgiven_by(events: &[PartitionEvent]) -> Epoch {
     let forgiven = events.iter().map(|event| match event {
         PartitionEvent::LossAccepted { epoch, .. } => *epoch,
-        PartitionEvent::LostTailFound { .. } => Epoch(0),
+        PartitionEvent::LostTailFound { .. } | PartitionEvent::Lock(_) => Epoch(0),
     });
     forgiven.max().unwrap_or_default()
 }
@@ -200,11 +202,12 @@ async fn replay(
     blocks: Vec<Block>,
     last: Block,
     epoch: Epoch,
-    timing: Timing,
+    config: &EngineConfig,
 ) -> Result<Recovered, Failure> {
     let partition = last.partition;
     let watermark = log.history_watermark(partition).await?;
     let mut memory = Memory::default();
+    let mut locks = Locks::default();
     let mut epochs = Epochs::default();
     let mut sizes = VecDeque::new();
     let mut latest = last.time;
@@ -240,6 +243,13 @@ async fn replay(
                     lost_tail = None;
                     accepted = Some((block.seq, event));
                 }
+                LoggedEvent::Partition(PartitionEvent::Lock(event)) => {
+                    locks.written(&event, block.seq, logged.bytes, config.lock_ask_after).map_err(
+                        |error| {
+                            Failure::Stop(StopReason::Unreadable(format!("block {}: {error}", block.seq)))
+                        },
+                    )?;
+                }
                 // Its beginning was trimmed: it is over, or a snapshot of it stands further on.
                 LoggedEvent::Transaction(xid, event)
                     if memory.transaction(xid).is_none() && !event.is_beginning() => {}
@@ -266,6 +276,7 @@ async fn replay(
         epoch_tag,
         epochs,
         memory,
+        locks,
         clock,
         blocks: sizes,
         owed: Vec::new(),
@@ -274,7 +285,7 @@ async fn replay(
         lost_tail,
         accepted,
     };
-    owe(&mut recovered, watermark.seq, clock.now(), timing);
+    owe(&mut recovered, watermark.seq, clock.now(), config.timing());
     Ok(recovered)
 }
 

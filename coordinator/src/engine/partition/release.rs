@@ -1,17 +1,24 @@
 //! What a durable block lets out.
 
-use unanimity_core::{Effect, Refusal};
-use unanimity_types::{BranchId, LogPosition, Operation, Seq, Xid};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use unanimity_core::{Effect, Refusal, ResultOutcome};
+use unanimity_types::{BranchId, LogPosition, Name, Operation, Seq, Xid};
 
 use super::life::{Exit, Life};
 use super::memory::{Waiter, Who};
 use super::writer::Release;
 use crate::engine::detail::live_view;
-use crate::engine::dispatch::BranchCall;
+use crate::engine::dispatch::{BranchCall, BranchReply};
 use crate::engine::error::Error;
+use crate::engine::locks::tell_homes;
 use crate::engine::mailbox::{Done, Reply};
 use crate::engine::request::Wait;
 use crate::failpoint;
+
+/// When to try again what was not sent for want of a lease: a renewal is one round trip.
+const FORWARD_RETRY: Duration = Duration::from_millis(250);
 
 impl Life {
     /// Lets a release out when block `gate` is durable: now, if it is.
@@ -30,12 +37,14 @@ impl Life {
             Release::Views(reply, views) => drop(reply.send(Ok(views))),
             Release::Inquired(reply, inquired) => drop(reply.send(Ok(inquired))),
             Release::Heard(reply, error) => drop(reply.send(Err(error))),
+            Release::Locked(reply, answer) => drop(reply.send(answer)),
             Release::Dispatch { xid, branch_id, operation, attempt } => {
                 self.dispatch(xid, branch_id, operation, attempt);
             }
             Release::Decided(xid) => self.tell_waiters(xid, Wait::Decided),
             Release::Finished(xid) => {
                 self.tell_waiters(xid, Wait::Finished);
+                self.free_locks(xid);
                 if let Some(entry) = self.memory.entries.get(&xid) {
                     self.projector.finished(xid, entry.last);
                 }
@@ -57,6 +66,16 @@ impl Life {
         }
     }
 
+    /// The transaction is over, durably: its locks are free (protocol H7).
+    fn free_locks(&self, xid: Xid) {
+        let Some(transaction) = self.memory.transaction(xid) else { return };
+        let keys: BTreeSet<Name> =
+            transaction.branches.iter().flat_map(|branch| branch.lock_keys.iter().cloned()).collect();
+        if !keys.is_empty() {
+            tell_homes(&self.coordinator, xid, keys);
+        }
+    }
+
     fn dispatch(&mut self, xid: Xid, branch_id: BranchId, operation: Operation, attempt: u32) {
         let position = self.position();
         let Some(transaction) = self.memory.transaction(xid) else { return };
@@ -70,6 +89,18 @@ impl Life {
             tracing::error!(%xid, branch = %branch_id, %operation, "the branch has no target for what it is owed");
             return;
         };
+        // An owner that slept through its lease sends nothing that no decision stands behind: another one
+        // may have turned back meanwhile (protocol H3).
+        if operation.is_forward() && !self.ownership.holds() {
+            tracing::warn!(partition = %self.partition, %xid, branch = %branch_id, %operation, "not sent: the lease has run out");
+            let outcome = ResultOutcome::NotSent {
+                error: "the partition's lease has run out".into(),
+                retry_after: FORWARD_RETRY,
+            };
+            let took = Duration::ZERO;
+            self.sink.send(BranchReply { xid, branch_id, operation, attempt, position, outcome, took });
+            return;
+        }
         // What is prepared can be finished by any instance.
         let pinned = matches!(operation, Operation::Prepare | Operation::CommitOnePhase);
         let compensates = operation == Operation::Compensate;
@@ -88,6 +119,7 @@ impl Life {
             result: branch.step.as_ref().filter(|_| compensates).and_then(|step| step.result.clone()),
             timeout: branch.policy.timeout,
             instance: branch.two_phase.instance.clone().filter(|_| pinned),
+            ownership: self.ownership.clone(),
         };
         failpoint::operation("dispatch.before", operation);
         self.dispatcher.dispatch(call, &self.sink);

@@ -29,6 +29,8 @@ pub(super) enum Release {
     Inquired(ReplyTo<Inquired>, Inquired),
     /// The answer to a witness that knows more than the log holds.
     Heard(ReplyTo<()>, Error),
+    /// An answer to who wanted a lock.
+    Locked(ReplyTo<()>, Result<(), Error>),
     /// An operation to be brought.
     Dispatch { xid: Xid, branch_id: BranchId, operation: Operation, attempt: u32 },
     /// A decision that may be told.
@@ -48,7 +50,7 @@ impl Release {
             Self::View(reply, _) => drop(reply.send(Err(error.clone()))),
             Self::Views(reply, _) => drop(reply.send(Err(error.clone()))),
             Self::Inquired(reply, _) => drop(reply.send(Err(error.clone()))),
-            Self::Heard(reply, _) => drop(reply.send(Err(error.clone()))),
+            Self::Heard(reply, _) | Self::Locked(reply, _) => drop(reply.send(Err(error.clone()))),
             Self::Dispatch { .. } | Self::Decided(_) | Self::Finished(_) | Self::Stop => {}
         }
     }
