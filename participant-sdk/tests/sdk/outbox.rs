@@ -7,3 +7,4 @@ mod coordinator;
 mod databases;
 mod histories;
 mod rules;
+mod wire;
