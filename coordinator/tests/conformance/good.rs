@@ -46,6 +46,22 @@ async fn operations_go_to_urls_of_their_own() {
 }
 
 #[tokio::test]
+async fn a_compensation_is_told_what_its_action_answered() {
+    let toy = Toy::start(Fault::None).await;
+    assert_eq!(check(&toy, "saga", false).await.code, Some(0));
+    let calls = toy.calls.lock().expect("no holder panics");
+    let told: Vec<_> = calls.iter().filter(|(_, _, body)| body["operation"] == "compensate").collect();
+    let is_known = |body: &serde_json::Value| body["result"] == json!({ "booking": 0 });
+    assert!(told.iter().any(|(_, _, body)| is_known(body)));
+    // Nothing is known of an action that nobody called, or whose answer was not heard.
+    assert!(told.iter().any(|(_, _, body)| body["result"].is_null()));
+    assert!(
+        told.iter()
+            .all(|(_, _, body)| (is_known(body) || body["result"].is_null()) && body["inputs"] == json!({}))
+    );
+}
+
+#[tokio::test]
 async fn one_phase_commit_is_checked_where_it_has_a_url() {
     let toy = Toy::start(Fault::None).await;
     let urls = format!("try={0}/work,commit_one_phase={0}/one", toy.url);

@@ -1,4 +1,4 @@
-//! Calls as the coordinator sends them (`src/delivery/http.rs`), and their answers. A test compares the two.
+//! Calls as the coordinator sends them (`src/delivery/http`), and their answers. A test compares the two.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use unanimity_proto::CONTEXT_HEADER;
-use unanimity_types::{Limits, Operation};
+use unanimity_types::{BranchKind, Limits, Operation, Vote};
+use uuid::Uuid;
 
 use super::urls::Urls;
 
@@ -49,9 +50,14 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The body, if it is JSON.
-    pub(super) fn json(&self) -> Option<serde_json::Value> {
+    /// The body byte by byte, if it is JSON.
+    pub(super) fn json(&self) -> Option<Box<RawValue>> {
         serde_json::from_slice(&self.body).ok()
+    }
+
+    /// The vote that the answer to a prepare names; one that names none is the vote `prepared`.
+    pub(super) fn vote(&self) -> Option<Vote> {
+        named_vote(&self.body)?.parse().ok()
     }
 
     /// The body as it came.
@@ -83,28 +89,46 @@ struct Envelope<'a> {
     payload: &'a RawValue,
     attempt: u32,
     epoch: u64,
+    kind: &'a str,
+    log_id: &'a str,
+    timeout_ms: u64,
     /// Results of earlier steps: the kit's saga has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     inputs: Option<serde_json::Map<String, serde_json::Value>>,
-    /// For a compensation: what its own action answered.
+    /// For a compensation: what its own action answered, `null` if that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<&'a serde_json::Value>,
+    result: Option<&'a RawValue>,
 }
 
 /// Calls the participant.
 #[derive(Debug)]
 pub(super) struct Caller {
     client: Client,
+    kind: BranchKind,
     urls: Urls,
     payload: Box<RawValue>,
     timeout: Duration,
+    /// Stands for a coordinator's log, which lives longer than a transaction.
+    log_id: String,
 }
 
 impl Caller {
     /// # Errors
     /// The system gives no HTTP client.
-    pub(super) fn new(urls: Urls, payload: Box<RawValue>, timeout: Duration) -> anyhow::Result<Self> {
-        Ok(Self { client: client(timeout)?, urls, payload, timeout })
+    pub(super) fn new(
+        kind: BranchKind,
+        urls: Urls,
+        payload: Box<RawValue>,
+        timeout: Duration,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            client: client(timeout)?,
+            kind,
+            urls,
+            payload,
+            timeout,
+            log_id: Uuid::new_v4().to_string(),
+        })
     }
 
     /// Calls and reads the whole answer.
@@ -113,11 +137,12 @@ impl Caller {
         operation: Operation,
         branch: &Branch,
         attempt: u32,
-        result: Option<&serde_json::Value>,
+        result: Option<&RawValue>,
     ) -> Answer {
         let request = self.request(operation, branch, attempt, result);
         // The client's own timeout covers the same span; this one also holds if that has a gap.
-        match tokio::time::timeout(self.timeout, async { read(request.send().await?).await }).await {
+        match tokio::time::timeout(self.timeout, async { read(operation, request.send().await?).await }).await
+        {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => unanswered(format!("no whole answer: {}", chain(&error.without_url()))),
             Err(_) => unanswered(format!("no answer within {:?}", self.timeout)),
@@ -131,7 +156,7 @@ impl Caller {
         operation: Operation,
         branch: &Branch,
         attempt: u32,
-        result: Option<&serde_json::Value>,
+        result: Option<&RawValue>,
         wait: Option<Duration>,
     ) {
         let request = self.request(operation, branch, attempt, result);
@@ -144,9 +169,8 @@ impl Caller {
         operation: Operation,
         branch: &Branch,
         attempt: u32,
-        result: Option<&serde_json::Value>,
+        result: Option<&RawValue>,
     ) -> RequestBuilder {
-        let is_step = matches!(operation, Operation::Action | Operation::Compensate);
         let envelope = Envelope {
             xid: &branch.xid,
             branch_id: 1,
@@ -156,8 +180,11 @@ impl Caller {
             payload: &self.payload,
             attempt,
             epoch: 1,
-            inputs: is_step.then(serde_json::Map::new),
-            result,
+            kind: self.kind.as_str(),
+            log_id: &self.log_id,
+            timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
+            inputs: (self.kind == BranchKind::Step).then(serde_json::Map::new),
+            result: (operation == Operation::Compensate).then(|| result.unwrap_or(RawValue::NULL)),
         };
         self.client
             .post(self.urls.of(operation).clone())
@@ -183,7 +210,7 @@ pub(super) fn client(timeout: Duration) -> anyhow::Result<Client> {
     Ok(builder().build().or_else(|_| builder().tls_certs_only(std::iter::empty()).build())?)
 }
 
-async fn read(mut response: Response) -> Result<Answer, reqwest::Error> {
+async fn read(operation: Operation, mut response: Response) -> Result<Answer, reqwest::Error> {
     let status = response.status();
     let meaning = match status {
         status if status.is_success() => Meaning::Done,
@@ -201,7 +228,28 @@ async fn read(mut response: Response) -> Result<Answer, reqwest::Error> {
             break;
         }
     }
+    let meaning = match meaning {
+        Meaning::Done if operation == Operation::Prepare => voted(&body),
+        meaning => meaning,
+    };
     Ok(Answer { meaning, status: status.as_u16().to_string(), body })
+}
+
+/// A 2xx to a prepare means what its vote says. Whoever writes a word that the coordinator does not know did not mean
+/// "prepared".
+fn voted(body: &[u8]) -> Meaning {
+    match named_vote(body).map(|word| word.parse()) {
+        None | Some(Ok(Vote::Prepared | Vote::ReadOnly)) => Meaning::Done,
+        Some(Ok(Vote::Refused)) => Meaning::Refused,
+        Some(Err(_)) => Meaning::Unknown,
+    }
+}
+
+/// The word that stands for the vote; what is no text is a word that nobody knows.
+fn named_vote(body: &[u8]) -> Option<String> {
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let vote = body.get("vote")?;
+    Some(vote.as_str().map_or_else(|| vote.to_string(), str::to_owned))
 }
 
 fn unanswered(why: String) -> Answer {
@@ -217,4 +265,25 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m11_a_prepare_means_what_its_vote_says() {
+        for (body, meaning) in [
+            ("", Meaning::Done),
+            ("OK", Meaning::Done),
+            ("{}", Meaning::Done),
+            (r#"{"vote": "prepared"}"#, Meaning::Done),
+            (r#"{"vote": "read_only"}"#, Meaning::Done),
+            (r#"{"vote": "refused"}"#, Meaning::Refused),
+            (r#"{"vote": "yes"}"#, Meaning::Unknown),
+            (r#"{"vote": null}"#, Meaning::Unknown),
+        ] {
+            assert_eq!(voted(body.as_bytes()), meaning, "{body}");
+        }
+    }
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use reqwest::Url;
 use serde_json::value::RawValue;
+use unanimity_types::BranchKind;
 
 use self::caller::Caller;
 use self::observer::Observer;
@@ -58,6 +59,17 @@ impl Mode {
             Self::TwoPhase => "two_phase",
             Self::Message => "message",
             Self::Sender => "sender",
+        }
+    }
+
+    /// The kind of its branches.
+    fn kind(self) -> BranchKind {
+        match self {
+            Self::Tcc => BranchKind::Tcc,
+            Self::Saga => BranchKind::Step,
+            Self::TwoPhase => BranchKind::TwoPhase,
+            Self::Message => BranchKind::Message,
+            Self::Sender => BranchKind::Sender,
         }
     }
 }
@@ -108,7 +120,7 @@ impl CheckParticipant {
         let timeout = Duration::from_millis(self.timeout_ms);
         let scenarios = scenario::all(self.mode, &urls);
         let observer = self.observe.map(|url| Observer::new(url, timeout)).transpose()?;
-        let caller = Caller::new(urls, payload, timeout)?;
+        let caller = Caller::new(self.mode.kind(), urls, payload, timeout)?;
         let report =
             Report::new(self.mode, observer.is_some(), Runner::new(caller, observer).run(scenarios).await);
         output.answer(|| report.text(), || report.json());

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
-use unanimity_types::Operation;
+use serde_json::value::RawValue;
+use unanimity_types::{Operation, Vote};
 use uuid::Uuid;
 
 use super::caller::{Answer, Branch, Caller, Meaning};
@@ -204,7 +205,7 @@ impl<'a> Run<'a> {
     async fn call(&mut self, operation: Operation) -> Answer {
         let attempt = self.attempt(operation);
         let result = self.result(operation);
-        let answer = self.caller.call(operation, &self.branch(), attempt, result.as_ref()).await;
+        let answer = self.caller.call(operation, &self.branch(), attempt, result.as_deref()).await;
         self.trail.push(format!("{operation} → {}", answer.shown()));
         answer
     }
@@ -216,13 +217,8 @@ impl<'a> Run<'a> {
         if operation == Operation::Action && answer.is_too_long() {
             return Err("the action's result is longer than 64 KiB, which counts as a failure".to_owned());
         }
-        if operation == Operation::Prepare
-            && let Some(vote) = answer.json().and_then(|body| Some(body.get("vote")?.as_str()?.to_owned()))
-            && vote != "prepared"
-        {
-            return Err(format!(
-                "prepare voted {vote:?} instead of \"prepared\": the kit needs a payload that changes something"
-            ));
+        if operation == Operation::Prepare && answer.vote() == Some(Vote::ReadOnly) {
+            return Err("prepare voted read_only: the kit needs a payload that changes something".to_owned());
         }
         Ok(())
     }
@@ -244,7 +240,7 @@ impl<'a> Run<'a> {
         let (branch, result) = (self.branch(), self.result(operation));
         for wait in CUTS.map(Some).into_iter().chain([None]) {
             let attempt = self.attempt(operation);
-            self.caller.hang_up(operation, &branch, attempt, result.as_ref(), wait).await;
+            self.caller.hang_up(operation, &branch, attempt, result.as_deref(), wait).await;
         }
         self.trail.push(format!("{operation} → {} times hung up", CUTS.len() + 1));
     }
@@ -309,7 +305,7 @@ impl<'a> Run<'a> {
             .map(|operation| (*operation, self.attempt(*operation), self.result(*operation)))
             .collect();
         let answers = join_all(calls.iter().map(async |(operation, attempt, result)| {
-            caller.call(*operation, &branch, *attempt, result.as_ref()).await
+            caller.call(*operation, &branch, *attempt, result.as_deref()).await
         }))
         .await;
         let shown: Vec<_> = operations
@@ -336,7 +332,7 @@ impl<'a> Run<'a> {
     }
 
     /// A compensation is told what its action answered.
-    fn result(&self, operation: Operation) -> Option<serde_json::Value> {
+    fn result(&self, operation: Operation) -> Option<Box<RawValue>> {
         if operation != Operation::Compensate {
             return None;
         }
