@@ -65,7 +65,9 @@ where
             Err(_) => ClientError::no_answer(format!("none within {per_call:?}")),
         };
         let pause = backoff.next().max(error.retry_after().unwrap_or_default());
-        if !error.is_retryable() || Instant::now() + pause >= end {
+        // A lock was waited for by the coordinator already, for as long as the caller allows.
+        let again = error.is_retryable() && !matches!(error, ClientError::LockConflict { .. });
+        if !again || Instant::now() + pause >= end {
             return Err(error);
         }
         tracing::debug!(%error, ?pause, "call to the coordinator failed, trying again");

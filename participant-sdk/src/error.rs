@@ -31,6 +31,17 @@ pub enum ClientError {
         /// When to try again, if the coordinator says.
         retry_after: Option<Duration>,
     },
+    /// Another transaction holds a lock key that a branch wanted (protocol H7): try again in a new
+    /// transaction.
+    #[error("a lock is held by another transaction: {message}")]
+    LockConflict {
+        /// Who holds it, if the coordinator says.
+        holder: Option<Xid>,
+        /// What the coordinator says about it.
+        message: String,
+        /// When to try again, if the coordinator says.
+        retry_after: Option<Duration>,
+    },
     /// No answer: whether the call had an effect is unknown.
     #[error("no answer from the coordinator: {message}")]
     NoAnswer {
@@ -59,7 +70,7 @@ impl ClientError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused { code, .. } => code.is_retryable(),
-            Self::NoAnswer { .. } => true,
+            Self::NoAnswer { .. } | Self::LockConflict { .. } => true,
             Self::InvalidUrl { .. } | Self::Protocol { .. } | Self::Invalid { .. } => false,
         }
     }
@@ -69,6 +80,7 @@ impl ClientError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Refused { code, .. } | Self::Invalid { code, .. } => Some(*code),
+            Self::LockConflict { .. } => Some(ErrorCode::LockConflict),
             Self::InvalidUrl { .. } | Self::NoAnswer { .. } | Self::Protocol { .. } => None,
         }
     }
@@ -81,7 +93,7 @@ impl ClientError {
     /// How long the coordinator asks to wait before the next attempt.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Refused { retry_after, .. } | Self::LockConflict { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
@@ -101,14 +113,18 @@ impl From<tonic::Status> for ClientError {
         if let Some(detail) = error_from_status(&status)
             && let Ok(code) = detail.code.parse()
         {
+            let retry_after = (detail.retry_after_ms > 0)
+                // A minute at most: a damaged answer must not park a caller for years.
+                .then(|| Duration::from_millis(detail.retry_after_ms.min(60_000)));
+            if code == ErrorCode::LockConflict {
+                return Self::LockConflict { holder: detail.xid.parse().ok(), message, retry_after };
+            }
             return Self::Refused {
                 code,
                 message,
                 status: detail.status().to_domain(),
                 abort_reason: detail.abort_reason.parse().ok(),
-                retry_after: (detail.retry_after_ms > 0)
-                    // A minute at most: a damaged answer must not park a caller for years.
-                    .then(|| Duration::from_millis(detail.retry_after_ms.min(60_000))),
+                retry_after,
             };
         }
         match bare_code(status.code()) {

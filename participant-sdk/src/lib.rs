@@ -35,19 +35,21 @@ mod error;
 mod failpoint;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod fence;
+mod message;
 #[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
 mod outbox;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod participant;
 mod propagation;
+mod saga;
 mod wire;
 mod witness;
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub mod xa;
 
 pub use client::{
-    AbortCause, Client, ClientBuilder, CommitError, GlobalTransaction, TransactionBuilder, TransactionError,
-    TransactionInfo,
+    AbortCause, BranchInfo, Client, ClientBuilder, CommitError, GlobalTransaction, TransactionBuilder,
+    TransactionError, TransactionInfo,
 };
 pub use context::Context;
 #[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
@@ -57,6 +59,9 @@ pub use error::ClientError;
 pub use fence::sqlite_pool;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use fence::{Fence, FenceDatabase, FenceError, LocalTransaction};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use message::{LocalError, MessageHooks, ReceivedMessage};
+pub use message::{MessageBuilder, OnCommit, PreparedMessage};
 #[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
 pub use outbox::{
     CallPolicy, DeadLetter, DeathCause, Handed, Handover, HandoverError, HandoverMessage, Message,
@@ -65,13 +70,18 @@ pub use outbox::{
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use participant::{
-    Attention, Branch, BuildError, Callback, Health, HookError, Participant, ParticipantBuilder, Refused,
-    TccHooks, TryError,
+    Attention, Branch, BranchOptions, BuildError, Callback, Health, HookError, Participant,
+    ParticipantBuilder, Refused, TccHooks, TryError,
 };
 #[cfg(feature = "axum")]
 pub use propagation::MissingTransaction;
 #[cfg(feature = "reqwest")]
 pub use propagation::SendInTransaction;
 pub use propagation::{ClientLayer, ClientService, ServerLayer, ServerService};
-pub use unanimity_types::{AbortReason, BranchKey, Decision, ErrorCode, LogId, Status, Xid};
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+pub use saga::{Inputs, Nested, StepCall, StepHooks, Undo, nested, nested_undo};
+pub use saga::{Retry, Saga, StepTarget, SubmittedSaga, WaitFor};
+pub use unanimity_types::{
+    AbortReason, BranchKey, BranchKind, BranchStatus, Decision, ErrorCode, LogId, Status, Xid,
+};
 pub use wire::{CallId, InvalidContext, WireContext};

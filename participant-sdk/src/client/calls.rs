@@ -6,7 +6,8 @@ use unanimity_proto::v1;
 use unanimity_types::{AbortReason, BranchKey, LogId, LogPosition, Status, Xid};
 
 use crate::backoff::retried;
-use crate::client::{Client, TransactionInfo, info_from_wire};
+use crate::client::info::info_from_wire;
+use crate::client::{Client, TransactionInfo};
 use crate::error::ClientError;
 
 /// What a commit or abort brought.
@@ -14,6 +15,14 @@ use crate::error::ClientError;
 pub(crate) struct Decided {
     pub(crate) status: Status,
     pub(crate) abort_reason: Option<AbortReason>,
+}
+
+/// What a begin brought.
+#[derive(Debug, Clone)]
+pub(crate) struct Begun {
+    pub(crate) status: Status,
+    pub(crate) log_id: Option<LogId>,
+    pub(crate) position: Option<LogPosition>,
 }
 
 /// What a registration brought.
@@ -38,7 +47,6 @@ impl Client {
         name: &str,
         timeout: Option<Duration>,
     ) -> Result<Option<LogId>, ClientError> {
-        let options = self.options();
         let message = v1::BeginRequest {
             mode: v1::Mode::Tcc.into(),
             name: name.to_owned(),
@@ -46,22 +54,31 @@ impl Client {
             timeout_ms: timeout.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
             ..Default::default()
         };
+        self.begin_plan(message).await.map(|begun| begun.log_id)
+    }
+
+    /// Begins a transaction of any mode. The request names its xid, so that it can be repeated.
+    pub(crate) async fn begin_plan(&self, message: v1::BeginRequest) -> Result<Begun, ClientError> {
+        let options = self.options();
         let answer = retried(options.begin_retry_for, options.call_timeout, || async {
             let request = with_deadline(message.clone(), options.call_timeout);
             Ok(self.service().begin(request).await?.into_inner())
         })
         .await?;
         let log_id = self.met(&answer.log_id)?;
-        self.witnesses().observe_wire(answer.position.as_ref());
-        Ok(log_id)
+        let position = self.witnesses().observe_wire(answer.position.as_ref());
+        let status =
+            answer.status().to_domain().ok_or_else(|| ClientError::protocol("the status is missing"))?;
+        Ok(Begun { status, log_id, position })
     }
 
     pub(crate) async fn register_branch(
         &self,
         message: v1::RegisterBranchRequest,
         bound: Duration,
+        lock_wait: Duration,
     ) -> Result<Registered, ClientError> {
-        let timeout = self.options().call_timeout.min(bound);
+        let timeout = (self.options().call_timeout + lock_wait).min(bound);
         let answer = retried(bound, timeout, || async {
             let request = with_deadline(message.clone(), timeout);
             Ok(self.service().register_branch(request).await?.into_inner())
@@ -75,12 +92,17 @@ impl Client {
         Ok(Registered { branch_id: answer.branch_id, log_id, position })
     }
 
-    /// Asks for the decision Commit, again and again for the time that is set.
-    pub(crate) async fn commit_call(&self, xid: Xid, votes: &[BranchKey]) -> Result<Decided, ClientError> {
+    /// Asks for the decision Commit, again and again for the time that is set. Without votes the
+    /// commit names none: a message's submit.
+    pub(crate) async fn commit_call(
+        &self,
+        xid: Xid,
+        votes: Option<&[BranchKey]>,
+    ) -> Result<Decided, ClientError> {
         let options = self.options();
         let message = v1::CommitRequest {
             xid: xid.to_string(),
-            votes: Some(v1::VoteSet { keys: votes.iter().map(ToString::to_string).collect() }),
+            votes: votes.map(|votes| v1::VoteSet { keys: votes.iter().map(ToString::to_string).collect() }),
             wait: v1::Wait::Decided.into(),
         };
         let answer = retried(options.commit_retry_for, options.call_timeout, || async {

@@ -2,6 +2,7 @@
 
 mod calls;
 mod error;
+mod info;
 mod run;
 mod transaction;
 
@@ -11,14 +12,16 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use unanimity_proto::v1;
 use unanimity_proto::v1::coordinator_client::CoordinatorClient;
-use unanimity_types::{AbortReason, Decision, Limits, LogId, Status, Xid};
+use unanimity_types::{Limits, LogId, Status, Xid};
 
-use crate::error::{ClientError, xid_in_answer};
+use crate::error::ClientError;
 use crate::witness::Witnesses;
 
-pub(crate) use calls::parse_log_id;
+pub(crate) use calls::{Begun, Decided, parse_log_id};
 pub use error::{AbortCause, CommitError, TransactionError};
+pub use info::{BranchInfo, TransactionInfo};
 pub use run::TransactionBuilder;
+pub(crate) use run::check_begin;
 pub use transaction::GlobalTransaction;
 
 /// A coordinator's client: cheap to clone, one connection, connects when it is first used and
@@ -137,32 +140,6 @@ impl ClientBuilder {
     }
 }
 
-/// What the coordinator says of a transaction.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TransactionInfo {
-    /// The transaction.
-    pub xid: Xid,
-    /// Its name.
-    pub name: String,
-    /// Its status. Only a terminal status is final; [`Status::decision`] never changes either.
-    pub status: Status,
-    /// Why it was aborted, if it was.
-    pub abort_reason: Option<AbortReason>,
-    /// How many branches it has.
-    pub branches: usize,
-    /// Why somebody should look at it, if so.
-    pub attention: Option<String>,
-}
-
-impl TransactionInfo {
-    /// What was decided, if it was.
-    #[must_use]
-    pub fn decision(&self) -> Option<Decision> {
-        self.status.decision()
-    }
-}
-
 impl Client {
     /// A client with the defaults. Connects later, when it is used; must be called inside a tokio
     /// runtime.
@@ -273,18 +250,4 @@ impl Client {
             .max_decoding_message_size(Limits::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(Limits::MESSAGE_BYTES_MAX)
     }
-}
-
-fn info_from_wire(answer: v1::Transaction) -> Result<TransactionInfo, ClientError> {
-    Ok(TransactionInfo {
-        xid: xid_in_answer(&answer.xid)?,
-        status: answer
-            .status()
-            .to_domain()
-            .ok_or_else(|| ClientError::protocol("the transaction's status is missing"))?,
-        abort_reason: answer.abort_reason.parse().ok(),
-        branches: answer.branches.len(),
-        attention: answer.attention.map(|attention| format!("{}: {}", attention.code, attention.message)),
-        name: answer.name,
-    })
 }

@@ -52,18 +52,7 @@ impl TransactionBuilder {
     /// # Errors
     /// [`ClientError`]; then nothing was begun, or it ends by its deadline without an effect.
     pub async fn begin(self) -> Result<GlobalTransaction, ClientError> {
-        if !self.name.is_empty() {
-            Name::new(self.name.as_str()).map_err(|error| ClientError::Invalid {
-                code: ErrorCode::InvalidName,
-                message: error.to_string(),
-            })?;
-        }
-        if self.timeout.is_some_and(|timeout| timeout.as_millis() == 0 || timeout > Limits::TIMEOUT_MAX) {
-            return Err(ClientError::Invalid {
-                code: ErrorCode::InvalidTimeout,
-                message: "a timeout is at least a millisecond and at most 31 days".into(),
-            });
-        }
+        check_begin(&self.name, self.timeout)?;
         let xid = self.xid.unwrap_or_else(|| Xid::new(uuid::Uuid::new_v4()));
         let log_id = self.client.begin_call(xid, &self.name, self.timeout).await?;
         // The coordinator's own default is a matter of its configuration: nothing is told of it.
@@ -111,6 +100,23 @@ impl TransactionBuilder {
         drop(guard);
         ended
     }
+}
+
+/// What the coordinator would refuse.
+pub(crate) fn check_begin(name: &str, timeout: Option<Duration>) -> Result<(), ClientError> {
+    if !name.is_empty() {
+        Name::new(name).map_err(|error| ClientError::Invalid {
+            code: ErrorCode::InvalidName,
+            message: error.to_string(),
+        })?;
+    }
+    if timeout.is_some_and(|timeout| timeout.as_millis() == 0 || timeout > Limits::TIMEOUT_MAX) {
+        return Err(ClientError::Invalid {
+            code: ErrorCode::InvalidTimeout,
+            message: "a timeout is at least a millisecond and at most 31 days".into(),
+        });
+    }
+    Ok(())
 }
 
 /// Aborts on the way out, unless something was decided or may have been: clones of the handle may

@@ -85,6 +85,10 @@ impl GlobalTransaction {
         self.inner.context.xid()
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.inner.client
+    }
+
     /// Its context, to pass on by means of your own.
     #[must_use]
     pub fn context(&self) -> &Context {
@@ -144,7 +148,7 @@ impl GlobalTransaction {
     async fn send_commit(&self) -> Result<(), CommitError> {
         let xid = self.xid();
         let votes = self.inner.context.votes();
-        let decided = match self.inner.client.commit_call(xid, &votes).await {
+        let decided = match self.inner.client.commit_call(xid, Some(&votes)).await {
             Ok(decided) => decided,
             // "Already decided" is an answer: it brings the true status.
             Err(ClientError::Refused { status: Some(status), abort_reason, .. })

@@ -12,6 +12,15 @@
 //!      └────────────────────────────────► tombstone      try after cancel: an error, no effect
 //! ```
 //!
+//! The same rows, states and rules serve the other kinds of branches:
+//!
+//! ```text
+//!   step     action = try, its result the answer; compensate = cancel; confirmed: its saga is over
+//!   message  delivered = confirmed, from nothing, in one local transaction
+//!   sender   tried: the local transaction that the message goes with committed;
+//!            tombstone: the coordinator was told that it never will (protocol H5)
+//! ```
+//!
 //! **Insert first.** Who comes first to a branch inserts its row; who comes second conflicts, waits
 //! for the first one's transaction (bounded), and reads what it left. Nobody looks for a row that
 //! is not there and then inserts it, so many cancels of one branch cannot deadlock (Seata #6679).
@@ -27,6 +36,7 @@
 mod postgres;
 mod row;
 mod rules;
+mod sender;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod statements;
@@ -39,8 +49,10 @@ use sqlx::Pool;
 pub(crate) use crate::durability::Durability;
 pub(crate) use row::{Cursor, FenceRow, NewRow, now_ms};
 pub(crate) use rules::{
-    SecondPhase, TryStart, finish_second_phase, finish_try, start_second_phase, start_try,
+    SecondPhase, TryStart, close, finish_delivery, finish_second_phase, finish_try, start_second_phase,
+    start_try,
 };
+pub(crate) use sender::{SenderSays, check_back, mark_open, mark_sent};
 #[cfg(feature = "sqlite")]
 pub use sqlite::sqlite_pool;
 pub use statements::FenceDatabase;
@@ -65,6 +77,17 @@ pub enum FenceError {
     /// The row that was there a moment ago is not there now.
     #[error("the fence's row is being changed by another transaction")]
     Contended,
+    /// The coordinator was told before that this local transaction did not commit, so it must not
+    /// any more: the message is aborted (protocol H5).
+    #[error("the coordinator was told that this message's local transaction did not commit: it must not now")]
+    MessageRefused,
+    /// The message's local transaction committed before.
+    #[error("this message's local transaction has committed before")]
+    MessageAlreadySent,
+    /// The message was prepared longer ago than its timeout: what the coordinator was told about it
+    /// may be forgotten here.
+    #[error("the message's time is over: prepare another one")]
+    MessageTooLate,
     /// A row holds something that this version cannot read.
     #[error("a row of the fence cannot be read: {0}")]
     Unreadable(String),

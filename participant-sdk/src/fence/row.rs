@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use unanimity_types::{BranchKey, LogId, LogPosition, Xid};
+use unanimity_types::{BranchKey, BranchKind, LogId, LogPosition, Xid};
 
 use crate::fence::FenceError;
 
-/// What a branch's row says.
+/// What a branch's row says. The words are TCC's; what they mean for the other kinds is in the module's head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FenceState {
     /// A try has begun: visible to others only in the external form.
@@ -54,6 +54,7 @@ impl fmt::Display for FenceState {
 /// A row to insert.
 #[derive(Debug, Clone)]
 pub struct NewRow {
+    pub(crate) kind: BranchKind,
     pub(crate) xid: Xid,
     pub(crate) key: BranchKey,
     pub(crate) participant: String,
@@ -66,6 +67,7 @@ pub struct NewRow {
 /// A row as it is.
 #[derive(Debug, Clone)]
 pub struct FenceRow {
+    pub(crate) kind: BranchKind,
     pub(crate) xid: Xid,
     pub(crate) key: BranchKey,
     pub(crate) operation: String,

@@ -1,13 +1,13 @@
 //! What an operation may do, by what the fence's row says. Crash contract: all of these run inside
 //! the caller's local transaction, so before its commit nothing has happened.
 
-use unanimity_types::{BranchKey, LogId, Operation, Xid};
+use unanimity_types::{BranchKey, BranchKind, LogId, Operation, Xid};
 
 use crate::fence::FenceError;
 use crate::fence::row::{FenceRow, FenceState, NewRow};
 use crate::fence::statements::FenceDatabase;
 
-/// What a try finds.
+/// What a try, an action or a delivery finds.
 #[derive(Debug)]
 pub(crate) enum TryStart {
     /// Nobody was here: run the hook.
@@ -21,9 +21,11 @@ pub(crate) enum TryStart {
     Late(FenceState),
     /// The key belongs to another operation or payload.
     Reused,
+    /// The row belongs to another log's transaction (C8).
+    OtherLog(LogId),
 }
 
-/// Claims the branch's row for a try.
+/// Claims the branch's row for a try, an action or a delivery.
 pub(crate) async fn start_try<DB: FenceDatabase>(
     connection: &mut DB::Connection,
     new: &NewRow,
@@ -32,7 +34,13 @@ pub(crate) async fn start_try<DB: FenceDatabase>(
         return Ok(TryStart::Fresh);
     }
     let row = DB::read_locked(connection, new.xid, &new.key).await?.ok_or(FenceError::Contended)?;
+    if let (Some(mine), Some(theirs)) = (row.log_id, new.log_id)
+        && mine != theirs
+    {
+        return Ok(TryStart::OtherLog(mine));
+    }
     Ok(match row.state {
+        _ if row.kind != new.kind => TryStart::Reused,
         FenceState::Cancelled | FenceState::Tombstone => TryStart::Late(row.state),
         _ if row.operation != new.operation || row.payload != new.payload => TryStart::Reused,
         FenceState::Trying => {
@@ -47,7 +55,7 @@ pub(crate) async fn start_try<DB: FenceDatabase>(
     })
 }
 
-/// Records a try's answer: the transaction's last statement.
+/// Records a try's answer or an action's result: the transaction's last statement.
 pub(crate) async fn finish_try<DB: FenceDatabase>(
     connection: &mut DB::Connection,
     xid: Xid,
@@ -59,7 +67,30 @@ pub(crate) async fn finish_try<DB: FenceDatabase>(
     one_row(DB::set_state(connection, xid, key, from, to, mark, Some(answer)).await?)
 }
 
-/// What a confirm or a cancel finds.
+/// Records that a message is delivered: the transaction's last statement.
+pub(crate) async fn finish_delivery<DB: FenceDatabase>(
+    connection: &mut DB::Connection,
+    xid: Xid,
+    key: &BranchKey,
+    mark: Option<i64>,
+) -> Result<(), FenceError> {
+    let (from, to) = (FenceState::Trying, FenceState::Confirmed);
+    one_row(DB::set_state(connection, xid, key, from, to, mark, Some(b"null")).await?)
+}
+
+/// Closes an open row of a transaction that is over: its effect stays, or, where nobody knows whether
+/// there is one, no other may follow. From here on the row waits for its collection.
+pub(crate) async fn close<DB: FenceDatabase>(
+    connection: &mut DB::Connection,
+    row: &FenceRow,
+) -> Result<(), FenceError> {
+    let to = if row.state == FenceState::Tried { FenceState::Confirmed } else { FenceState::Tombstone };
+    // No row: something else settled it meanwhile.
+    DB::set_state(connection, row.xid, &row.key, row.state, to, Some(row.updated_at_ms), None).await?;
+    Ok(())
+}
+
+/// What a confirm, a cancel or a compensation finds.
 #[derive(Debug)]
 pub(crate) enum SecondPhase {
     /// Run the hook for this row.
@@ -72,9 +103,11 @@ pub(crate) enum SecondPhase {
     Contradicts(FenceState),
     /// The row belongs to another log's transaction (C8).
     OtherLog(LogId),
+    /// The row is not of the kind that this operation belongs to.
+    OtherKind(BranchKind),
 }
 
-/// Looks at, and claims, the branch's row for a confirm or a cancel.
+/// Looks at, and claims, the branch's row for a confirm, a cancel or a compensation.
 pub(crate) async fn start_second_phase<DB: FenceDatabase>(
     connection: &mut DB::Connection,
     operation: Operation,
@@ -102,6 +135,9 @@ pub(crate) async fn start_second_phase<DB: FenceDatabase>(
         && mine != theirs
     {
         return Ok(SecondPhase::OtherLog(mine));
+    }
+    if row.kind != new.kind {
+        return Ok(SecondPhase::OtherKind(row.kind));
     }
     Ok(match (confirm, row.state) {
         (true, FenceState::Trying) => SecondPhase::NotYet,

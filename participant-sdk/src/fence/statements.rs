@@ -68,6 +68,18 @@ pub(crate) mod sealed {
             after: &Cursor,
             limit: i64,
         ) -> impl Future<Output = Result<Vec<FenceRow>, FenceError>> + Send;
+        /// Deletes the row of an external action that refused, unless another attempt has begun since.
+        fn delete_refused(
+            connection: &mut Self::Connection,
+            xid: Xid,
+            key: &BranchKey,
+        ) -> impl Future<Output = Result<u64, FenceError>> + Send;
+        /// Fails, and with it the transaction where the database fails it as a whole: there is a row.
+        fn spoil(
+            connection: &mut Self::Connection,
+            xid: Xid,
+            key: &BranchKey,
+        ) -> impl Future<Output = Result<(), FenceError>> + Send;
         /// Deletes a settled row.
         fn delete_settled(
             connection: &mut Self::Connection,
@@ -95,8 +107,8 @@ macro_rules! shared_statements {
             let done = sqlx::query(
                 "-- unanimity fence: insert
                  INSERT INTO unanimity_fence (xid, branch_key, participant, operation, state, log_id, payload,
-                     witness_partition, witness_epoch, witness_epoch_tag, witness_seq, created_at_ms, updated_at_ms)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)
+                     witness_partition, witness_epoch, witness_epoch_tag, witness_seq, created_at_ms, updated_at_ms, kind)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13)
                  ON CONFLICT (xid, branch_key) DO NOTHING",
             )
             .bind(<$xid>::from(row.xid.uuid()))
@@ -111,6 +123,7 @@ macro_rules! shared_statements {
             .bind(witness.map(|w| i64::from(w.epoch_tag)))
             .bind(witness.map(|w| w.seq.0.cast_signed()))
             .bind(now)
+            .bind(row.kind.as_str())
             .execute(connection)
             .await?;
             Ok(done.rows_affected() == 1)
@@ -214,6 +227,36 @@ macro_rules! shared_statements {
             rows.iter().map(read_row).collect()
         }
 
+        async fn delete_refused(
+            connection: &mut $connection,
+            xid: Xid,
+            key: &BranchKey,
+        ) -> Result<u64, FenceError> {
+            // A later attempt's claim has put its mark into the row, committed with its first half.
+            let done = sqlx::query(
+                "-- unanimity fence: delete_refused
+                 DELETE FROM unanimity_fence
+                 WHERE xid = $1 AND branch_key = $2 AND state = 'trying' AND updated_at_ms = created_at_ms",
+            )
+            .bind(<$xid>::from(xid.uuid()))
+            .bind(key.as_str())
+            .execute(connection)
+            .await?;
+            Ok(done.rows_affected())
+        }
+
+        async fn spoil(connection: &mut $connection, xid: Xid, key: &BranchKey) -> Result<(), FenceError> {
+            sqlx::query(
+                "-- unanimity fence: spoil
+                 INSERT INTO unanimity_fence SELECT * FROM unanimity_fence WHERE xid = $1 AND branch_key = $2",
+            )
+            .bind(<$xid>::from(xid.uuid()))
+            .bind(key.as_str())
+            .execute(connection)
+            .await?;
+            Ok(())
+        }
+
         async fn delete_settled(
             connection: &mut $connection,
             xid: Xid,
@@ -278,6 +321,7 @@ macro_rules! read_row {
                 .map(|text| uuid::Uuid::try_parse(&text).map(LogId).map_err(|_| unreadable("log_id")))
                 .transpose()?;
             Ok(FenceRow {
+                kind: row.try_get::<&str, _>("kind")?.parse().map_err(|_| unreadable("kind"))?,
                 xid: Xid::new(xid),
                 key: BranchKey::new(row.try_get::<String, _>("branch_key")?)
                     .map_err(|_| unreadable("branch_key"))?,

@@ -13,10 +13,12 @@ use unanimity_types::{Limits, Name, Target};
 
 use crate::client::Client;
 use crate::fence::{Cursor, Fence, FenceDatabase, FenceError, now_ms};
+use crate::message::{MessageHooks, TypedReceiver};
 use crate::participant::error::BuildError;
 use crate::participant::health::AttentionList;
 use crate::participant::hooks::{TccHooks, Typed};
 use crate::participant::{HookSet, Participant, Settings, Shared, StopOnDrop, in_doubt, session};
+use crate::saga::{StepHooks, TypedStep};
 
 /// A participant that is put together: see [`Participant::builder`].
 #[must_use = "nothing happens before `attach` or `called_at`"]
@@ -57,8 +59,50 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
     }
 
     fn hooks<H: TccHooks<DB>>(mut self, operation: String, hooks: H, external: bool) -> Self {
-        let set = HookSet { hooks: Arc::new(Typed::new(hooks)), external };
+        let set = HookSet::Tcc { hooks: Arc::new(Typed::new(hooks)), external };
         self.hooks.push((operation, TypeId::of::<H>(), set));
+        self
+    }
+
+    /// Registers the hooks of a saga's step under the name of their operation, for example `book`: what
+    /// [`crate::StepTarget::participant`] names. The name is part of what is stored: do not change it
+    /// while sagas are open.
+    pub fn saga_step<H: StepHooks<DB>>(self, operation: impl Into<String>, hooks: H) -> Self {
+        self.step(operation.into(), hooks, false)
+    }
+
+    /// Registers the hooks of a saga's step whose `action` has an effect **outside** of the database,
+    /// or runs a nested transaction ([`crate::nested`]).
+    ///
+    /// The fence's row is committed first, then `action` runs in a second transaction. So when the
+    /// process dies in the middle the row is there, and `compensate` comes although nobody knows how far
+    /// the action got: it must undo an effect that may or may not be there. `action` itself may run more
+    /// than once. Give the outside system (xid, key) as its idempotency key. If the first attempt
+    /// refuses, it did nothing: `compensate` does not come.
+    ///
+    /// While the hook runs it holds the row, and in SQLite the database's only write lock.
+    pub fn saga_step_external<H: StepHooks<DB>>(self, operation: impl Into<String>, hooks: H) -> Self {
+        self.step(operation.into(), hooks, true)
+    }
+
+    fn step<H: StepHooks<DB>>(mut self, operation: String, hooks: H, external: bool) -> Self {
+        let set = HookSet::Step { hooks: Arc::new(TypedStep::new(hooks)), external };
+        self.hooks.push((operation, TypeId::of::<H>(), set));
+        self
+    }
+
+    /// Registers what receives messages under this name.
+    pub fn receiver<H: MessageHooks<DB>>(mut self, name: impl Into<String>, hooks: H) -> Self {
+        let set = HookSet::Receiver(Arc::new(TypedReceiver::new(hooks)));
+        self.hooks.push((name.into(), TypeId::of::<H>(), set));
+        self
+    }
+
+    /// Says that this participant sends messages that name it, with this name, in
+    /// [`crate::MessageBuilder::check_back`]: it answers from its fence whether their local transactions
+    /// committed. Needs no hooks.
+    pub fn sender(mut self, name: impl Into<String>) -> Self {
+        self.hooks.push((name.into(), TypeId::of::<()>(), HookSet::Sender));
         self
     }
 

@@ -5,7 +5,7 @@ use unanimity_proto::v1::branch_callback_server::BranchCallback;
 
 use crate::fence::FenceDatabase;
 use crate::participant::Participant;
-use crate::participant::second::{Answer, Order};
+use crate::participant::order::{Answer, Order};
 
 /// The service behind [`crate::Participant::grpc_service`].
 pub struct Callback<DB: FenceDatabase> {

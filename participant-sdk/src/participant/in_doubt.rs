@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use unanimity_types::{InquiryAnswer, Limits, LogId, Operation, Xid};
+use unanimity_types::{BranchKind, InquiryAnswer, Limits, LogId, Operation, Xid};
 
 use crate::error::ClientError;
-use crate::fence::{Cursor, FenceDatabase, FenceError, FenceRow, now_ms};
+use crate::fence::{Cursor, FenceDatabase, FenceError, FenceRow, close, now_ms};
 use crate::participant::Shared;
-use crate::participant::second::Order;
+use crate::participant::order::Order;
 
 /// What one sweep over the rows could not do.
 #[derive(Debug, thiserror::Error)]
@@ -61,12 +61,20 @@ async fn sweep<DB: FenceDatabase>(shared: &Arc<Shared<DB>>) -> Result<(), SweepE
         let Some(last) = rows.last() else { return Ok(()) };
         cursor = Cursor { at_ms: last.created_at_ms, xid: last.xid.uuid(), key: last.key.to_string() };
         let answers = ask(shared, &rows).await?;
-        let mut orders = Vec::new();
-        for row in &rows {
+        let (mut orders, mut over) = (Vec::new(), Vec::new());
+        for row in rows {
             let at = Some((row.xid, &row.key));
-            match answers.get(&(row.xid, row.log_id)).map(|(answer, _)| *answer) {
-                Some(InquiryAnswer::Committed) => orders.push(Order::from_row(Operation::Confirm, row)),
-                Some(InquiryAnswer::Aborted) => orders.push(Order::from_row(Operation::Cancel, row)),
+            let answer = answers.get(&(row.xid, row.log_id)).copied();
+            match answer.map(|(answer, _)| answer) {
+                // Compensations have an order, and deliveries a decision: those are the coordinator's.
+                Some(InquiryAnswer::Committed | InquiryAnswer::Aborted) if row.kind != BranchKind::Tcc => {
+                    if let Some((answer, true)) = answer {
+                        contradicting(shared, &row, answer);
+                        over.push(row);
+                    }
+                }
+                Some(InquiryAnswer::Committed) => orders.push(Order::from_row(Operation::Confirm, &row)),
+                Some(InquiryAnswer::Aborted) => orders.push(Order::from_row(Operation::Cancel, &row)),
                 Some(InquiryAnswer::Forgotten) => shared.attention.raise(
                     "forgotten",
                     at,
@@ -82,10 +90,38 @@ async fn sweep<DB: FenceDatabase>(shared: &Arc<Shared<DB>>) -> Result<(), SweepE
         }
         let work = orders.into_iter().map(|order| shared.carry_out(order));
         futures::future::join_all(work).await;
+        if !over.is_empty() {
+            let this = Arc::clone(shared);
+            let closed = shared.unstoppable(async move { close_all(&this, &over).await }).await;
+            closed.unwrap_or(Ok(()))?;
+        }
         if shared.stop.is_cancelled() {
             return Ok(());
         }
     }
+}
+
+/// A local transaction that committed, of a message that was aborted: by an operator, or because
+/// somebody said no in the sender's name.
+fn contradicting<DB: FenceDatabase>(shared: &Shared<DB>, row: &FenceRow, answer: InquiryAnswer) {
+    if row.kind == BranchKind::Sender && answer == InquiryAnswer::Aborted {
+        shared.attention.raise(
+            "contradiction",
+            Some((row.xid, &row.key)),
+            "the local transaction committed and its message was aborted: it is not delivered",
+        );
+    }
+}
+
+async fn close_all<DB: FenceDatabase>(shared: &Shared<DB>, rows: &[FenceRow]) -> Result<(), FenceError> {
+    for rows in rows.chunks(100) {
+        let mut tx = shared.fence.begin().await?;
+        for row in rows {
+            close::<DB>(&mut tx, row).await?;
+        }
+        tx.commit().await?;
+    }
+    Ok(())
 }
 
 /// One pass over all settled rows that are old enough; answers how many are gone.

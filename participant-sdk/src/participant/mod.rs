@@ -10,8 +10,12 @@ mod error;
 mod health;
 mod hooks;
 mod in_doubt;
+mod messages;
+mod options;
+mod order;
 mod second;
 mod session;
+mod steps;
 mod tries;
 
 use std::any::TypeId;
@@ -29,14 +33,18 @@ use unanimity_types::{Limits, Target};
 
 use crate::client::Client;
 use crate::fence::{Durability, Fence, FenceDatabase, FenceError, now_ms};
+use crate::message::ErasedReceiver;
+use crate::saga::ErasedStep;
 use health::AttentionList;
 use hooks::ErasedHooks;
+use order::Order;
 
 pub use builder::ParticipantBuilder;
 pub use callback::Callback;
 pub use error::{BuildError, TryError};
 pub use health::{Attention, Health};
 pub use hooks::{Branch, HookError, Refused, TccHooks};
+pub use options::BranchOptions;
 
 /// A participant that runs: a cheap clone of a handle. When the last one is dropped it shuts down
 /// in the background; [`Participant::shutdown`] waits for that.
@@ -74,10 +82,19 @@ struct Shared<DB: FenceDatabase> {
     tasks: TaskTracker,
 }
 
-/// Hooks, and how their try is fenced.
-struct HookSet<DB> {
-    hooks: Arc<dyn ErasedHooks<DB>>,
-    external: bool,
+/// Hooks, and how their first operation is fenced.
+enum HookSet<DB> {
+    Tcc {
+        hooks: Arc<dyn ErasedHooks<DB>>,
+        external: bool,
+    },
+    Step {
+        hooks: Arc<dyn ErasedStep<DB>>,
+        external: bool,
+    },
+    Receiver(Arc<dyn ErasedReceiver<DB>>),
+    /// Sends messages: check-backs need no hook.
+    Sender,
 }
 
 #[derive(Debug, Clone)]
@@ -185,6 +202,22 @@ impl<DB: FenceDatabase> Participant<DB> {
 impl<DB: FenceDatabase> Shared<DB> {
     fn attached_to(&self) -> Option<String> {
         self.attached_to.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The name of the hooks for an order. At an address the coordinator names none: then those with the
+    /// branch's key for a name, or the only ones of their kind.
+    fn hooks_name(&self, order: &Order, fits: impl Fn(&HookSet<DB>) -> bool) -> String {
+        if !order.name.is_empty() {
+            return order.name.clone();
+        }
+        if self.hooks.get(order.key.as_str()).is_some_and(&fits) {
+            return order.key.to_string();
+        }
+        let mut fitting = self.hooks.iter().filter(|(_, set)| fits(set)).map(|(name, _)| name);
+        match (fitting.next(), fitting.next()) {
+            (Some(only), None) => only.clone(),
+            _ => String::new(),
+        }
     }
 
     fn set_attached(&self, node: Option<String>) {

@@ -1,91 +1,21 @@
-//! The second phase: confirm and cancel, by whoever asks (session, callback, in-doubt loop).
+//! Orders are carried out here, whoever gives them (session, callback, in-doubt loop); and what ends a
+//! branch: confirm, cancel, compensate.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use unanimity_proto::v1;
-use unanimity_proto::v1::branch_result::Outcome;
-use unanimity_types::{BranchKey, LogId, LogPosition, Name, Operation, Xid};
+use unanimity_types::{BranchKind, Operation};
 
-use crate::client::parse_log_id;
-use crate::error::shorten;
 use crate::failpoint;
 use crate::fence::{
-    FenceDatabase, FenceError, FenceRow, NewRow, SecondPhase, finish_second_phase, start_second_phase,
+    FenceDatabase, FenceError, FenceRow, SecondPhase, finish_second_phase, start_second_phase,
 };
-use crate::participant::Shared;
 use crate::participant::hooks::{HookError, RawBranch};
+use crate::participant::order::{Answer, Order};
+use crate::participant::{HookSet, Shared, messages, steps};
 
-/// A confirm or cancel to do.
-#[derive(Debug, Clone)]
-pub(super) struct Order {
-    pub(super) operation: Operation,
-    pub(super) xid: Xid,
-    pub(super) key: BranchKey,
-    pub(super) name: String,
-    pub(super) payload: Vec<u8>,
-    pub(super) log_id: Option<LogId>,
-    pub(super) position: Option<LogPosition>,
-}
-
-/// What came of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// The effect is there, or was before, or there is nothing to undo.
-    Done,
-    /// A clear no.
-    Refused(String),
-    /// Not possible yet.
-    NotYet,
-    /// Nothing is known.
-    Unknown(String),
-}
-
-impl Answer {
-    pub(super) fn to_wire(&self, call_id: u64) -> v1::BranchResult {
-        let (outcome, error) = match self {
-            Self::Done => (Outcome::Done, ""),
-            Self::Refused(error) => (Outcome::Refused, error.as_str()),
-            Self::NotYet => (Outcome::NotYet, "the try has not ended"),
-            Self::Unknown(error) => (Outcome::Unknown, error.as_str()),
-        };
-        v1::BranchResult { call_id, outcome: outcome.into(), error: shorten(error), ..Default::default() }
-    }
-}
-
-impl Order {
-    /// Reads an operation from the wire. The error is what the coordinator is told.
-    pub(super) fn from_wire(operation: v1::BranchOperation) -> Result<Self, Answer> {
-        let malformed = |what: &str| Answer::Refused(format!("the operation cannot be understood: {what}"));
-        let kind = match operation.operation().to_domain() {
-            Some(kind @ (Operation::Confirm | Operation::Cancel)) => kind,
-            Some(Operation::Try) => return Err(malformed("a try comes from the application")),
-            _ => return Err(malformed("operation")),
-        };
-        Ok(Self {
-            operation: kind,
-            xid: operation.xid.parse().map_err(|_| malformed("xid"))?,
-            key: BranchKey::new(operation.key).map_err(|_| malformed("key"))?,
-            name: Name::new(operation.name).map_err(|_| malformed("name"))?.into(),
-            payload: operation.payload.to_vec(),
-            log_id: parse_log_id(&operation.log_id),
-            position: operation.position.as_ref().and_then(|p| unanimity_proto::position_from_wire(p).ok()),
-        })
-    }
-
-    /// What the in-doubt loop does with a row.
-    pub(super) fn from_row(operation: Operation, row: &FenceRow) -> Self {
-        Self {
-            operation,
-            xid: row.xid,
-            key: row.key.clone(),
-            name: row.operation.clone(),
-            payload: row.payload.clone(),
-            log_id: row.log_id,
-            position: row.witness,
-        }
-    }
-}
+/// What the hook, and the fence around it, said.
+pub(super) type Fenced = Result<Result<Answer, HookError>, FenceError>;
 
 impl<DB: FenceDatabase> Shared<DB> {
     /// Carries an order out in a task that nobody cancels, when there is room for it.
@@ -98,18 +28,68 @@ impl<DB: FenceDatabase> Shared<DB> {
         let result = self
             .unstoppable(async move {
                 let _permit = permit;
-                second_phase(&in_hand.0, order).await
+                in_hand.0.carry_out_now(order).await
             })
             .await;
         let done = result.unwrap_or_else(|panic| Answer::Unknown(format!("the hook panicked: {panic}")));
         match &done {
-            Answer::Done => self.attention.settled(xid, &key),
-            Answer::NotYet => tracing::debug!(%xid, %key, "asked to confirm before the try has ended"),
+            Answer::Done | Answer::Result(_) => self.attention.settled(xid, &key),
+            Answer::NotYet(why) => tracing::debug!(%xid, %key, %operation, %why, "not yet"),
+            Answer::Refused(why) if operation.is_forward() => {
+                tracing::debug!(%xid, %key, %operation, %why, "refused");
+            }
             Answer::Refused(error) | Answer::Unknown(error) => {
                 tracing::warn!(%xid, %key, %operation, %error, "an operation did not succeed; it comes again");
             }
         }
         done
+    }
+
+    async fn carry_out_now(&self, order: Order) -> Answer {
+        let (operation, branch) = (order.operation, (order.xid, order.key.clone()));
+        let at = Some((branch.0, &branch.1));
+        let fenced = match operation {
+            Operation::Action => steps::action(self, order).await,
+            Operation::Deliver => messages::deliver(self, order).await,
+            Operation::CheckBack => messages::answer_check_back(self, order).await,
+            _ => settle(self, order).await,
+        };
+        match fenced {
+            Ok(Ok(done)) => done,
+            Ok(Err(HookError::Refused(refused))) => {
+                // An action may refuse; nobody else is expected to.
+                if !operation.is_forward() {
+                    let message = format!("the hook refused to {operation}: {refused}");
+                    self.attention.raise("hook_failed", at, message);
+                }
+                Answer::Refused(refused.to_string())
+            }
+            Ok(Err(HookError::Failed(error))) => {
+                if !operation.is_forward() {
+                    self.attention.raise("hook_failed", at, error.to_string());
+                }
+                Answer::Unknown(error.to_string())
+            }
+            Err(error) if error.is_contention() && operation == Operation::CheckBack => {
+                Answer::NotYet(format!("the local transaction may still be open: {error}"))
+            }
+            Err(error) if error.is_contention() => Answer::Unknown(format!("busy: {error}")),
+            Err(error) => Answer::Unknown(error.to_string()),
+        }
+    }
+
+    /// Hooks that are missing: somebody must look, and nothing is known.
+    pub(super) fn unknown_hooks(&self, order: &Order, what: &str, name: &str) -> Answer {
+        let message = format!("no hooks of {what} are registered as {name:?}");
+        self.attention.raise("unknown_hooks", Some((order.xid, &order.key)), message.as_str());
+        Answer::Unknown(message)
+    }
+
+    /// A row that says that it is not ours to touch.
+    pub(super) fn not_ours(&self, order: &Order, code: &'static str, why: &str) -> Answer {
+        let message = format!("asked to {} {why}", order.operation);
+        self.attention.raise(code, Some((order.xid, &order.key)), message.as_str());
+        Answer::Unknown(message)
     }
 }
 
@@ -129,46 +109,13 @@ impl<DB: FenceDatabase> Drop for InHand<DB> {
     }
 }
 
-async fn second_phase<DB: FenceDatabase>(shared: &Shared<DB>, order: Order) -> Answer {
-    let branch = (order.xid, order.key.clone());
-    let at = Some((branch.0, &branch.1));
-    match fenced_second_phase(shared, order).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(HookError::Refused(refused))) => {
-            shared.attention.raise(
-                "hook_failed",
-                at,
-                format!("the hook refused after the decision: {refused}"),
-            );
-            Answer::Refused(refused.to_string())
-        }
-        Ok(Err(HookError::Failed(error))) => {
-            shared.attention.raise("hook_failed", at, error.to_string());
-            Answer::Unknown(error.to_string())
-        }
-        Err(error) if error.is_contention() => Answer::Unknown(format!("busy: {error}")),
-        Err(error) => Answer::Unknown(error.to_string()),
-    }
-}
-
-/// Fence and hook in one local transaction. After it returns `Done` the effect is durable; after
-/// anything else it is rolled back, or, if the commit's answer was lost, unknown: asked again, the
-/// row tells.
-async fn fenced_second_phase<DB: FenceDatabase>(
-    shared: &Shared<DB>,
-    order: Order,
-) -> Result<Result<Answer, HookError>, FenceError> {
-    let Order { operation, xid, key, name, payload, log_id, position } = order;
-    let at = Some((xid, &key));
-    let new = NewRow {
-        xid,
-        key: key.clone(),
-        participant: shared.name.clone(),
-        operation: name,
-        log_id,
-        payload,
-        witness: position,
-    };
+/// Confirm, cancel, compensate: fence and hook in one local transaction. After it returns `Done` the
+/// effect is durable; after anything else it is rolled back, or, if the commit's answer was lost,
+/// unknown: asked again, the row tells.
+async fn settle<DB: FenceDatabase>(shared: &Shared<DB>, order: Order) -> Fenced {
+    let operation = order.operation;
+    let kind = if operation == Operation::Compensate { BranchKind::Step } else { BranchKind::Tcc };
+    let new = order.row(kind, &shared.name, &order.name);
     let mut tx = shared.fence.begin().await?;
     let row = match start_second_phase::<DB>(&mut tx, operation, &new).await? {
         SecondPhase::Run(row) => row,
@@ -179,35 +126,33 @@ async fn fenced_second_phase<DB: FenceDatabase>(
         }
         SecondPhase::NotYet => {
             tx.rollback().await?;
-            return Ok(Ok(Answer::NotYet));
+            return Ok(Ok(Answer::NotYet("the try has not ended".into())));
         }
         SecondPhase::Contradicts(state) => {
             tx.rollback().await?;
             let message = format!("asked to {operation} a branch that is {state} (I6)");
-            shared.attention.raise("contradiction", at, message.as_str());
+            shared.attention.raise("contradiction", Some((order.xid, &order.key)), message.as_str());
             return Ok(Ok(Answer::Refused(message)));
         }
         SecondPhase::OtherLog(mine) => {
             tx.rollback().await?;
-            let message = format!("asked to {operation} a branch of another log, {mine}");
-            shared.attention.raise("not_mine", at, message.as_str());
-            return Ok(Ok(Answer::Unknown(message)));
+            return Ok(Ok(shared.not_ours(&order, "not_mine", &format!("a branch of another log, {mine}"))));
+        }
+        SecondPhase::OtherKind(kind) => {
+            tx.rollback().await?;
+            return Ok(Ok(shared.not_ours(&order, "contradiction", &format!("a branch of kind {kind}"))));
         }
     };
-    let Some(set) = shared.hooks.get(&row.operation) else {
-        tx.rollback().await?;
-        let message = format!("no hooks are registered as {:?}", row.operation);
-        shared.attention.raise("unknown_hooks", at, message.as_str());
-        return Ok(Ok(Answer::Unknown(message)));
-    };
-    // The row's own payload: what the try was given.
-    let branch = RawBranch { xid, key: key.clone(), payload: row.payload.clone() };
-    let hook = set.hooks.run_second(operation, &mut tx, branch);
-    match tokio::time::timeout(shared.settings.hook_timeout, hook).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
+    let work = run_hook(shared, &mut tx, &order, &row);
+    match tokio::time::timeout(shared.settings.hook_timeout, work).await {
+        Ok(Some(Ok(()))) => {}
+        Ok(Some(Err(error))) => {
             let _ = tx.rollback().await;
             return Ok(Err(error));
+        }
+        Ok(None) => {
+            tx.rollback().await?;
+            return Ok(Ok(shared.unknown_hooks(&order, kind.as_str(), &row.operation)));
         }
         Err(_) => return Ok(Err(HookError::failed("the hook took longer than it may"))),
     }
@@ -216,4 +161,27 @@ async fn fenced_second_phase<DB: FenceDatabase>(
     tx.commit().await?;
     failpoint::reach("second.after_commit");
     Ok(Ok(Answer::Done))
+}
+
+/// `None`: there are no hooks for it.
+async fn run_hook<DB: FenceDatabase>(
+    shared: &Shared<DB>,
+    tx: &mut crate::fence::LocalTransaction<'static, DB>,
+    order: &Order,
+    row: &FenceRow,
+) -> Option<Result<(), HookError>> {
+    match shared.hooks.get(&row.operation)? {
+        HookSet::Tcc { hooks, .. } if row.kind == BranchKind::Tcc => {
+            // The row's own payload: what the try was given.
+            let branch = RawBranch { xid: row.xid, key: row.key.clone(), payload: row.payload.clone() };
+            Some(hooks.run_second(order.operation, tx, branch).await)
+        }
+        HookSet::Step { hooks, external } if row.kind == BranchKind::Step => {
+            let call = steps::call(order, row.payload.clone(), shared.settings.hook_timeout, *external);
+            // What the row holds is what the action really brought; the coordinator may not know it.
+            let result = row.answer.clone().or_else(|| Some(order.result.to_vec()).filter(|r| !r.is_empty()));
+            Some(hooks.run_compensate(tx, call, result).await)
+        }
+        _ => None,
+    }
 }

@@ -29,7 +29,7 @@ use crate::client::parse_log_id;
 use crate::error::ClientError;
 use crate::fence::FenceDatabase;
 use crate::participant::Shared;
-use crate::participant::second::{Answer, Order};
+use crate::participant::order::{Answer, Order};
 
 /// The version of the session's protocol.
 const PROTOCOL_VERSION: u32 = 1;

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use unanimity_proto::{target_to_wire, v1};
-use unanimity_types::{BranchKey, Limits};
+use unanimity_types::{BranchKey, BranchKind, Limits};
 
 use crate::context::Context;
 use crate::failpoint;
 use crate::fence::{FenceDatabase, NewRow, TryStart, finish_try, start_try};
 use crate::participant::error::{TryError, payload_too_large};
-use crate::participant::hooks::{HookError, RawBranch, TccHooks};
+use crate::participant::hooks::{ErasedHooks, HookError, RawBranch, TccHooks};
+use crate::participant::options::BranchOptions;
 use crate::participant::{HookSet, Participant, Shared};
 
 impl<DB: FenceDatabase> Participant<DB> {
@@ -42,10 +43,7 @@ impl<DB: FenceDatabase> Participant<DB> {
         transaction: &impl AsRef<Context>,
         payload: H::Payload,
     ) -> Result<H::Output, TryError> {
-        let context = transaction.as_ref();
-        let operation = self.operation_of::<H>()?;
-        let key = context.next_key(&self.shared.name, &operation);
-        self.try_key::<H>(context, operation, key, payload).await
+        self.try_in_with::<H>(transaction, BranchOptions::new(), payload).await
     }
 
     /// Tries a branch of the current transaction that is told apart from others of this call by a
@@ -58,10 +56,41 @@ impl<DB: FenceDatabase> Participant<DB> {
         label: &str,
         payload: H::Payload,
     ) -> Result<H::Output, TryError> {
+        self.try_with::<H>(BranchOptions::new().label(label), payload).await
+    }
+
+    /// Tries a branch of the current transaction with a label, with lock keys: see [`BranchOptions`].
+    ///
+    /// # Errors
+    /// [`TryError`]. [`ClientError::LockConflict`] inside [`TryError::Registration`] names the
+    /// transaction that holds a lock: a new transaction may try again.
+    pub async fn try_with<H: TccHooks<DB>>(
+        &self,
+        options: BranchOptions,
+        payload: H::Payload,
+    ) -> Result<H::Output, TryError> {
         let context = Context::current().ok_or(TryError::NoTransaction)?;
+        self.try_in_with::<H>(&context, options, payload).await
+    }
+
+    /// Tries a branch of a given transaction with a label, with lock keys: see [`BranchOptions`].
+    ///
+    /// # Errors
+    /// As [`Participant::try_with`].
+    pub async fn try_in_with<H: TccHooks<DB>>(
+        &self,
+        transaction: &impl AsRef<Context>,
+        options: BranchOptions,
+        payload: H::Payload,
+    ) -> Result<H::Output, TryError> {
+        let context = transaction.as_ref();
         let operation = self.operation_of::<H>()?;
-        let key = context.labelled_key(&self.shared.name, &operation, label);
-        self.try_key::<H>(&context, operation, key, payload).await
+        options.check().map_err(TryError::Registration)?;
+        let key = match &options.label {
+            Some(label) => context.labelled_key(&self.shared.name, &operation, label),
+            None => context.next_key(&self.shared.name, &operation),
+        };
+        self.try_key::<H>(context, operation, key, options, payload).await
     }
 
     fn operation_of<H: TccHooks<DB>>(&self) -> Result<String, TryError> {
@@ -74,6 +103,7 @@ impl<DB: FenceDatabase> Participant<DB> {
         context: &Context,
         operation: String,
         key: BranchKey,
+        options: BranchOptions,
         payload: H::Payload,
     ) -> Result<H::Output, TryError> {
         let payload = serde_json::to_vec(&payload).map_err(|error| TryError::Payload(error.to_string()))?;
@@ -87,7 +117,7 @@ impl<DB: FenceDatabase> Participant<DB> {
         let task_context = context.clone();
         let work = self.shared.unstoppable(async move {
             let scope = task_context.clone();
-            scope.scope(register_and_try(shared, task_context, operation, key, payload)).await
+            scope.scope(register_and_try(shared, task_context, operation, key, options, payload)).await
         });
         let answer = work.await.map_err(TryError::Panicked)??;
         serde_json::from_slice(&answer).map_err(|error| {
@@ -101,10 +131,11 @@ async fn register_and_try<DB: FenceDatabase>(
     context: Context,
     operation: String,
     key: BranchKey,
+    options: BranchOptions,
     payload: Vec<u8>,
 ) -> Result<Vec<u8>, TryError> {
     let unknown = || TryError::UnknownHooks(operation.clone());
-    let set = shared.hooks.get(&operation).ok_or_else(unknown)?;
+    let Some(HookSet::Tcc { hooks, external }) = shared.hooks.get(&operation) else { return Err(unknown()) };
     let target = shared.targets.get(&operation).ok_or_else(unknown)?;
     let started = Instant::now();
     let left = context.remaining().unwrap_or(shared.settings.register_for);
@@ -117,15 +148,20 @@ async fn register_and_try<DB: FenceDatabase>(
         targets: Some(v1::BranchTargets { one: Some(target_to_wire(target)), ..Default::default() }),
         payload: payload.clone().into(),
         log_id: context.log_id().map(|id| id.to_string()).unwrap_or_default(),
+        kind: v1::BranchKind::Tcc.into(),
+        lock_wait_ms: options.lock_wait_ms(left),
+        lock_keys: options.lock_keys,
         ..Default::default()
     };
+    let lock_wait = Duration::from_millis(request.lock_wait_ms);
     let registered = shared
         .client
-        .register_branch(request, left.min(shared.settings.register_for))
+        .register_branch(request, left.min(shared.settings.register_for + lock_wait), lock_wait)
         .await
         .map_err(TryError::Registration)?;
     tracing::debug!(xid = %context.xid(), %key, branch = registered.branch_id, "branch registered");
     let row = NewRow {
+        kind: BranchKind::Tcc,
         xid: context.xid(),
         key: key.clone(),
         participant: shared.name.clone(),
@@ -134,7 +170,7 @@ async fn register_and_try<DB: FenceDatabase>(
         payload,
         witness: registered.position,
     };
-    let answer = fenced_try(&shared, set, &row, started).await;
+    let answer = fenced_try(&shared, hooks.as_ref(), *external, &row, started).await;
     match &answer {
         // After the commit of the local transaction: the vote says that the try is durable.
         Ok(_) => context.add_votes([key]),
@@ -147,11 +183,12 @@ async fn register_and_try<DB: FenceDatabase>(
 /// or, if the commit's answer was lost, unknown; if it never returns the row tells.
 async fn fenced_try<DB: FenceDatabase>(
     shared: &Shared<DB>,
-    set: &HookSet<DB>,
+    hooks: &dyn ErasedHooks<DB>,
+    external: bool,
     row: &NewRow,
     started: Instant,
 ) -> Result<Vec<u8>, TryError> {
-    if set.external {
+    if external {
         let mut tx = shared.fence.begin().await?;
         let start = start_try::<DB>(&mut tx, row).await?;
         if let Some(answer) = ended(start) {
@@ -173,7 +210,7 @@ async fn fenced_try<DB: FenceDatabase>(
         return Err(TryError::TooLate);
     }
     let branch = RawBranch { xid: row.xid, key: row.key.clone(), payload: row.payload.clone() };
-    let hook = set.hooks.run_try(&mut tx, branch);
+    let hook = hooks.run_try(&mut tx, branch);
     let outcome = tokio::time::timeout(shared.settings.hook_timeout, hook).await;
     let answer = match outcome {
         Ok(Ok(answer)) => answer,
@@ -203,6 +240,6 @@ fn ended(start: TryStart) -> Option<Result<Vec<u8>, TryError>> {
             tracing::debug!(%state, "a try came after its cancel");
             Some(Err(TryError::Cancelled))
         }
-        TryStart::Reused => Some(Err(TryError::KeyReused)),
+        TryStart::Reused | TryStart::OtherLog(_) => Some(Err(TryError::KeyReused)),
     }
 }

@@ -39,6 +39,13 @@ pub(crate) struct State {
     pub(crate) commits: Vec<v1::CommitRequest>,
     pub(crate) on_commit: VecDeque<OnCommit>,
     pub(crate) aborts: Vec<String>,
+    /// Registrations end with a lock conflict with this holder.
+    pub(crate) lock_holder: Option<Xid>,
+    /// Remember how transactions stand, instead of calling all of them committed.
+    pub(crate) remembers: bool,
+    pub(crate) standing: HashMap<String, v1::Status>,
+    /// What is told of a transaction, if not the above.
+    pub(crate) told: HashMap<String, v1::Transaction>,
     /// Somebody else has committed what we are asked to abort.
     pub(crate) committed_by_another: bool,
     pub(crate) waits: Vec<v1::Wait>,
@@ -156,9 +163,32 @@ impl Fake {
                 log_id: state.log_id.to_string(),
                 transaction_name: String::new(),
                 timeout_ms: 10_000,
+                ..Default::default()
             }
         });
         self.send(ToParticipant::Operations(v1::BranchOperations { operations: vec![message] })).await;
+        receiver
+    }
+
+    /// Sends an operation with all its fields to the attached participant and waits for its result.
+    pub(crate) async fn ask(&self, operation: v1::BranchOperation) -> v1::BranchResult {
+        let result = self.ask_later(operation).await;
+        tokio::time::timeout(Duration::from_secs(20), result).await.expect("a result").unwrap()
+    }
+
+    /// The same, without waiting.
+    pub(crate) async fn ask_later(
+        &self,
+        mut operation: v1::BranchOperation,
+    ) -> oneshot::Receiver<v1::BranchResult> {
+        let (sender, receiver) = oneshot::channel();
+        self.with(|state| {
+            state.calls += 1;
+            state.waiting.insert(state.calls, sender);
+            operation.call_id = state.calls;
+            operation.log_id = state.log_id.to_string();
+        });
+        self.send(ToParticipant::Operations(v1::BranchOperations { operations: vec![operation] })).await;
         receiver
     }
 
@@ -186,9 +216,10 @@ impl Coordinator for Fake {
                 state.fail_begins -= 1;
                 return Err(Status::unavailable("scripted"));
             }
+            let status = *state.standing.entry(request.xid.clone()).or_insert(v1::Status::Active);
             Ok(Response::new(v1::BeginResponse {
                 xid: request.xid,
-                status: v1::Status::Active.into(),
+                status: status.into(),
                 position: Self::position(state),
                 log_id: state.log_id.to_string(),
             }))
@@ -204,6 +235,10 @@ impl Coordinator for Fake {
             if state.refuse_registrations {
                 let detail = v1::ErrorDetail { status: v1::Status::Aborted.into(), ..Default::default() };
                 return Err(refused(ErrorCode::AlreadyDecided, detail));
+            }
+            if let Some(holder) = state.lock_holder {
+                let detail = v1::ErrorDetail { xid: holder.to_string(), ..Default::default() };
+                return Err(refused(ErrorCode::LockConflict, detail));
             }
             let key = request.key.clone();
             let known = state.registered.insert((request.xid.clone(), key.clone()), request.clone());
@@ -226,8 +261,15 @@ impl Coordinator for Fake {
             state.commits.push(request.clone());
             state.on_commit.pop_front()
         });
+        let standing = self.with(|state| state.standing.get(&request.xid).copied());
         let (status, reason) = match action {
-            None => (v1::Status::Committing, ""),
+            None if self.with(|state| state.remembers) && standing == Some(v1::Status::Aborted) => {
+                (v1::Status::Aborted, "requested")
+            }
+            None => {
+                self.with(|state| state.standing.insert(request.xid.clone(), v1::Status::Committed));
+                (v1::Status::Committing, "")
+            }
             Some(OnCommit::Aborted(reason)) => (v1::Status::Aborting, reason),
             Some(OnCommit::Unavailable) => return Err(Status::unavailable("scripted")),
             Some(OnCommit::Hang) => {
@@ -258,10 +300,12 @@ impl Coordinator for Fake {
         let xid = request.into_inner().xid;
         self.with(|state| {
             state.aborts.push(xid.clone());
-            if state.committed_by_another {
+            let committed = state.standing.get(&xid) == Some(&v1::Status::Committed);
+            if state.committed_by_another || (state.remembers && committed) {
                 let detail = v1::ErrorDetail { status: v1::Status::Committed.into(), ..Default::default() };
                 return Err(refused(ErrorCode::AlreadyDecided, detail));
             }
+            state.standing.insert(xid.clone(), v1::Status::Aborted);
             Ok(Response::new(v1::DecideResponse {
                 xid,
                 status: v1::Status::Aborting.into(),
@@ -278,6 +322,15 @@ impl Coordinator for Fake {
         let request = request.into_inner();
         self.with(|state| state.waits.push(request.wait()));
         let xid = request.xid;
+        if let Some(told) = self.with(|state| state.told.get(&xid).cloned()) {
+            return Ok(Response::new(told));
+        }
+        if self.with(|state| state.remembers) {
+            let Some(status) = self.with(|state| state.standing.get(&xid).copied()) else {
+                return Err(refused(ErrorCode::TransactionNotFound, v1::ErrorDetail::default()));
+            };
+            return Ok(Response::new(v1::Transaction { xid, status: status.into(), ..Default::default() }));
+        }
         if self.with(|state| !state.begun.iter().any(|begun| begun.xid == xid)) {
             return Err(refused(ErrorCode::TransactionNotFound, v1::ErrorDetail::default()));
         }
@@ -287,6 +340,10 @@ impl Coordinator for Fake {
             status: v1::Status::Committed.into(),
             ..Default::default()
         }))
+    }
+
+    async fn vote(&self, _: Request<v1::VoteRequest>) -> Result<Response<v1::VoteResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn list_transactions(

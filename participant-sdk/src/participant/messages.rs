@@ -1,0 +1,76 @@
+//! Messages: deliveries to receivers, and check-backs to senders.
+
+use unanimity_types::BranchKind;
+
+use crate::failpoint;
+use crate::fence::{FenceDatabase, SenderSays, TryStart, check_back, finish_delivery, start_try};
+use crate::message::RawMessage;
+use crate::participant::hooks::HookError;
+use crate::participant::order::{Answer, Order};
+use crate::participant::second::Fenced;
+use crate::participant::{HookSet, Shared};
+
+/// Fence and hook in one local transaction: the effect is there once, however often it is delivered.
+pub(super) async fn deliver<DB: FenceDatabase>(shared: &Shared<DB>, order: Order) -> Fenced {
+    let name = shared.hooks_name(&order, |set| matches!(set, HookSet::Receiver(_)));
+    let Some(HookSet::Receiver(hooks)) = shared.hooks.get(&name) else {
+        return Ok(Ok(shared.unknown_hooks(&order, "receiver", &name)));
+    };
+    let row = order.row(BranchKind::Message, &shared.name, &name);
+    let mut tx = shared.fence.begin().await?;
+    let mark = match start_try::<DB>(&mut tx, &row).await? {
+        TryStart::Fresh => None,
+        TryStart::Again(mark) => Some(mark),
+        TryStart::Repeat(_) => {
+            tx.rollback().await?;
+            return Ok(Ok(Answer::Done));
+        }
+        TryStart::OtherLog(mine) => {
+            tx.rollback().await?;
+            return Ok(Ok(shared.not_ours(&order, "not_mine", &format!("a message of another log, {mine}"))));
+        }
+        TryStart::Late(_) | TryStart::Reused => {
+            tx.rollback().await?;
+            let why = "a message whose key was used for something else before";
+            return Ok(Ok(shared.not_ours(&order, "contradiction", why)));
+        }
+    };
+    let message = RawMessage {
+        xid: row.xid,
+        key: row.key.clone(),
+        payload: row.payload.clone(),
+        attempt: order.attempt,
+    };
+    let work = hooks.run_deliver(&mut tx, message);
+    match tokio::time::timeout(shared.settings.hook_timeout, work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let _ = tx.rollback().await;
+            return Ok(Err(error));
+        }
+        Err(_) => return Ok(Err(HookError::failed("the hook took longer than it may"))),
+    }
+    finish_delivery::<DB>(&mut tx, row.xid, &row.key, mark).await?;
+    failpoint::reach("try.before_commit");
+    tx.commit().await?;
+    failpoint::reach("try.after_commit");
+    Ok(Ok(Answer::Done))
+}
+
+/// H5: a "no" is written before it is said. A local transaction that is open is waited for; where that
+/// takes too long the answer is "not yet".
+pub(super) async fn answer_check_back<DB: FenceDatabase>(shared: &Shared<DB>, order: Order) -> Fenced {
+    let row = order.row(BranchKind::Sender, &shared.name, &order.name);
+    let mut tx = shared.fence.begin().await?;
+    let says = check_back::<DB>(&mut tx, &row).await?;
+    // Keeps a tombstone that was made just now.
+    tx.commit().await?;
+    Ok(Ok(match says {
+        SenderSays::Committed => Answer::Done,
+        SenderSays::No => Answer::Refused("the local transaction did not commit".into()),
+        SenderSays::OtherLog(mine) => {
+            shared.not_ours(&order, "not_mine", &format!("a message of another log, {mine}"))
+        }
+        SenderSays::OtherKind => shared.not_ours(&order, "contradiction", "a branch that is no sender"),
+    }))
+}
