@@ -160,23 +160,27 @@ impl Backend for MySql {
     }
 
     async fn is_prepared(connection: &mut MySqlConnection, gid: &Gid) -> Result<bool, sqlx::Error> {
-        Ok(Self::prepared(connection).await?.iter().any(|listed| listed.gid == Ok(*gid)))
+        Ok(recover(connection).await?.iter().any(|listed| listed.gid == Ok(*gid)))
     }
 
     async fn prepared(connection: &mut MySqlConnection) -> Result<Vec<Listed>, sqlx::Error> {
-        let rows = raw_sql("XA RECOVER").fetch_all(connection).await?;
-        let mut all = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let format_id: i64 = row.try_get_unchecked(0)?;
-            let (gtrid, bqual): (i64, i64) = (row.try_get_unchecked(1)?, row.try_get_unchecked(2)?);
-            let data: Vec<u8> = row.try_get_unchecked(3)?;
-            let gid: Result<Gid, ForeignGid> = Gid::from_xa(format_id, gtrid, bqual, &data);
-            let name = match &gid {
-                Ok(gid) => gid.to_string(),
-                Err(ForeignGid) => format!("{format_id}:{}", data.escape_ascii()),
-            };
-            // One list for the server, whatever the database; it has no times.
-            all.push(Listed { name, gid, here: true, age: None });
+        let mut all = recover(connection).await?;
+        let ours: Vec<String> =
+            all.iter().filter_map(|listed| Some(format!("'{}'", listed.gid.ok()?))).collect();
+        if ours.is_empty() {
+            return Ok(all);
+        }
+        // One list for the whole server: ours are those whose row, not committed yet, is in the ledger
+        // of this database. The level holds for the next statement alone.
+        execute(connection, "SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED".to_owned()).await?;
+        let sql = format!(
+            "-- unanimity xa: prepared
+             SELECT gid FROM unanimity_ledger WHERE gid IN ({})",
+            ours.join(",")
+        );
+        let here: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection).await?;
+        for listed in &mut all {
+            listed.here = here.contains(&listed.name);
         }
         Ok(all)
     }
@@ -288,6 +292,24 @@ impl Backend for MySql {
             _ => FinishFailure::Other,
         }
     }
+}
+
+/// The server's prepared transactions, of all its databases. It has no times.
+async fn recover(connection: &mut MySqlConnection) -> Result<Vec<Listed>, sqlx::Error> {
+    let rows = raw_sql("XA RECOVER").fetch_all(connection).await?;
+    let mut all = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let format_id: i64 = row.try_get_unchecked(0)?;
+        let (gtrid, bqual): (i64, i64) = (row.try_get_unchecked(1)?, row.try_get_unchecked(2)?);
+        let data: Vec<u8> = row.try_get_unchecked(3)?;
+        let gid = Gid::from_xa(format_id, gtrid, bqual, &data);
+        let name = match &gid {
+            Ok(gid) => gid.to_string(),
+            Err(ForeignGid) => format!("{format_id}:{}", data.escape_ascii()),
+        };
+        all.push(Listed { name, gid, here: true, age: None });
+    }
+    Ok(all)
 }
 
 /// The text protocol: XA statements cannot be prepared everywhere.

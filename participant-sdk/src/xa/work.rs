@@ -39,6 +39,19 @@ pub(super) struct Attempt<T> {
 }
 
 impl<T> Attempt<T> {
+    /// The attempt is over: the branch leaves the registry and its permit is free before anybody is
+    /// told, who may come with the next operation at once.
+    fn end(self) -> impl FnOnce(Result<Worked<T>, XaError>) {
+        let Self { entry, permit, answer, .. } = self;
+        drop((entry, permit));
+        move |worked| {
+            if let Some(answer) = answer {
+                // Who asked may have gone: the database knows what became of the branch.
+                let _ = answer.send(worked);
+            }
+        }
+    }
+
     fn answer(&mut self, worked: Result<Worked<T>, XaError>) {
         // Who asked may have gone: the registry and the database know what became of the branch.
         if let Some(answer) = self.answer.take() {
@@ -72,7 +85,7 @@ impl<DB: XaDatabase> Inner<DB> {
         let gid = attempt.branch.gid();
         let mut lease = match Lease::take(&self.pool).await {
             Ok(lease) => lease,
-            Err(error) => return attempt.answer(Err(error.into())),
+            Err(error) => return attempt.end()(Err(error.into())),
         };
         let (ending, is_clean) = self.run(lease.connection(), &gid, &mut attempt, hook).await;
         if is_clean && DB::REUSABLE {
@@ -82,14 +95,14 @@ impl<DB: XaDatabase> Inner<DB> {
         }
         match ending {
             Ending::LetGo => {}
-            Ending::Before => attempt.answer(Ok(Worked::Before)),
+            Ending::Before => attempt.end()(Ok(Worked::Before)),
             Ending::Failed(error) => {
                 let error = self.explain(&gid, error).await;
-                attempt.answer(Err(error));
+                attempt.end()(Err(error));
             }
             Ending::Early(value, prepared) => {
                 let prepared = self.look_again(&gid, prepared).await;
-                attempt.answer(prepared.map(|()| Worked::Prepared(value)));
+                attempt.end()(prepared.map(|()| Worked::Prepared(value)));
             }
             Ending::Prepare(reply, prepared) => {
                 let prepared = match self.look_again(&gid, prepared).await {
@@ -97,6 +110,7 @@ impl<DB: XaDatabase> Inner<DB> {
                     Err(error) if error.is_refusal() => Prepared::Refused(error.to_string()),
                     Err(error) => Prepared::Unknown(error),
                 };
+                drop(attempt);
                 let _ = reply.send(prepared);
             }
             Ending::CommitOnePhase(reply, committed) => {
@@ -105,6 +119,7 @@ impl<DB: XaDatabase> Inner<DB> {
                     // Whatever went wrong: the branch's row says what became of it.
                     Err(error) => self.decide_one_phase(&gid, &error.to_string()).await,
                 };
+                drop(attempt);
                 let _ = reply.send(outcome);
             }
         }
@@ -250,6 +265,7 @@ impl<DB: XaDatabase> Inner<DB> {
         match prepared {
             Ok(true) => Ok(()),
             Ok(false) => Err(XaError::NotPrepared),
+            Err(error) if DB::is_lost(&error) => Err(XaError::TransactionLost),
             Err(error) if DB::is_definite(&error) => Err(XaError::PrepareRefused(error)),
             Err(error) => Err(XaError::PrepareUnknown(error)),
         }

@@ -11,3 +11,4 @@ mod outbox;
 mod participant;
 mod propagation;
 mod support;
+mod xa;
