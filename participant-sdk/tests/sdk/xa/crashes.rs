@@ -51,6 +51,18 @@ conformance! {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m13_settings_of_mariadb_that_lose_votes_are_told() {
+    let Some(server) = tokio::task::spawn_blocking(MySql::server).await.unwrap() else { return };
+    let pool = admin::<MySql>(server.port).await;
+    let resource = Resource::new(pool.clone());
+    assert_eq!(resource.check().await.unwrap(), []);
+    MySql::execute(&pool, "SET GLOBAL innodb_flush_log_at_trx_commit = 2").await;
+    let found = resource.check().await.unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!((found[0].setting, found[0].loses_data), ("innodb_flush_log_at_trx_commit", true));
+}
+
 /// Kills the server at each step of a branch and starts it again; then on with the coordinator's word,
 /// from an instance that knows nothing.
 async fn p4_killed_between_the_steps<DB: Xa>() {

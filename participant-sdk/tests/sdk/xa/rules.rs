@@ -142,6 +142,16 @@ conformance! {
         assert!(matches!(bank.resource.rollback(&theirs.gid()).await, Settled::Done));
     }
 
+    async fn another_database_of_the_server_does_not_take_it_for_its_own(bank) {
+        let branch = bank.branch("pay#1");
+        bank.pay(&branch, "a").await.unwrap();
+        let elsewhere = Bank::<DB>::on(bank.port).await;
+        let found = elsewhere.resource.in_doubt(bank.log).await.unwrap();
+        assert!(found.ours.is_empty(), "{found:?}");
+        assert!(found.others.iter().any(|other| other.owner == Owner::OtherDatabase(branch.gid())), "{found:?}");
+        assert!(matches!(bank.resource.commit(&branch.gid()).await, Settled::Done));
+    }
+
     async fn h9_rows_go_one_by_one_when_they_are_told_to(bank) {
         let (committed, rolled_back) = (bank.branch("pay#1"), bank.branch("pay#2"));
         bank.pay(&committed, "a").await.unwrap();
