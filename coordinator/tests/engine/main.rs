@@ -7,6 +7,7 @@
 mod cleaning;
 mod durability;
 mod faults;
+mod locks;
 mod ownership;
 mod support;
 mod tcc;

@@ -1,15 +1,19 @@
 //! Participants that can be made to fail, and engines that can be killed.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use unanimity_coordinator::engine::{
-    Begin, BranchCall, BranchReply, Coordinator, Dispatcher, Engine, EngineConfig, Register, ResultSink, Wait,
+    Begin, BranchCall, BranchReply, Coordinator, Dispatcher, Engine, EngineConfig, Register, ResultSink,
+    TwoPhase, Wait,
 };
 use unanimity_coordinator::log::{MemoryLog, TransactionLog};
 use unanimity_core::ResultOutcome;
-use unanimity_types::{BranchKey, BranchTargets, Mode, Name, Operation, Target, Xid};
+use unanimity_types::{
+    BranchKey, BranchTargets, CallPolicy, Delivery, MessagePlan, Mode, Name, Operation, Plan, SagaPlan,
+    SagaStep, StepRole, Target, Vote, Xid,
+};
 use uuid::Uuid;
 
 /// What a participant did for a branch, in order, without repetitions.
@@ -17,6 +21,12 @@ use uuid::Uuid;
 pub struct Done {
     pub confirmed: bool,
     pub cancelled: bool,
+    pub acted: bool,
+    pub compensated: bool,
+    pub prepared: bool,
+    pub committed: bool,
+    pub rolled_back: bool,
+    pub delivered: bool,
 }
 
 /// How the participants behave.
@@ -37,6 +47,7 @@ struct State {
     done: HashMap<(Xid, BranchKey), Done>,
     calls: Vec<BranchCall>,
     held: Vec<(BranchCall, ResultSink)>,
+    script: HashMap<(BranchKey, Operation), VecDeque<ResultOutcome>>,
 }
 
 /// Participants with a fence, all in one.
@@ -55,6 +66,27 @@ impl Participants {
     pub fn done(&self, xid: Xid) -> Vec<Done> {
         let state = self.0.lock().unwrap();
         state.done.iter().filter(|((of, _), _)| *of == xid).map(|(_, done)| done.clone()).collect()
+    }
+
+    /// What the branch says to its next calls of that operation, instead of doing it.
+    pub fn say(&self, branch: &str, operation: Operation, outcome: ResultOutcome) {
+        self.0.lock().unwrap().script.entry((key(branch), operation)).or_default().push_back(outcome);
+    }
+
+    /// The calls of an operation, as `branch` or `branch#attempt` after the first.
+    pub fn asked(&self, operation: Operation) -> Vec<String> {
+        let calls = self.calls().into_iter().filter(|call| call.operation == operation);
+        calls
+            .map(|call| match call.attempt {
+                1 => call.key.to_string(),
+                attempt => format!("{}#{attempt}", call.key),
+            })
+            .collect()
+    }
+
+    /// What became of one branch.
+    pub fn of(&self, xid: Xid, branch: &str) -> Done {
+        self.0.lock().unwrap().done.get(&(xid, key(branch))).cloned().unwrap_or_default()
     }
 
     pub fn forget_held(&self) {
@@ -82,7 +114,30 @@ impl Participants {
                 assert!(!done.confirmed, "I6: cancel after confirm of {} {}", call.xid, call.key);
                 done.cancelled = true;
             }
-            other => panic!("the coordinator never sends {other}"),
+            Operation::Action => {
+                // Without a fence: whatever comes late takes effect.
+                assert!(!done.compensated, "H3: action after compensate of {} {}", call.xid, call.key);
+                done.acted = true;
+                return ResultOutcome::Result(format!("result of {}", call.key).into());
+            }
+            Operation::Compensate => done.compensated = true,
+            Operation::Prepare => {
+                assert!(!done.rolled_back, "H3: prepare after rollback of {} {}", call.xid, call.key);
+                done.prepared = true;
+                return ResultOutcome::Voted(Vote::Prepared);
+            }
+            Operation::Commit => {
+                assert!(done.prepared && !done.rolled_back, "I1: commit of {} {}", call.xid, call.key);
+                done.committed = true;
+            }
+            Operation::CommitOnePhase => done.committed = true,
+            Operation::Rollback => {
+                assert!(!done.committed, "I1: rollback after commit of {} {}", call.xid, call.key);
+                done.rolled_back = true;
+            }
+            Operation::CheckBack => {}
+            Operation::Deliver => done.delivered = true,
+            Operation::Try => panic!("the coordinator never sends {}", call.operation),
         }
         ResultOutcome::Done
     }
@@ -102,11 +157,17 @@ fn reply(call: &BranchCall, outcome: ResultOutcome) -> BranchReply {
 
 impl Dispatcher for Participants {
     fn dispatch(&self, call: BranchCall, results: &ResultSink) {
-        let manner = {
+        let (manner, says) = {
             let mut state = self.0.lock().unwrap();
             state.calls.push(call.clone());
-            state.manner
+            let script = state.script.get_mut(&(call.key.clone(), call.operation));
+            let says = script.and_then(VecDeque::pop_front);
+            (state.manner, says)
         };
+        if let Some(outcome) = says {
+            results.send(reply(&call, outcome));
+            return;
+        }
         let outcome = match manner {
             Manner::Willing => self.act(&call),
             Manner::Dead => ResultOutcome::Unknown { error: "no answer".into(), retry_after: None },
@@ -189,11 +250,78 @@ pub fn to(participant: &str) -> BranchTargets {
 }
 
 pub fn begin(xid: Xid) -> Begin {
-    Begin { mode: Mode::Tcc, name: Some(Name::new("test").unwrap()), xid: Some(xid), timeout: None }
+    Begin {
+        mode: Mode::Tcc,
+        name: Some(Name::new("test").unwrap()),
+        xid: Some(xid),
+        timeout: None,
+        plan: Plan::Open,
+    }
 }
 
 pub fn branch(xid: Xid, name: &str) -> Register {
-    Register { xid, key: Some(key(name)), targets: to(name), payload: name.as_bytes().to_vec().into() }
+    Register {
+        xid,
+        key: Some(key(name)),
+        targets: to(name),
+        payload: name.as_bytes().to_vec().into(),
+        kind: None,
+        two_phase: TwoPhase::default(),
+        policy: CallPolicy::default(),
+        lock_keys: Vec::new(),
+        lock_wait: Duration::ZERO,
+    }
+}
+
+/// A branch that wants locks.
+pub fn locking(xid: Xid, name: &str, keys: &[&str], wait: Duration) -> Register {
+    let lock_keys = keys.iter().map(|key| Name::new(*key).unwrap()).collect();
+    Register { lock_keys, lock_wait: wait, ..branch(xid, name) }
+}
+
+/// A step that can be turned back and comes after those.
+pub fn step(name: &str, after: &[&str]) -> SagaStep {
+    let target = |operation: &str| Target::Participant {
+        participant: Name::new(name).unwrap(),
+        operation: Name::new(operation).unwrap(),
+    };
+    SagaStep {
+        name: key(name),
+        action: target("book"),
+        compensate: Some(target("unbook")),
+        payload: name.as_bytes().to_vec().into(),
+        after: after.iter().map(|name| key(name)).collect(),
+        role: StepRole::Compensatable,
+        policy: CallPolicy::default(),
+    }
+}
+
+pub fn saga(xid: Xid, steps: Vec<SagaStep>) -> Begin {
+    Begin { mode: Mode::Saga, plan: Plan::Saga(SagaPlan { steps }), ..begin(xid) }
+}
+
+/// A message that is prepared first, for those receivers.
+pub fn message(xid: Xid, receivers: &[&str]) -> Begin {
+    let target = |name: &str| Target::Participant {
+        participant: Name::new(name).unwrap(),
+        operation: Name::new("mail").unwrap(),
+    };
+    let deliveries = receivers
+        .iter()
+        .map(|name| Delivery {
+            key: key(name),
+            target: target(name),
+            payload: name.as_bytes().to_vec().into(),
+            policy: CallPolicy::default(),
+        })
+        .collect();
+    let plan = MessagePlan {
+        check_back: Some(target("shop")),
+        check_back_payload: "was it committed?".into(),
+        deliveries,
+        submit: false,
+    };
+    Begin { mode: Mode::Message, plan: Plan::Message(plan), ..begin(xid) }
 }
 
 pub async fn begun_with(coordinator: &Coordinator, branches: &[&str]) -> Xid {
