@@ -22,6 +22,7 @@ use uuid::Uuid;
 const FORM: &str = "una1";
 /// `una1` as a number: the format id of XIDs in MariaDB and MySQL, where the standard's own forms are
 /// 0 and 1.
+#[cfg(feature = "mysql")]
 const FORMAT_ID: i64 = 0x756e_6131;
 /// A UUID and a digest have as many digits: 16 bytes in hex.
 const DIGITS: usize = 32;
