@@ -124,16 +124,22 @@ impl Handlers {
         &self.coordinator
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction, and waits for what it does by itself if `wait` says so. What only its TM can
+    /// decide is not waited for: the TM is who waits.
     ///
     /// # Errors
     /// As [`Coordinator::begin`].
     pub async fn begin(&self, mut begin: Begin, wait: Wait, deadline: Instant) -> Result<Begun, Error> {
         begin.timeout.get_or_insert(self.transaction_timeout);
         self.check_plan(&begin)?;
+        let by_itself = match &begin.plan {
+            Plan::Open => false,
+            Plan::Saga(_) => true,
+            Plan::Message(plan) => plan.submit,
+        };
         let coordinator = self.coordinator.clone();
         let begun = detached(async move { coordinator.begin(begin).await }).await?;
-        if reached(begun.status, wait) {
+        if !by_itself || reached(begun.status, wait) {
             return Ok(begun);
         }
         let view = self.get(begun.xid, wait, remaining(deadline)).await?;

@@ -282,8 +282,13 @@ mod tests {
         let node = Node::builder().memory().start().await.expect("started");
         node.ready(Duration::from_secs(10)).await.expect("ready");
         assert_eq!((node.local_addr(), node.url()), (None, None));
-        let begin =
-            crate::engine::Begin { mode: unanimity_types::Mode::Tcc, name: None, xid: None, timeout: None };
+        let begin = crate::engine::Begin {
+            mode: unanimity_types::Mode::Tcc,
+            name: None,
+            xid: None,
+            timeout: None,
+            plan: unanimity_types::Plan::Open,
+        };
         let begun = node.coordinator().begin(begin).await.expect("begun");
         assert_eq!(begun.status, unanimity_types::Status::Active);
         node.shutdown().await;

@@ -29,6 +29,7 @@ async fn a_transaction_commits() {
         }),
         payload: b"not json".as_slice().into(),
         log_id: begun.log_id.clone(),
+        ..Default::default()
     };
     let registered = client.register_branch(branch).await.expect("registered").into_inner();
     assert_eq!((registered.branch_id, registered.key.as_str()), (1, "stock"));

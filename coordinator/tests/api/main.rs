@@ -1,6 +1,8 @@
 //! The coordinator's interfaces over real connections: HTTP, gRPC, the command line.
 
+mod bad_branches;
 mod bad_input;
+mod bad_plans;
 mod cli;
 mod docs;
 mod grpc;
@@ -9,6 +11,7 @@ mod hostile;
 mod http;
 mod limits;
 mod lost_tail;
+mod modes;
 #[path = "../log/postgres.rs"]
 #[allow(
     dead_code,

@@ -74,18 +74,19 @@ pub(super) fn registration(request: v1::RegisterBranchRequest) -> Result<Registe
         Some(BranchKey::new(request.key).map_err(|error| named("key", error))?)
     };
     let two_phase = request.two_phase.unwrap_or_default();
+    let two_phase = TwoPhase {
+        early: two_phase.early,
+        one_phase: two_phase.one_phase,
+        instance: optional_name("instance", two_phase.instance)?,
+    };
     let lock_key = |key: String| Name::new(key).map_err(|error| named("lock_keys", error));
     let register = Register {
         xid: xid(&request.xid)?,
         key,
         payload: request.payload,
-        kind: branch_kind(kind, &targets)?,
+        kind: branch_kind(kind, &targets, &two_phase)?,
         targets,
-        two_phase: TwoPhase {
-            early: two_phase.early,
-            one_phase: two_phase.one_phase,
-            instance: optional_name("instance", two_phase.instance)?,
-        },
+        two_phase,
         policy: policy_from_wire(request.policy)?,
         lock_keys: request.lock_keys.into_iter().map(lock_key).collect::<Result<_, _>>()?,
         lock_wait: Duration::from_millis(request.lock_wait_ms),

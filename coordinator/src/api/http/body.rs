@@ -1,14 +1,19 @@
 //! The JSON shapes of requests and answers.
 
 mod answer;
+mod begin;
+mod branch;
 mod request;
+mod target;
 
 pub(crate) use answer::rfc3339;
 pub(super) use answer::{
     AcceptLossBody, BegunBody, InfoBody, InquiriesBody, InquiryAnswerBody, PageBody, PartitionBody,
     PositionBody, RegisteredBody, StandingBody, TransactionBody, summary, whole,
 };
+pub(super) use begin::{BeginBody, mode};
+pub(super) use branch::BranchBody;
 pub(super) use request::{
-    AbortBody, BeginBody, BranchBody, CommitBody, GetQuery, InquiryBody, ListQuery, OperatorBody,
-    ResolveBody, mode, status,
+    AbortBody, CommitBody, GetQuery, InquiryBody, ListQuery, OperatorBody, ResolveBody, VoteBody, status,
 };
+pub(super) use target::key;

@@ -3,24 +3,22 @@
 use std::time::Duration;
 
 use axum::extract::State as Shared;
-use bytes::Bytes;
 use http::StatusCode;
-use unanimity_types::{BranchKey, ErrorCode, LogId, Name, NameError};
+use unanimity_types::{ErrorCode, LogId, Name, NameError};
 
 use super::State;
 use super::body::{
     AbortBody, BeginBody, BegunBody, BranchBody, CommitBody, GetQuery, InfoBody, InquiriesBody,
     InquiryAnswerBody, InquiryBody, ListQuery, PageBody, PartitionBody, RegisteredBody, StandingBody,
-    TransactionBody,
+    TransactionBody, VoteBody,
 };
-use super::body::{mode, status, summary, whole};
+use super::body::{key, mode, status, summary, whole};
 use super::extract::{Deadline, Json, PathXid, Query, xid};
 use super::problem::{Failure, Problem};
 use crate::api::duration::parse_duration;
 use crate::api::grpc::{state_detail, vote_set};
 use crate::api::handlers::{InquireInput, ListInput, RegisterInput, remaining};
-use crate::api::kind::branch_kind;
-use crate::engine::{Begin, OperatorAction, Register, TwoPhase, Wait};
+use crate::engine::{OperatorAction, Wait};
 use crate::telemetry::state_word;
 
 type Answer<T> = Result<axum::Json<T>, Failure>;
@@ -33,7 +31,7 @@ fn name(what: &str, text: Option<String>) -> Result<Option<Name>, Failure> {
     text.map(|text| Name::new(text).map_err(|error| named(what, error))).transpose()
 }
 
-/// Begins a global transaction. Durable when answered; a repeated xid with the same body is answered as the first time.
+/// Begins a global transaction; a saga and a submitted message go on by themselves. Durable when answered; a repeated xid with the same body is answered as the first time.
 #[utoipa::path(
     post,
     path = "/v1/transactions",
@@ -48,20 +46,8 @@ pub(super) async fn begin(
     Deadline(deadline): Deadline,
     Json(body): Json<BeginBody>,
 ) -> Result<(StatusCode, axum::Json<BegunBody>), Failure> {
-    let mode = mode(&body.mode)?;
-    if body.steps.is_some() {
-        let message = "steps belong to mode saga; the branches of a TCC transaction register one by one";
-        return Err(Failure::new(ErrorCode::InvalidMode, message));
-    }
-    let begin = Begin {
-        mode,
-        // No name and an empty name are the same, as in gRPC.
-        name: name("name", body.name.filter(|name| !name.is_empty()))?,
-        xid: body.xid.as_deref().map(xid).transpose()?,
-        timeout: body.timeout_ms.map(Duration::from_millis),
-        plan: unanimity_types::Plan::Open,
-    };
-    let begun = state.handlers.begin(begin, body.wait.map_or(Wait::Accepted, Wait::from), deadline).await?;
+    let (begin, wait) = body.into_begin()?;
+    let begun = state.handlers.begin(begin, wait, deadline).await?;
     let body = BegunBody {
         xid: begun.xid.to_string(),
         status: begun.status.to_string(),
@@ -87,19 +73,7 @@ pub(super) async fn register(
     PathXid(xid): PathXid,
     Json(body): Json<BranchBody>,
 ) -> Result<(StatusCode, axum::Json<RegisteredBody>), Failure> {
-    let (key, targets, payload) = body.into_parts()?;
-    let register = Register {
-        xid,
-        key: key.map(|key| BranchKey::new(key).map_err(|error| named("key", error))).transpose()?,
-        kind: branch_kind(None, &targets)?,
-        targets,
-        two_phase: TwoPhase::default(),
-        policy: unanimity_types::CallPolicy::default(),
-        lock_keys: Vec::new(),
-        lock_wait: Duration::ZERO,
-        // Its bytes as they came: whoever signed or hashed them gets the same.
-        payload: payload.map_or_else(Bytes::new, |payload| Bytes::copy_from_slice(payload.get().as_bytes())),
-    };
+    let register = body.into_register(xid)?;
     let registered = state.handlers.register(RegisterInput { register, log_id: None }).await?;
     let body = RegisteredBody {
         branch_id: registered.branch_id.0,
@@ -110,7 +84,35 @@ pub(super) async fn register(
     Ok((StatusCode::CREATED, axum::Json(body)))
 }
 
-/// Asks for the decision commit. 409 with the true status if it is an abort.
+/// A two-phase branch votes by itself: early, without being asked to prepare. The same vote again is answered as the
+/// first time.
+#[utoipa::path(
+    post,
+    path = "/v1/transactions/{xid}/vote",
+    params(("xid" = String, Path, description = "The transaction's UUID")),
+    request_body = VoteBody,
+    responses(
+        (status = 200, body = StandingBody, description = "Done"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "An error")
+    )
+)]
+pub(super) async fn vote(
+    Shared(state): Shared<State>,
+    PathXid(xid): PathXid,
+    Json(body): Json<VoteBody>,
+) -> Answer<StandingBody> {
+    let key = key("key", body.key)?;
+    let vote = body.vote.parse().map_err(|_| {
+        Failure::new(
+            ErrorCode::InvalidRequest,
+            "vote: prepared, refused, or read_only as the answer to a prepare",
+        )
+    })?;
+    let standing = state.handlers.vote(xid, key, vote).await?;
+    Ok(axum::Json(standing.into()))
+}
+
+/// Asks for the decision commit; submits, if it is a message. 409 with the true status if it is an abort.
 #[utoipa::path(
     post,
     path = "/v1/transactions/{xid}/commit",

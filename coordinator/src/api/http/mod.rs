@@ -45,6 +45,7 @@ pub(super) fn routes(state: State, body_bytes_max: usize) -> Router {
         .route("/v1/transactions", post(calls::begin).get(calls::list))
         .route("/v1/transactions/{xid}", get(calls::get))
         .route("/v1/transactions/{xid}/branches", post(calls::register))
+        .route("/v1/transactions/{xid}/vote", post(calls::vote))
         .route("/v1/transactions/{xid}/commit", post(calls::commit))
         .route("/v1/transactions/{xid}/abort", post(calls::abort))
         .route("/v1/transactions/{xid}/retry", post(operator::retry))

@@ -6,13 +6,14 @@ use utoipa::OpenApi;
 #[openapi(
     info(
         title = "Unanimity",
-        description = "A distributed transaction coordinator. docs/http-api.md goes through a transaction step by step."
+        description = "A distributed transaction coordinator. docs/http-api.md goes through a transaction of each mode step by step."
     ),
     paths(
         super::calls::begin,
         super::calls::list,
         super::calls::get,
         super::calls::register,
+        super::calls::vote,
         super::calls::commit,
         super::calls::abort,
         super::calls::inquire,

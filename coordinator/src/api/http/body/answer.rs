@@ -1,7 +1,7 @@
 //! What answers look like.
 
 use serde::{Deserialize, Serialize};
-use unanimity_types::{LogPosition, Timestamp};
+use unanimity_types::{BranchId, LogPosition, Timestamp};
 use utoipa::ToSchema;
 
 use crate::engine::{Standing, TransactionView};
@@ -116,15 +116,31 @@ pub(crate) struct TransactionBody {
 pub(crate) struct BranchViewBody {
     pub(crate) branch_id: u32,
     pub(crate) key: String,
+    /// `tcc`, `step`, `two_phase`, `message` or `sender`.
+    pub(crate) kind: String,
     pub(crate) target: String,
-    /// `registered`, `confirming`, `confirmed`, `cancelling`, `cancelled`, `heuristic_confirmed`,
-    /// `heuristic_cancelled`.
+    /// docs/glossary.md has the words of each kind.
     pub(crate) status: String,
+    /// No more attempts are made until an operator asks for a retry.
+    pub(crate) parked: bool,
     pub(crate) attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) last_error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next_attempt_at: Option<String>,
+    /// A step's: `compensatable`, `pivot` or `forward_only`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) role: Option<String>,
+    /// A step's: the steps before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) after: Option<Vec<String>>,
+    /// What a step's action brought: JSON if it is JSON, else text; missing if it is neither, or
+    /// nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub(crate) result: Option<serde_json::Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) lock_keys: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) resolved_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,7 +224,8 @@ pub(crate) struct AcceptLossBody {
 
 /// A transaction with its branches and timeline.
 pub(in crate::api::http) fn whole(view: TransactionView) -> TransactionBody {
-    let branches = view.branches.iter().map(branch).collect();
+    let keys: Vec<&str> = view.branches.iter().map(|branch| branch.key.as_str()).collect();
+    let branches = view.branches.iter().map(|view| branch(view, &keys)).collect();
     let timeline = view
         .timeline
         .iter()
@@ -246,19 +263,36 @@ pub(in crate::api::http) fn summary(view: TransactionView) -> TransactionBody {
     }
 }
 
-fn branch(view: &unanimity_core::BranchView) -> BranchViewBody {
+fn branch(view: &unanimity_core::BranchView, keys: &[&str]) -> BranchViewBody {
+    let step = view.step.as_ref();
+    let key =
+        |id: &BranchId| keys.get(usize::try_from(id.0).ok()?.checked_sub(1)?).map(|key| (*key).to_owned());
     let (resolved_by, resolved_reason) = view.resolved.clone().unzip();
     BranchViewBody {
         branch_id: view.id.0,
         key: view.key.clone(),
+        kind: view.kind.to_string(),
         target: view.target.clone(),
         status: view.status.to_string(),
+        parked: view.parked,
         attempts: view.attempts,
         last_error: view.last_error.clone(),
         next_attempt_at: view.next_attempt_at.map(rfc3339),
+        role: step.map(|step| step.role.to_string()),
+        after: step.map(|step| step.after.iter().filter_map(key).collect()),
+        result: step
+            .and_then(|step| step.result.as_deref())
+            .filter(|text| !text.is_empty())
+            .map(json_or_text),
+        lock_keys: view.lock_keys.clone(),
         resolved_by,
         resolved_reason,
     }
+}
+
+/// A result as people want to read it.
+fn json_or_text(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
 
 /// A moment for people and programs: RFC 3339, UTC, always with three digits of milliseconds, so that
