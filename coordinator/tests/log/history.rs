@@ -34,6 +34,9 @@ pub(crate) fn row(number: u128, status: Status) -> HistoryRow {
     }
 }
 
+/// The detail of branches that are more than plain TCC ones.
+pub(crate) const AS_A_SAGA: &str = r#"{"b":[[1,"s1","flights/book | flights/unbook","compensating",2,"refused","","",{"k":"step","p":true,"s":["pivot",[],null]}],[2,"s2","stock/reserve","registered",0,"","","",{"l":["sku-7","sku-8"]}]],"t":[]}"#;
+
 pub(crate) async fn write(log: &dyn TransactionLog, rows: Vec<HistoryRow>, epoch: u64, seq: u64) {
     let watermark = HistoryWatermark { epoch: Epoch(epoch), seq: Seq(seq) };
     log.write_history(&HistoryBatch { partition: P, rows, watermark }).await.expect("write_history");

@@ -12,7 +12,7 @@ use unanimity_coordinator::log::{
 };
 use unanimity_types::{Seq, Status};
 
-use crate::history::{row, write};
+use crate::history::{AS_A_SAGA, row, write};
 use crate::postgres::Database;
 use crate::subject::{Kind, P, Subject, after, fill};
 
@@ -345,6 +345,18 @@ async fn the_views_unpack_the_detail() {
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0], (1, "k1".into(), "confirmed".into(), 2, Some("refused".into()), None));
     assert_eq!(rows[1], (2, "k2".into(), "confirming".into(), 5, None, Some("ann".into())));
+    let mut saga = row(3, Status::Active);
+    saga.detail = AS_A_SAGA.to_owned();
+    write(&*subject.log, vec![saga], 1, 2).await;
+    let rows: Vec<(String, bool, Vec<String>, Option<String>)> =
+        sqlx::query_as("SELECT kind, parked, lock_keys, role FROM branches ORDER BY key")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    let plain = ("tcc".to_owned(), false, Vec::new(), None);
+    assert_eq!(rows[..2], [plain.clone(), plain], "rows of before it was known");
+    assert_eq!(rows[2], ("step".into(), true, Vec::new(), Some("pivot".into())));
+    assert_eq!(rows[3], ("tcc".into(), false, vec!["sku-7".into(), "sku-8".into()], None));
     connection.close().await.unwrap();
     subject.finish().await;
 }

@@ -9,7 +9,7 @@ use unanimity_coordinator::log::{
 };
 use unanimity_types::Status;
 
-use crate::history::{row, write};
+use crate::history::{AS_A_SAGA, row, write};
 use crate::subject::{P, Subject, after, file_in, fill, sqlite_connection};
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn an_unknown_schema_is_refused() {
     says("unanimity migrate").await;
 
     let born = migrate_sqlite(&file, Some(3)).await.unwrap();
-    assert!(born.born && born.applied == 1 && born.identity.partitions == 3);
+    assert!(born.born && born.applied == 2 && born.identity.partitions == 3);
     let again = migrate_sqlite(&file, None).await.unwrap();
     assert!(!again.born && again.applied == 0 && again.identity == born.identity);
     let other = migrate_sqlite(&file, Some(PARTITIONS_DEFAULT)).await;
@@ -184,6 +184,18 @@ async fn the_views_unpack_the_detail() {
     assert_eq!(rows.len(), 2);
     assert_eq!(rows[0], (1, "k1".into(), "confirmed".into(), 2, Some("refused".into())));
     assert_eq!(rows[1], (2, "k2".into(), "confirming".into(), 5, None));
+    let mut saga = row(3, Status::Active);
+    saga.detail = AS_A_SAGA.to_owned();
+    write(&*subject.log, vec![saga], 1, 2).await;
+    let rows: Vec<(String, bool, String, Option<String>)> =
+        sqlx::query_as("SELECT kind, parked, lock_keys, role FROM branches ORDER BY key")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+    let plain = ("tcc".to_owned(), false, "[]".to_owned(), None);
+    assert_eq!(rows[..2], [plain.clone(), plain], "rows of before it was known");
+    assert_eq!(rows[2], ("step".into(), true, "[]".into(), Some("pivot".into())));
+    assert_eq!(rows[3], ("tcc".into(), false, r#"["sku-7","sku-8"]"#.into(), None));
     let schema: String = sqlx::query_scalar("SELECT group_concat(sql, char(10)) FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'log_migrations'")
         .fetch_one(&mut connection)
         .await
