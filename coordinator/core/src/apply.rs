@@ -268,7 +268,7 @@ fn apply_to(
                 branch.parked = false;
                 // As many attempts again as its policy allows; a refusal of them is no clean one (H2).
                 branch.attempts = 0;
-                branch.tainted = true;
+                branch.tainted |= branch.status == BranchStatus::Running;
             }
             note(transaction, at, TimelineKind::Retried, None, detail);
             Ok(())

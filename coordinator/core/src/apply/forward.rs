@@ -96,7 +96,6 @@ pub(super) fn apply(
             let Some(branch) = transaction.branch_mut(branch_id) else {
                 return illegal("an action of nobody");
             };
-            branch.in_flight = false;
             let settles = branch.status == BranchStatus::Running;
             match branch.status {
                 BranchStatus::Running => {
@@ -110,6 +109,7 @@ pub(super) fn apply(
                 BranchStatus::ToCompensate | BranchStatus::Compensating => {}
                 _ => return illegal("the end of an action that does not run"),
             }
+            branch.in_flight = false;
             if let Some(step) = &mut branch.step {
                 step.result = Some(result);
             }
@@ -124,7 +124,12 @@ pub(super) fn apply(
             let Some(branch) = transaction.branch_mut(branch_id) else {
                 return illegal("a refusal of nobody");
             };
-            if !matches!(branch.status, BranchStatus::Running | BranchStatus::ToCompensate) {
+            // In a replay the compensation may seem to be on its way, as above.
+            let running = matches!(
+                branch.status,
+                BranchStatus::Running | BranchStatus::ToCompensate | BranchStatus::Compensating
+            );
+            if !running {
                 return illegal("a refusal of a step that does not run");
             }
             branch.in_flight = false;
@@ -159,7 +164,9 @@ pub(super) fn turn(transaction: &mut Transaction) {
         branch.next_attempt_at = None;
         branch.parked = false;
         if branch.status == BranchStatus::ToCompensate {
-            // From here on they count the compensation's.
+            // From here on they count the compensation's. An attempt that failed before may have run: no
+            // refusal of another one is clean (protocol H2).
+            branch.tainted |= branch.attempts > 0;
             branch.attempts = 0;
         }
     }

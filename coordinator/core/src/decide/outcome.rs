@@ -41,10 +41,9 @@ pub(super) fn result(
         ResultOutcome::Result(result) => {
             done(transaction, branch, attempt, Answered::Result(result), context)
         }
-        ResultOutcome::Voted(Vote::Refused) => {
-            refused(transaction, branch, attempt, "it voted to refuse".into(), context)
+        ResultOutcome::Voted(vote @ (Vote::Prepared | Vote::ReadOnly)) => {
+            done(transaction, branch, attempt, Answered::Vote(vote), context)
         }
-        ResultOutcome::Voted(vote) => done(transaction, branch, attempt, Answered::Vote(vote), context),
         // Of an attempt that was given up or repeated meanwhile: its newer sibling's answer counts.
         _ if branch.next_attempt_at.is_some() || branch.parked => Verdict::nothing(Answer::Status),
         ResultOutcome::NotSent { retry_after, .. } => {
@@ -52,6 +51,9 @@ pub(super) fn result(
             Verdict::events(vec![Event::Deferred { branch_id, next_at }])
         }
         ResultOutcome::Refused { error } => refused(transaction, branch, attempt, error, context),
+        ResultOutcome::Voted(Vote::Refused) => {
+            refused(transaction, branch, attempt, "it voted to refuse".into(), context)
+        }
         ResultOutcome::Unusable { error } => {
             let attention = Some((AttentionCode::TargetUnusable, 1));
             failed(transaction, branch, error, None, attention, context)

@@ -36,15 +36,6 @@ pub(super) fn register(transaction: &Transaction, registration: Registration, co
     if transaction.decision.is_some() {
         return Verdict::refused(already(transaction));
     }
-    if context.now >= transaction.deadline {
-        return abort_instead(transaction, AbortReason::Deadline);
-    }
-    if let Some(branch) = transaction.branch_by_key(&registration.key) {
-        if branch.digest != registration.digest {
-            return Verdict::refused(Refusal::BranchKeyReused);
-        }
-        return Verdict::nothing(Answer::Registered(branch.id));
-    }
     let by_mode = match transaction.mode {
         Some(Mode::TwoPhase) => BranchKind::TwoPhase,
         _ => BranchKind::Tcc,
@@ -52,6 +43,16 @@ pub(super) fn register(transaction: &Transaction, registration: Registration, co
     let kind = registration.kind.unwrap_or(by_mode);
     if let Some(why) = not_allowed(transaction.mode, kind) {
         return Verdict::refused(Refusal::KindNotAllowed { why });
+    }
+    // A delegate has the word, also at the deadline (protocol H4).
+    if transaction.delegate().is_none() && context.now >= transaction.deadline {
+        return abort_instead(transaction, AbortReason::Deadline);
+    }
+    if let Some(branch) = transaction.branch_by_key(&registration.key) {
+        if branch.digest != registration.digest {
+            return Verdict::refused(Refusal::BranchKeyReused);
+        }
+        return Verdict::nothing(Answer::Registered(branch.id));
     }
     if registration.policy.give_up_after.is_some() && kind != BranchKind::Message {
         return Verdict::refused(Refusal::Illegal {

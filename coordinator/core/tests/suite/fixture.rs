@@ -9,8 +9,8 @@ use unanimity_core::{
     RetryPolicy, Timer, Transaction, TwoPhase, Verdict, apply, decide,
 };
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, Digest, Mode, Name, Operation,
-    Plan, ResolveAs, Target, Timestamp, Xid,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, Delivery, Digest, MessagePlan,
+    Mode, Name, Operation, Plan, ResolveAs, SagaPlan, SagaStep, StepRole, Target, Timestamp, Vote, Xid,
 };
 
 /// When every test's transaction begins.
@@ -77,6 +77,60 @@ pub(crate) fn register_as(n: u32, body: u8) -> Command {
     register_kind(n, BranchKind::Tcc, TwoPhase::default(), body)
 }
 
+/// A begin with a plan.
+pub(crate) fn begin_with(mode: Mode, plan: Plan) -> Command {
+    Command::Begin(BeginSpec { mode, name: None, digest: digest(1), timeout: TIMEOUT, plan })
+}
+
+/// A target that takes calls.
+pub(crate) fn url(path: &str) -> Target {
+    Target::Http(format!("http://127.0.0.1:9000/{path}").into())
+}
+
+/// A step with a compensation, after some others.
+pub(crate) fn step(n: u32, after: &[u32]) -> SagaStep {
+    SagaStep {
+        name: key(n),
+        action: url("do"),
+        compensate: Some(url("undo")),
+        payload: Bytes::new(),
+        after: after.iter().map(|n| key(*n)).collect(),
+        role: StepRole::Compensatable,
+        policy: CallPolicy::default(),
+    }
+}
+
+/// A step without a compensation.
+pub(crate) fn step_as(n: u32, after: &[u32], role: StepRole) -> SagaStep {
+    SagaStep { compensate: None, role, ..step(n, after) }
+}
+
+pub(crate) fn saga(steps: Vec<SagaStep>) -> Command {
+    begin_with(Mode::Saga, Plan::Saga(SagaPlan { steps }))
+}
+
+pub(crate) fn delivery(n: u32) -> Delivery {
+    let policy = CallPolicy::default();
+    Delivery { key: key(n), target: url("mail"), payload: Bytes::new(), policy }
+}
+
+/// A message to so many receivers.
+pub(crate) fn message(deliveries: u32, check_back: bool, submit: bool) -> Command {
+    let deliveries = (1..=deliveries).map(delivery).collect();
+    let check_back = check_back.then(|| url("ask"));
+    let plan = MessagePlan { check_back, check_back_payload: Bytes::new(), deliveries, submit };
+    begin_with(Mode::Message, Plan::Message(plan))
+}
+
+pub(crate) fn two_phase(early: bool, one_phase: bool) -> TwoPhase {
+    TwoPhase { early, one_phase, instance: None }
+}
+
+/// The registration of a two-phase branch.
+pub(crate) fn register_two_phase(n: u32, how: TwoPhase) -> Command {
+    register_kind(n, BranchKind::TwoPhase, how, 1)
+}
+
 pub(crate) fn registered(n: u32) -> Event {
     Event::Registered {
         branch_id: BranchId(n),
@@ -100,6 +154,10 @@ pub(crate) fn register_kind(n: u32, kind: BranchKind, two_phase: TwoPhase, body:
         policy: CallPolicy::default(),
         lock_keys: Vec::new(),
     })
+}
+
+pub(crate) fn vote(n: u32, vote: Vote) -> Command {
+    Command::Vote { key: key(n), vote }
 }
 
 pub(crate) fn commit(named: &[u32]) -> Command {

@@ -4,6 +4,8 @@
 mod fixture;
 mod histories;
 mod model;
+mod modes;
+mod modes_histories;
 mod rules;
 mod snapshots;
 mod tables;

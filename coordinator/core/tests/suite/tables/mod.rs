@@ -4,9 +4,11 @@
 //! gives in it, those with the same outcome on one line. A missing cell fails the test, and so does one
 //! too many. `UNANIMITY_PRINT_TABLES=1` prints what the code gives, to compare by eye.
 
+mod modes;
 mod print;
 mod states;
 
+pub(crate) use self::modes::{columns, starts};
 pub(crate) use self::states::commands;
 
 use std::collections::BTreeMap;
@@ -40,7 +42,8 @@ const TOGETHER: &[(&str, &str)] = &[
     ),
     ("any registration", "register k1, register k1 otherwise, register k3, register k9"),
     ("any commit", "commit, commit none, commit k1, commit k1 k2, commit k1 k2 k3, commit k1 k2 k9"),
-    ("any timer", "deadline, commit wait over, back-off of 1 over, back-off of 99 over"),
+    ("any timer", "deadline, commit wait over, prepares over, back-off of 1 over, back-off of 99 over"),
+    ("any vote", "vote k1 prepared, vote k9 refused"),
     ("any wake", "wake 1 now, wake 1 in an hour, wake 99"),
 ];
 
@@ -146,7 +149,7 @@ const fn command_kind(command: &Command) -> usize {
 }
 const COMMAND_KINDS: usize = 11;
 
-const fn event_kind(event: &Event) -> usize {
+pub(crate) const fn event_kind(event: &Event) -> usize {
     match event {
         Event::Begun { .. } => 0,
         Event::Presumed => 1,
@@ -174,7 +177,34 @@ const fn event_kind(event: &Event) -> usize {
         Event::Parked { .. } => 23,
     }
 }
-const EVENT_KINDS: usize = 24;
+pub(crate) const EVENT_KINDS: usize = 24;
+/// Their names, by those numbers.
+pub(crate) const EVENT_NAMES: [&str; EVENT_KINDS] = [
+    "Begun",
+    "Presumed",
+    "Registered",
+    "CommitAsked",
+    "Decided",
+    "Dispatched",
+    "AttemptFailed",
+    "Deferred",
+    "BranchSettled",
+    "BranchResolved",
+    "Contradicted",
+    "AttentionRaised",
+    "RetryRequested",
+    "Finished",
+    "Snapshot",
+    "PlanAccepted",
+    "Voted",
+    "PreparesAsked",
+    "Delegated",
+    "CheckBackAsked",
+    "ActionDone",
+    "ActionRefused",
+    "Returned",
+    "Parked",
+];
 
 fn all_kinds(kinds: impl Iterator<Item = usize>, count: usize) {
     let mut seen = vec![false; count];

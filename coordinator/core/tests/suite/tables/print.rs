@@ -64,6 +64,20 @@ fn event(event: &Event) -> String {
     }
 }
 
+/// What is sent: `-> action(2 #1)`.
+pub(super) fn dispatches(effects: &[Effect]) -> String {
+    let sent: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Dispatch { branch_id, operation, attempt } => {
+                Some(format!("{operation}({branch_id} #{attempt})"))
+            }
+            _ => None,
+        })
+        .collect();
+    if sent.is_empty() { String::new() } else { format!(" -> {}", sent.join(" ")) }
+}
+
 /// The branches' statuses and what follows.
 pub(super) fn applied(after: Option<&Transaction>, effects: &[Effect]) -> String {
     let after = after.expect("an event leaves something");

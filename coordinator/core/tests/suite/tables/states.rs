@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use unanimity_core::{AttentionCode, Command, Event, ResultOutcome, Timer};
-use unanimity_types::{AbortReason, BranchId, Decision, Limits, Operation, ResolveAs, Timestamp};
+use unanimity_types::{AbortReason, BranchId, Decision, Limits, Operation, ResolveAs, Timestamp, Vote};
 
 use crate::fixture::*;
 
@@ -90,11 +91,14 @@ pub(crate) fn commands(driven: &Driven) -> Vec<(&'static str, Command)> {
         ("commit k1 k2", commit(&[1, 2])),
         ("commit k1 k2 k3", commit(&[1, 2, 3])),
         ("commit k1 k2 k9", commit(&[1, 2, 9])),
+        ("vote k1 prepared", vote(1, Vote::Prepared)),
+        ("vote k9 refused", vote(9, Vote::Refused)),
         ("abort", ABORT),
         ("abort by operator", by_operator),
         ("inquire", Command::Inquire),
         ("deadline", Command::Timer(Timer::Deadline)),
         ("commit wait over", Command::Timer(Timer::CommitWait)),
+        ("prepares over", Command::Timer(Timer::Prepare)),
         ("back-off of 1 over", retry_timer(1)),
         ("back-off of 99 over", retry_timer(99)),
         ("wake 1 now", wake(1, driven.now)),
@@ -146,9 +150,14 @@ pub(crate) fn commands(driven: &Driven) -> Vec<(&'static str, Command)> {
 
 /// Every kind of event, in the variants that make a difference.
 pub(super) fn events(driven: &Driven) -> Vec<(&'static str, Event)> {
+    events_about(driven, 1)
+}
+
+/// The same about another branch than k1; the columns' names stay.
+pub(super) fn events_about(driven: &Driven, n: u32) -> Vec<(&'static str, Event)> {
     let count = driven.state.as_ref().map_or(0, |transaction| transaction.branches.len());
     let count = u32::try_from(count).expect("small");
-    let one = BranchId(1);
+    let one = BranchId(n);
     let decided = |decision, reason, branches| Event::Decided { decision, reason, branches, by: None };
     let failed =
         |attempts| Event::AttemptFailed { branch_id: one, attempts, error: "no".into(), next_at: driven.now };
@@ -193,6 +202,16 @@ pub(super) fn events(driven: &Driven) -> Vec<(&'static str, Event)> {
         ("Contradicted 1", Event::Contradicted { branch_id: one, operation: Operation::Confirm }),
         ("AttentionRaised", attention),
         ("RetryRequested", Event::RetryRequested { by: by() }),
+        ("PlanAccepted", Event::PlanAccepted { branches: count }),
+        ("Voted 1 prepared", Event::Voted { branch_id: one, vote: Vote::Prepared }),
+        ("PreparesAsked", Event::PreparesAsked { until: driven.now }),
+        ("Delegated 1", Event::Delegated { branch_id: one }),
+        ("CheckBackAsked 1", Event::CheckBackAsked { branch_id: one }),
+        ("ActionDone 1", Event::ActionDone { branch_id: one, attempts: 1, result: Bytes::new() }),
+        ("ActionRefused 1", Event::ActionRefused { branch_id: one, attempts: 1, error: "no".into() }),
+        ("Returned 1", Event::Returned { branch_id: one }),
+        ("Returned 99", Event::Returned { branch_id: BranchId(99) }),
+        ("Parked 1", Event::Parked { branch_id: one, attempts: 3, error: "no".into() }),
         ("Finished", Event::Finished),
         ("Snapshot of itself", snapshot(own)),
         ("Snapshot of when it was active", snapshot(Driven::begun(2))),

@@ -1,0 +1,472 @@
+//! The invariants.
+
+use std::collections::BTreeSet;
+
+use unanimity_core::{AttentionCode, Branch, Command, Effect, Event, Refusal, Timer, Transaction, Verdict};
+use unanimity_types::{
+    BranchId, BranchKey, BranchStatus, Decision, Operation, Plan, SagaPlan, StepRole, Vote,
+};
+
+use super::sites::{Local, Row, Site};
+use super::{Kind, Rule, World};
+
+/// What is asked of a branch of this status; the test's own list.
+const fn operation_of(status: BranchStatus) -> Option<Operation> {
+    Some(match status {
+        BranchStatus::Confirming => Operation::Confirm,
+        BranchStatus::Cancelling => Operation::Cancel,
+        BranchStatus::Preparing => Operation::Prepare,
+        BranchStatus::Committing => Operation::Commit,
+        BranchStatus::RollingBack => Operation::Rollback,
+        BranchStatus::Delegated => Operation::CommitOnePhase,
+        BranchStatus::Running => Operation::Action,
+        BranchStatus::Compensating => Operation::Compensate,
+        BranchStatus::Checking => Operation::CheckBack,
+        BranchStatus::Delivering => Operation::Deliver,
+        _ => return None,
+    })
+}
+
+/// Its pivot was dispatched, or what comes behind, and did not say that it did nothing.
+fn is_past_pivot(transaction: &Transaction) -> bool {
+    transaction.branches.iter().any(|branch| {
+        matches!(branch.role(), Some(StepRole::Pivot | StepRole::ForwardOnly))
+            && !matches!(branch.status, BranchStatus::Registered | BranchStatus::Refused)
+    })
+}
+
+impl World {
+    fn plan(&self) -> &SagaPlan {
+        match &self.begin {
+            Command::Begin(spec) => match &spec.plan {
+                Plan::Saga(plan) => plan,
+                plan => panic!("no saga: {plan:?}"),
+            },
+            other => panic!("begins nothing: {other:?}"),
+        }
+    }
+
+    /// All steps that come after one, by the plan.
+    pub(super) fn after(&self, key: &BranchKey) -> BTreeSet<BranchKey> {
+        let mut after = BTreeSet::from([key.clone()]);
+        loop {
+            let before = after.len();
+            for step in &self.plan().steps {
+                if step.after.iter().any(|name| after.contains(name)) {
+                    after.insert(step.name.clone());
+                }
+            }
+            if after.len() == before {
+                after.remove(key);
+                return after;
+            }
+        }
+    }
+
+    fn branch(&self, key: &BranchKey) -> &Branch {
+        self.state.as_ref().and_then(|transaction| transaction.branch_by_key(key)).expect("it is in the plan")
+    }
+
+    pub(super) fn must_be_undone(&self, key: &BranchKey) -> bool {
+        let step = self.plan().steps.iter().find(|step| step.name == *key).expect("it is in the plan");
+        step.compensate.is_some() && !self.durable.resolved.contains(&self.branch(key).id)
+    }
+
+    /// A verdict against the state that it was made for.
+    pub(super) fn check_verdict(&mut self, command: &Command, verdict: &Verdict) {
+        let Some(transaction) = self.state.take() else { return };
+        self.check_verdict_of(&transaction, command, verdict);
+        self.count(&transaction, command, verdict);
+        self.state = Some(transaction);
+    }
+
+    fn check_verdict_of(&mut self, transaction: &Transaction, command: &Command, verdict: &Verdict) {
+        let decides = verdict.events.iter().find_map(|event| match event {
+            Event::Decided { decision, .. } => Some(*decision),
+            _ => None,
+        });
+        if transaction.decision.is_some() {
+            assert_eq!(decides, None, "a decision never changes (I3)");
+            assert!(
+                !verdict.events.iter().any(|event| matches!(event, Event::Registered { .. })),
+                "no branch registers after the decision (I8)"
+            );
+        }
+        for event in &verdict.events {
+            match event {
+                Event::Voted { branch_id, vote: Vote::ReadOnly } => {
+                    let status = transaction.branch(*branch_id).expect("registered").status;
+                    assert_eq!(status, BranchStatus::Preparing, "read_only only answers a prepare (M11)");
+                }
+                Event::ActionRefused { branch_id, .. } => {
+                    self.hit(Rule::CleanRefusal);
+                    let branch = transaction.branch(*branch_id).expect("registered");
+                    if branch.role() == Some(StepRole::Pivot) {
+                        self.hit(Rule::PivotRefusesCleanly);
+                    }
+                    let Site::Step(step) = &self.sites[&branch.key] else { panic!("a step") };
+                    assert!(!step.effect, "a refusal that counts as clean did nothing (H2)");
+                }
+                Event::AttemptFailed { error, .. } | Event::Parked { error, .. }
+                    if error.contains("larger than the limit") =>
+                {
+                    self.hit(Rule::ResultTooLarge);
+                }
+                _ => {}
+            }
+        }
+        let by_hand = matches!(command, Command::Resolve { .. });
+        if transaction.delegate().is_some() && decides.is_some() {
+            let asked = matches!(command, Command::Result { operation: Operation::CommitOnePhase, .. });
+            assert!(asked || by_hand, "the delegate decides (H4)");
+        }
+        if decides == Some(Decision::Abort) && is_past_pivot(transaction) {
+            let clean = verdict.events.iter().any(|event| matches!(event, Event::ActionRefused { .. }));
+            assert!(
+                clean || by_hand,
+                "past the pivot's dispatch only its own clean refusal turns back (H14)"
+            );
+        }
+        if decides == Some(Decision::Commit) && matches!(self.kind, Kind::TwoPhase | Kind::Mixed) {
+            let delegated = transaction.delegate().is_some();
+            assert!(delegated || self.now < transaction.deadline, "no commit after the deadline");
+            let until = transaction.preparing.unwrap_or(transaction.deadline);
+            assert!(delegated || self.now < until, "no commit after the prepares' deadline");
+        }
+        if self.kind == Kind::Message && matches!(command, Command::Timer(_)) {
+            assert_eq!(decides, None, "a message is decided by its sender (H5)");
+        }
+    }
+
+    /// Counts what a command ran into.
+    fn count(&mut self, transaction: &Transaction, command: &Command, verdict: &Verdict) {
+        let decided = transaction.decision.is_some();
+        let decides_abort = verdict
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Decided { decision: Decision::Abort, .. }));
+        let runs = transaction
+            .branches
+            .iter()
+            .any(|branch| branch.in_flight && branch.status == BranchStatus::Running);
+        if decides_abort && runs && !matches!(command, Command::Result { .. }) {
+            self.hit(Rule::TurnWhileActionRuns);
+        }
+        let prepares = transaction
+            .branches
+            .iter()
+            .any(|branch| branch.in_flight && branch.status == BranchStatus::Preparing);
+        if decides_abort && prepares && !matches!(command, Command::Result { .. }) {
+            self.hit(Rule::RollbackWaitsForPrepare);
+        }
+        match (command, &verdict.answer) {
+            (Command::Abort { .. }, Err(Refusal::Delegated)) => self.hit(Rule::AbortRefusedDelegated),
+            (Command::Abort { .. }, Err(Refusal::NoWayBack)) => self.hit(Rule::AbortRefusedPastPivot),
+            (Command::Vote { vote: Vote::ReadOnly, .. }, Err(Refusal::Illegal { .. })) => {
+                self.hit(Rule::EarlyReadOnlyRefused);
+            }
+            (Command::Vote { .. }, Err(Refusal::AlreadyDecided { .. })) if decided => {
+                self.hit(Rule::VoteAfterDecision);
+            }
+            (Command::Timer(Timer::Deadline), _)
+                if transaction.delegate().is_some() && self.now >= transaction.deadline =>
+            {
+                self.hit(Rule::DeadlineOfDelegated);
+            }
+            (Command::Timer(Timer::Prepare), _) if decides_abort => self.hit(Rule::LatePrepareAborts),
+            (Command::Result { operation: Operation::Action, attempt, branch_id, .. }, _)
+                if matches!(
+                    command,
+                    Command::Result { outcome: unanimity_core::ResultOutcome::Refused { .. }, .. }
+                ) =>
+            {
+                let clean = verdict.events.iter().any(|event| matches!(event, Event::ActionRefused { .. }));
+                let known = transaction.branch(*branch_id).is_some();
+                if known && !clean && (*attempt > 1 || decides_abort) {
+                    self.hit(Rule::UncleanRefusal);
+                }
+            }
+            (Command::Retry { .. }, Ok(_)) => self.hit(Rule::OperatorRetry),
+            _ => {}
+        }
+        let read_only = |branch: &Branch| branch.status == BranchStatus::ReadOnly;
+        if !transaction.branches.is_empty() && transaction.branches.iter().all(read_only) {
+            self.hit(Rule::ReadOnlyOnly);
+        }
+    }
+
+    /// An operation is let out.
+    pub(super) fn check_dispatch(&self, id: BranchId, operation: Operation) {
+        let transaction = self.state.as_ref().expect("known");
+        let branch = transaction.branch(id).expect("registered");
+        let decision = self.durable.decision;
+        match operation {
+            Operation::Confirm | Operation::Commit | Operation::Deliver => {
+                assert_eq!(decision, Some(Decision::Commit), "{operation} behind its durable decision (I2)");
+            }
+            Operation::Cancel | Operation::Rollback | Operation::Compensate => {
+                assert_eq!(decision, Some(Decision::Abort), "{operation} behind its durable decision (C1)");
+            }
+            Operation::Prepare => {
+                assert!(self.durable.prepares || self.trimmed(), "prepare behind its round")
+            }
+            Operation::CommitOnePhase => {
+                assert!(self.durable.delegated, "the delegation is durable before the request (H4)");
+            }
+            Operation::CheckBack => assert!(self.durable.checked, "asked behind its event"),
+            Operation::Action => {
+                assert!(self.durable.planned, "a step runs behind its durable plan");
+                for before in &branch.step.as_ref().expect("a step").after {
+                    assert!(
+                        self.durable.results.contains_key(before) || self.durable.resolved.contains(before),
+                        "a step runs when those before it are durably done (C6)"
+                    );
+                }
+                for (key, result) in transaction.inputs_of(branch) {
+                    let known = self.durable.results.get(&self.branch(&key).id);
+                    assert_eq!(known, Some(&result), "a result is durable before it is used (C6)");
+                }
+            }
+            Operation::Try => panic!("the application tries"),
+        }
+        let runs_here =
+            |forward| self.flights.iter().any(|flight| flight.branch_id == id && flight.operation == forward);
+        if operation == Operation::Rollback {
+            assert!(!runs_here(Operation::Prepare), "a rollback waits for the prepare that runs here (H3)");
+        }
+        if operation == Operation::Compensate {
+            assert!(!runs_here(Operation::Action), "a compensation waits for the action that runs here (H3)");
+            let late = self.ghosts.iter().find(|ghost| {
+                ghost.flight.branch_id == id
+                    && ghost.flight.operation == Operation::Action
+                    && self.now < ghost.until
+            });
+            assert!(late.is_none(), "an earlier owner may still send the action (H3): {late:?}");
+            for later in self.after(&branch.key) {
+                let status = self.branch(&later).status;
+                assert!(status.is_settled(), "{} before {later}, which is {status}", branch.key);
+            }
+        }
+    }
+
+    /// Cleaning dropped the event and kept its effect.
+    fn trimmed(&self) -> bool {
+        self.log.iter().any(|(_, event)| matches!(event, Event::Snapshot(_)))
+    }
+
+    /// After every step.
+    pub(super) fn check(&mut self) {
+        let Some(transaction) = &self.state else {
+            assert_eq!(self.durable.decision, None, "a durable decision is never forgotten (I3)");
+            assert!(!self.durable.planned, "an accepted plan is never forgotten");
+            assert!(self.manager.acked.is_empty(), "an acknowledged branch is never forgotten (C3)");
+            return;
+        };
+        let status = transaction.status();
+        self.hits.status(status);
+        for branch in &transaction.branches {
+            self.hits.branch(branch.status);
+        }
+        let decision = status.decision();
+        if self.durable.decision.is_some() {
+            assert_eq!(decision, self.durable.decision, "a decision never changes (I3)");
+        }
+        if let Some(told) = self.told {
+            assert_eq!(decision, Some(told), "what was told stays (I4)");
+        }
+        for key in &self.manager.acked {
+            assert!(
+                transaction.branch_by_key(key).is_some(),
+                "an acknowledged branch is never forgotten (C3)"
+            );
+        }
+        for (id, result) in &self.durable.results {
+            let step = transaction.branch(*id).and_then(|branch| branch.step.as_ref()).expect("a step");
+            assert_eq!(step.result.as_ref(), Some(result), "a durable result is never forgotten (C6)");
+        }
+        let unsettled = transaction.branches.iter().filter(|branch| !branch.status.is_settled()).count();
+        assert_eq!(transaction.unsettled() as usize, unsettled, "the count of what is not settled");
+        assert_eq!(
+            status.is_terminal(),
+            decision.is_some() && unsettled == 0,
+            "it ends when all is settled (I5)"
+        );
+        for branch in &transaction.branches {
+            self.check_progress(transaction, branch);
+        }
+        if decision.is_none() {
+            let set = self.timers.contains(&(transaction.deadline, Timer::Deadline));
+            assert!(
+                set || self.now >= transaction.deadline,
+                "an undecided one has its deadline's timer (I5)"
+            );
+            if let Some(until) = transaction.preparing {
+                let set = self.timers.contains(&(until, Timer::Prepare));
+                assert!(set || self.now >= until, "a round of prepares has its timer (I5)");
+            }
+            if self.now >= transaction.deadline
+                && !self.timers.contains(&(transaction.deadline, Timer::Deadline))
+            {
+                self.check_overdue(transaction);
+            }
+        }
+    }
+
+    /// Past its deadline and undecided: only where nobody may decide, and people know.
+    fn check_overdue(&self, transaction: &Transaction) {
+        match self.kind {
+            Kind::Saga => {
+                let known = transaction.attention.as_ref().map(|attention| attention.code);
+                assert!(is_past_pivot(transaction) && known >= Some(AttentionCode::Overdue), "overdue (H14)");
+            }
+            Kind::Message => {
+                let asked = |branch: &Branch| branch.status == BranchStatus::Checking;
+                assert!(transaction.branches.iter().any(asked), "the sender is asked (H5)");
+            }
+            Kind::TwoPhase | Kind::Mixed => {
+                assert!(transaction.delegate().is_some(), "aborted at its deadline, unless delegated (H4)");
+            }
+        }
+    }
+
+    /// What is owed is on its way, or a timer will see to it (I5).
+    fn check_progress(&self, transaction: &Transaction, branch: &Branch) {
+        let held = |wanted: Operation| {
+            self.queue.iter().flat_map(|held| &held.effects).any(|effect| {
+                matches!(effect, Effect::Dispatch { branch_id, operation, .. }
+                    if *branch_id == branch.id && *operation == wanted)
+            }) || self
+                .flights
+                .iter()
+                .any(|flight| flight.branch_id == branch.id && flight.operation == wanted)
+        };
+        let timer = |at| self.timers.contains(&(at, Timer::Retry(branch.id)));
+        match (operation_of(branch.status), branch.next_attempt_at) {
+            _ if branch.parked => {
+                let known = transaction.attention.as_ref().map(|attention| attention.code);
+                assert!(known >= Some(AttentionCode::Parked), "what is parked is seen (S6)");
+            }
+            (Some(_), Some(at)) => assert!(timer(at), "a planned attempt has its timer (I5)"),
+            (Some(Operation::Rollback), None) if branch.in_flight => {
+                assert!(held(Operation::Prepare), "it waits for a prepare that runs");
+            }
+            (Some(operation), None) => assert!(held(operation), "{operation} is on its way (I5)"),
+            (None, Some(at)) => {
+                assert_eq!(
+                    branch.status,
+                    BranchStatus::ToCompensate,
+                    "nothing is planned for what is settled"
+                );
+                assert!(timer(at), "a held compensation has its timer (I5)");
+            }
+            (None, None) if branch.status == BranchStatus::ToCompensate => {
+                let waits = self.after(&branch.key).iter().any(|key| !self.branch(key).status.is_settled());
+                assert!(waits || held(Operation::Action), "a compensation waits for something (I5)");
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// What `pending` says against what the live state owes (M7).
+    pub(super) fn check_owed(&self, owed: &[Effect]) {
+        let transaction = self.state.as_ref().expect("known");
+        let mut named = BTreeSet::new();
+        let (mut deadline, mut prepare) = (None, None);
+        for effect in owed {
+            match effect {
+                Effect::Dispatch { branch_id, operation, attempt: 1 } => {
+                    let status = transaction.branch(*branch_id).expect("registered").status;
+                    let expected = match status {
+                        BranchStatus::ToCompensate => Some(Operation::Compensate),
+                        status => operation_of(status),
+                    };
+                    assert_eq!(Some(*operation), expected, "recovery sends what is owed (M7)");
+                    assert!(named.insert(*branch_id), "once");
+                }
+                Effect::SetTimer { timer: Timer::Retry(id), .. } => assert!(named.insert(*id), "once"),
+                Effect::SetTimer { at, timer: Timer::Deadline } => deadline = Some(*at),
+                Effect::SetTimer { at, timer: Timer::Prepare } => prepare = Some(*at),
+                other => panic!("not owed after recovery: {other:?}"),
+            }
+        }
+        for branch in &transaction.branches {
+            let turn = || self.after(&branch.key).iter().all(|key| self.branch(key).status.is_settled());
+            let owes = match branch.status {
+                BranchStatus::ToCompensate => turn(),
+                status => operation_of(status).is_some() && !branch.parked,
+            };
+            assert_eq!(
+                named.contains(&branch.id),
+                owes,
+                "recovery owes what the live run owed (M7): {branch:?}"
+            );
+        }
+        let undecided = transaction.decision.is_none();
+        assert_eq!(deadline, undecided.then_some(transaction.deadline), "and waits for the deadline (M7)");
+        assert_eq!(prepare, transaction.preparing, "and for the prepares (M7)");
+    }
+
+    /// After healing: what the participants applied (I1, I5, I7, I10).
+    pub(super) fn check_the_end(&mut self) {
+        let Some(transaction) = self.state.clone() else {
+            for (key, site) in &self.sites {
+                let untouched = match site {
+                    Site::Step(step) => step.ran == 0,
+                    Site::TwoPhase(row) | Site::Tcc(row) => *row == Row::Absent,
+                    Site::Receiver(effects) => *effects == 0,
+                    Site::Sender(_) => true,
+                };
+                assert!(untouched, "{key} did something for what never began");
+            }
+            return;
+        };
+        assert!(transaction.status().is_terminal(), "everything ends (I5)");
+        assert!(self.queue.is_empty() && self.flights.is_empty(), "nothing is on its way");
+        let committed = transaction.status().decision() == Some(Decision::Commit);
+        for branch in &transaction.branches {
+            if branch.resolved.is_some() {
+                continue;
+            }
+            self.check_branch(branch, committed);
+        }
+    }
+
+    fn check_branch(&mut self, branch: &Branch, committed: bool) {
+        let key = &branch.key;
+        match &self.sites[key] {
+            Site::Step(step) if committed => assert!(step.effect, "{key}: all of it (I7)"),
+            Site::Step(step) => match branch.status {
+                BranchStatus::Kept => {}
+                BranchStatus::Skipped => assert_eq!(step.ran, 0, "{key} was skipped, and ran (I7)"),
+                status => assert!(!step.effect, "{key} is {status}, and its effect is there (I7)"),
+            },
+            Site::TwoPhase(row) => {
+                let fits = match row {
+                    Row::Committed => committed,
+                    // Left out of the second phase, whatever was decided.
+                    Row::ReadOnly => branch.status == BranchStatus::ReadOnly,
+                    Row::RolledBack => !committed,
+                    Row::Absent | Row::Working | Row::Prepared => false,
+                };
+                assert!(fits, "{key} is {row:?}, committed: {committed} (I1, I5)");
+            }
+            Site::Tcc(row) => {
+                let expected = if committed { Row::Committed } else { Row::RolledBack };
+                assert_eq!(*row, expected, "{key} (I1, I5)");
+            }
+            Site::Receiver(effects) => {
+                assert_eq!(*effects, u32::from(committed), "{key} is delivered on commit only, once (I10)");
+                if !committed {
+                    self.hit(Rule::Discarded);
+                }
+            }
+            Site::Sender(local) => {
+                assert_eq!(
+                    *local == Local::Committed,
+                    committed,
+                    "delivered if, and only if, it committed (I10)"
+                );
+            }
+        }
+    }
+}
