@@ -1,4 +1,10 @@
-//! The rules of protocol.md that concern the core, each by its name.
+//! The rules of protocol.md that concern the core, each by its name; here those of every transaction, and
+//! those of the other modes in the files beside.
+
+mod messages;
+mod plans;
+mod sagas;
+mod two_phase;
 
 use std::time::Duration;
 
