@@ -196,7 +196,6 @@ fn a_prepare_that_is_answered_after_its_deadline_aborts() {
     let until = BEGIN.after(Limits::PREPARE_WAIT);
     assert_eq!(asked.transaction().preparing, Some(until));
     let mut early = asked.clone();
-    early.now = until;
     early.now = BEGIN.after(Limits::PREPARE_WAIT - Duration::from_millis(1));
     assert_eq!(early.clone().run(Command::Timer(Timer::Prepare)).events, []);
     assert_eq!(early.with(voted(1, Vote::Prepared)).transaction().status(), Status::Committing);
@@ -231,7 +230,7 @@ fn h3_a_rollback_waits_for_the_prepare_that_runs_here() {
 #[test]
 fn c4_c5_prepares_without_a_decision_end_in_an_abort_or_are_asked_again() {
     let asked = two().with(COMMIT_ALL);
-    let recovered = takeover(asked.clone());
+    let recovered = takeover(asked);
     assert_eq!(dispatched(&recovered.effects), [(1, PREPARE, 1), (2, PREPARE, 1)], "asked again");
     assert!(
         recovered
