@@ -21,8 +21,8 @@ use super::request::TransactionView;
 use crate::log::HistoryRow;
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Detail {
-    b: Vec<DetailBranch>,
+struct Detail<B> {
+    b: Vec<B>,
     t: Vec<(u64, String, u32, String)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     a: Option<(String, String, u64, u32)>,
@@ -31,6 +31,25 @@ struct Detail {
 /// id, key, target, status, attempts, error, `resolved_by`, `resolved_reason`, and what a branch is
 /// besides a plain TCC one.
 type DetailBranch = (u32, String, String, String, u32, String, String, String, More);
+
+/// As it was written before there was more than TCC, or since.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum AnyBranch {
+    Now(DetailBranch),
+    Before((u32, String, String, String, u32, String, String, String)),
+}
+
+impl From<AnyBranch> for DetailBranch {
+    fn from(any: AnyBranch) -> Self {
+        match any {
+            AnyBranch::Now(branch) => branch,
+            AnyBranch::Before((id, key, target, status, attempts, error, by, reason)) => {
+                (id, key, target, status, attempts, error, by, reason, More::default())
+            }
+        }
+    }
+}
 
 /// What is empty is left out.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -131,11 +150,11 @@ fn detail_of(transaction: &Transaction) -> String {
 /// # Errors
 /// `internal` if the row's detail is not of the shape that we write.
 pub(super) fn view_of(row: HistoryRow) -> Result<TransactionView, Error> {
-    let detail: Detail = serde_json::from_str(&row.detail).map_err(|error| {
+    let detail: Detail<AnyBranch> = serde_json::from_str(&row.detail).map_err(|error| {
         Error::new(ErrorCode::Internal, format!("the history row of {} is not readable: {error}", row.xid))
             .about(row.xid)
     })?;
-    let branches = detail.b.into_iter().map(branch_of).collect::<Option<Vec<_>>>();
+    let branches = detail.b.into_iter().map(|branch| branch_of(branch.into())).collect::<Option<Vec<_>>>();
     let timeline = detail
         .t
         .into_iter()
@@ -222,5 +241,48 @@ pub(super) fn live_view(transaction: &Transaction, position: LogPosition) -> Tra
         timeline: transaction.timeline.clone(),
         attention: transaction.attention.clone(),
         position,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use unanimity_types::{Digest, Mode, Status, Xid};
+
+    fn row(detail: &str) -> HistoryRow {
+        HistoryRow {
+            xid: Xid::from_slice(&[1; 16]).expect("not nil"),
+            partition: PartitionId(0),
+            mode: Some(Mode::Tcc),
+            name: String::new(),
+            status: Status::Active,
+            decision: None,
+            abort_reason: None,
+            digest: Digest::default(),
+            begun_at: Timestamp(1),
+            deadline: Timestamp(2),
+            decided_at: None,
+            finished_at: None,
+            attention: None,
+            heuristic: false,
+            participants: Vec::new(),
+            detail: detail.to_owned(),
+            epoch: Epoch(1),
+            seq: Seq(1),
+        }
+    }
+
+    #[test]
+    fn rows_of_before_branches_had_kinds_stay_readable() {
+        let before = r#"{"b":[[1,"k","stock/reserve","registered",0,"","",""]],"t":[[5,"begun",0,""]]}"#;
+        let view = view_of(row(before)).expect("readable");
+        let branch = &view.branches[0];
+        assert_eq!((branch.kind, branch.parked, branch.step.is_none()), (BranchKind::Tcc, false, true));
+        let now = r#"{"b":[[1,"k","a | b","compensating",2,"no","","",{"k":"step","p":true,"s":["pivot",[1],"r"]}],
+            [2,"l","x","registered",0,"","","",{"l":["sku-7"]}]],"t":[]}"#;
+        let view = view_of(row(now)).expect("readable");
+        assert!(view.branches[0].parked && view.branches[0].kind == BranchKind::Step);
+        assert_eq!(view.branches[1].lock_keys, ["sku-7"]);
+        assert!(view_of(row(r#"{"b":[[1,"k"]],"t":[]}"#)).is_err());
     }
 }

@@ -7,8 +7,12 @@
 mod cleaning;
 mod durability;
 mod faults;
+mod forward;
 mod locks;
 mod ownership;
+mod plans;
+mod recovery;
+mod saga;
 mod support;
 mod tcc;
 mod two_owners;

@@ -97,9 +97,14 @@ impl Participants {
     pub fn let_go(&self) {
         let held = std::mem::take(&mut self.0.lock().unwrap().held);
         for (call, results) in held {
-            let outcome = self.act(&call);
+            let outcome = self.says(&call).unwrap_or_else(|| self.act(&call));
             results.send(reply(&call, outcome));
         }
+    }
+
+    fn says(&self, call: &BranchCall) -> Option<ResultOutcome> {
+        let mut state = self.0.lock().unwrap();
+        state.script.get_mut(&(call.key.clone(), call.operation)).and_then(VecDeque::pop_front)
     }
 
     fn act(&self, call: &BranchCall) -> ResultOutcome {
@@ -157,24 +162,21 @@ fn reply(call: &BranchCall, outcome: ResultOutcome) -> BranchReply {
 
 impl Dispatcher for Participants {
     fn dispatch(&self, call: BranchCall, results: &ResultSink) {
-        let (manner, says) = {
+        let manner = {
             let mut state = self.0.lock().unwrap();
             state.calls.push(call.clone());
-            let script = state.script.get_mut(&(call.key.clone(), call.operation));
-            let says = script.and_then(VecDeque::pop_front);
-            (state.manner, says)
-        };
-        if let Some(outcome) = says {
-            results.send(reply(&call, outcome));
-            return;
-        }
-        let outcome = match manner {
-            Manner::Willing => self.act(&call),
-            Manner::Dead => ResultOutcome::Unknown { error: "no answer".into(), retry_after: None },
-            Manner::Holding => {
-                self.0.lock().unwrap().held.push((call, results.clone()));
+            if state.manner == Manner::Holding {
+                state.held.push((call, results.clone()));
                 return;
             }
+            state.manner
+        };
+        let outcome = match self.says(&call) {
+            Some(outcome) => outcome,
+            None if manner == Manner::Dead => {
+                ResultOutcome::Unknown { error: "no answer".into(), retry_after: None }
+            }
+            None => self.act(&call),
         };
         results.send(reply(&call, outcome));
     }

@@ -1,0 +1,136 @@
+//! An owner that may have lost its partition sends nothing that no decision stands behind (protocol
+//! H3, matrix F1 and S8).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use unanimity_coordinator::engine::{Coordinator, PartitionState, Wait};
+use unanimity_coordinator::log::{FaultRates, FaultyLog, MemoryLog};
+use unanimity_types::{BranchKind, Mode, Operation, Status, Xid};
+
+use crate::support::*;
+
+const SOON: Duration = Duration::from_secs(60);
+
+/// An owner that has something to send forward when its lease runs out without its noticing: its
+/// renewals get nowhere, as if it slept.
+async fn sleeper(memory: &MemoryLog, begin: unanimity_coordinator::engine::Begin) -> (FaultyLog, Node, Xid) {
+    let faulty = FaultyLog::over_memory(memory.clone(), 1);
+    let node = start(Arc::new(faulty.clone())).await;
+    node.participants.set(Manner::Holding);
+    let xid = node.coordinator.begin(begin).await.unwrap().xid;
+    settle_down().await;
+    (faulty, node, xid)
+}
+
+/// H3 (2), F1, S8: the action is queued behind its block; the lease runs out; another owner turns the
+/// saga back and compensates; the first one wakes.
+#[tokio::test(start_paused = true)]
+async fn h3_f1_s8_a_deposed_owner_does_not_send_the_action_that_it_has_queued() {
+    let (memory, log) = memory();
+    let steps = vec![step("a", &[]), step("b", &["a"])];
+    let (faulty, first, xid) = sleeper(&memory, saga(new_xid(), steps)).await;
+    let held = memory.hold_appends();
+    first.participants.set(Manner::Willing);
+    first.participants.let_go();
+    held.until_waiting(1).await;
+    // No renewal from here on, and the block with a's end takes longer than the lease.
+    faulty.set_rates(FaultRates { lease_failed: 1.0, ..FaultRates::default() });
+    tokio::time::sleep(config("a").lease + Duration::from_millis(100)).await;
+    drop(held);
+    settle_down().await;
+    assert_eq!(first.participants.asked(Operation::Action), ["a"], "b is not sent");
+    let participants: Arc<Participants> = Arc::default();
+    participants.set(Manner::Dead);
+    memory.advance(Duration::from_secs(7));
+    let second = start_with(log, config("b"), Arc::clone(&participants)).await;
+    second.coordinator.abort(xid, Wait::Decided).await.unwrap();
+    participants.set(Manner::Willing);
+    let view = second.coordinator.get(xid, Wait::Finished, SOON).await.unwrap();
+    assert_eq!(view.status, Status::Aborted);
+    assert_eq!(participants.asked(Operation::Compensate), ["b", "a"]);
+    // The first one's log answers again.
+    faulty.set_rates(FaultRates::default());
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(matches!(first.coordinator.info().states[0].state, PartitionState::Waiting(_)));
+    assert_eq!(first.participants.asked(Operation::Action), ["a"], "nor when it wakes");
+}
+
+/// A hiccup of the lease delays a step and loses nothing.
+#[tokio::test(start_paused = true)]
+async fn h3_what_was_not_sent_for_want_of_a_lease_goes_out_after_its_renewal() {
+    let (memory, _log) = memory();
+    let steps = vec![step("a", &[]), step("b", &["a"])];
+    let (faulty, node, xid) = sleeper(&memory, saga(new_xid(), steps)).await;
+    let held = memory.hold_appends();
+    node.participants.set(Manner::Willing);
+    node.participants.let_go();
+    held.until_waiting(1).await;
+    faulty.set_rates(FaultRates { lease_failed: 1.0, ..FaultRates::default() });
+    tokio::time::sleep(config("a").lease + Duration::from_millis(100)).await;
+    drop(held);
+    settle_down().await;
+    assert_eq!(node.participants.asked(Operation::Action), ["a"]);
+    faulty.set_rates(FaultRates::default());
+    let view = finished(&node.coordinator, xid).await;
+    assert_eq!(view, Status::Committed);
+    // It never left, so it is the first attempt still: a refusal of it would be clean (H2).
+    assert_eq!(node.participants.asked(Operation::Action), ["a", "b"]);
+}
+
+/// What is decided goes out whoever sends it: the same decision is harmless (matrix F2).
+#[tokio::test(start_paused = true)]
+async fn f2_a_durable_decision_is_sent_without_a_look_at_the_lease() {
+    let (memory, _log) = memory();
+    let faulty = FaultyLog::over_memory(memory.clone(), 1);
+    let node = start(Arc::new(faulty.clone())).await;
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    let held = memory.hold_appends();
+    let committing = tokio::spawn({
+        let coordinator = node.coordinator.clone();
+        async move { coordinator.commit(commit(xid, Wait::Decided)).await }
+    });
+    held.until_waiting(1).await;
+    faulty.set_rates(FaultRates { lease_failed: 1.0, ..FaultRates::default() });
+    tokio::time::sleep(config("a").lease + Duration::from_millis(100)).await;
+    drop(held);
+    committing.await.unwrap().unwrap();
+    assert_eq!(node.participants.asked(Operation::Confirm), ["stock"]);
+}
+
+/// A prepare is as little covered by a decision as an action.
+#[tokio::test(start_paused = true)]
+async fn h3_a_prepare_is_not_sent_without_a_lease() {
+    let (memory, _log) = memory();
+    let faulty = FaultyLog::over_memory(memory.clone(), 1);
+    let node = start(Arc::new(faulty.clone())).await;
+    let xid = new_xid();
+    node.coordinator
+        .begin(unanimity_coordinator::engine::Begin { mode: Mode::TwoPhase, ..begin(xid) })
+        .await
+        .unwrap();
+    for name in ["one", "two"] {
+        let mut late = branch(xid, name);
+        late.kind = Some(BranchKind::TwoPhase);
+        node.coordinator.register(late).await.unwrap();
+    }
+    let held = memory.hold_appends();
+    let committing = tokio::spawn({
+        let coordinator = node.coordinator.clone();
+        async move { coordinator.commit(commit(xid, Wait::Finished)).await }
+    });
+    held.until_waiting(1).await;
+    faulty.set_rates(FaultRates { lease_failed: 1.0, ..FaultRates::default() });
+    tokio::time::sleep(config("a").lease + Duration::from_millis(100)).await;
+    drop(held);
+    settle_down().await;
+    assert!(node.participants.calls().is_empty());
+    faulty.set_rates(FaultRates::default());
+    assert_eq!(committing.await.unwrap().unwrap().status, Status::Committed);
+    assert_eq!(node.participants.asked(Operation::Prepare).len(), 2);
+}
+
+async fn finished(coordinator: &Coordinator, xid: Xid) -> Status {
+    coordinator.ready(SOON).await.unwrap();
+    coordinator.get(xid, Wait::Finished, SOON).await.unwrap().status
+}
