@@ -40,18 +40,6 @@ pub struct BranchCall {
     pub timeout: Option<Duration>,
     /// The only instance that can do it: it holds the branch's open work (protocol H11).
     pub instance: Option<Name>,
-    /// The lease of the owner that sends it.
-    pub ownership: Ownership,
-}
-
-impl BranchCall {
-    /// Whether it may be sent now: what no decision stands behind is not sent by an owner that cannot be
-    /// sure to be one (protocol H3). To be asked right before the call leaves, however long it waited;
-    /// a call that may not is answered [`ResultOutcome::NotSent`].
-    #[must_use]
-    pub fn may_be_sent(&self) -> bool {
-        !self.operation.is_forward() || self.ownership.holds()
-    }
 }
 
 /// How a [`BranchCall`] ended. Exactly one for each call that was dispatched.
@@ -75,19 +63,37 @@ pub struct BranchReply {
 
 /// Where a [`BranchReply`] goes: back to the partition that dispatched the call. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ResultSink(mpsc::UnboundedSender<BranchReply>);
+pub struct ResultSink {
+    replies: mpsc::UnboundedSender<BranchReply>,
+    ownership: Ownership,
+}
 
 impl ResultSink {
     /// A sink and the end that the partition reads. Unbounded, because the calls in flight bound it.
     #[must_use]
     pub fn new() -> (Self, mpsc::UnboundedReceiver<BranchReply>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
+        (Self { replies: sender, ownership: Ownership::default() }, receiver)
+    }
+
+    /// The same for an owner whose lease may run out.
+    #[must_use]
+    pub(super) fn owned(self, ownership: Ownership) -> Self {
+        Self { ownership, ..self }
+    }
+
+    /// Whether an operation may be sent now: what no decision stands behind is not sent for an owner
+    /// that cannot be sure to be one any more (protocol H3). To be asked right before a call leaves, as
+    /// well as when it is taken: it may have waited. What may not be sent is answered
+    /// [`ResultOutcome::NotSent`].
+    #[must_use]
+    pub fn may_send(&self, operation: Operation) -> bool {
+        !operation.is_forward() || self.ownership.holds()
     }
 
     /// Hands a result back. Nobody is owed anything if the partition is gone: recovery asks again.
     pub fn send(&self, reply: BranchReply) {
-        let _ = self.0.send(reply);
+        let _ = self.replies.send(reply);
     }
 }
 

@@ -35,7 +35,6 @@ pub use config::EngineConfig;
 pub use dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};
 pub use error::Error;
 pub use handle::Coordinator;
-pub use ownership::Ownership;
 pub use request::{
     Begin, Begun, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo, PartitionState,
     Register, Registered, Resolve, Standing, StopReason, TransactionView, Wait,

@@ -10,12 +10,11 @@ use tokio::time::Instant;
 /// A lease as its holder may count on it: by its own monotonic clock, from the moment when the renewal
 /// was *asked for*. Clones look at the same lease. The default one never ends.
 #[derive(Debug, Clone, Default)]
-pub struct Ownership(Option<Arc<Mutex<Instant>>>);
+pub(super) struct Ownership(Option<Arc<Mutex<Instant>>>);
 
 impl Ownership {
     /// A lease that ends then.
-    #[must_use]
-    pub fn until(end: Instant) -> Self {
+    pub(super) fn until(end: Instant) -> Self {
         Self(Some(Arc::new(Mutex::new(end))))
     }
 
@@ -37,8 +36,7 @@ impl Ownership {
     }
 
     /// Whether it holds now.
-    #[must_use]
-    pub fn holds(&self) -> bool {
+    pub(super) fn holds(&self) -> bool {
         let end = self.0.as_ref().map(|end| *end.lock().unwrap_or_else(PoisonError::into_inner));
         end.is_none_or(|end| Instant::now() < end)
     }

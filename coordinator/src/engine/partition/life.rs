@@ -94,6 +94,7 @@ impl Life {
         let (sink, results) = ResultSink::new();
         let (internal, reports) = mpsc::unbounded_channel();
         let floor = recovered.last.floor;
+        let ownership = Ownership::until(asked + task.config.lease);
         let mut life = Self {
             partition: task.partition,
             config: Arc::clone(&task.config),
@@ -109,7 +110,7 @@ impl Life {
             writer: Writer::after(&recovered.last),
             projector: Projector::new(),
             cleaner: Cleaner::new(recovered.blocks, floor, recovered.accepted),
-            sink,
+            sink: sink.owned(ownership.clone()),
             results,
             internal,
             reports,
@@ -117,7 +118,7 @@ impl Life {
             exit: None,
             losing: false,
             owed: recovered.owed,
-            ownership: Ownership::until(asked + task.config.lease),
+            ownership,
             // At once, if the recovery took long.
             lease_at: asked + task.config.lease / 3,
             leasing: false,

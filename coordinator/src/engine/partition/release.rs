@@ -91,7 +91,7 @@ impl Life {
         };
         // An owner that slept through its lease sends nothing that no decision stands behind: another one
         // may have turned back meanwhile (protocol H3).
-        if operation.is_forward() && !self.ownership.holds() {
+        if !self.sink.may_send(operation) {
             tracing::warn!(partition = %self.partition, %xid, branch = %branch_id, %operation, "not sent: the lease has run out");
             let outcome = ResultOutcome::NotSent {
                 error: "the partition's lease has run out".into(),
@@ -119,7 +119,6 @@ impl Life {
             result: branch.step.as_ref().filter(|_| compensates).and_then(|step| step.result.clone()),
             timeout: branch.policy.timeout,
             instance: branch.two_phase.instance.clone().filter(|_| pinned),
-            ownership: self.ownership.clone(),
         };
         failpoint::operation("dispatch.before", operation);
         self.dispatcher.dispatch(call, &self.sink);
