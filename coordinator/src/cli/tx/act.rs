@@ -17,7 +17,9 @@ use crate::cli::output::Output;
 Example:
   unanimity tx retry 0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f --reason 'payment is back'
 
-Decided transactions are retried for ever by themselves; this only does not wait for the next attempt.")]
+Most of what is owed is tried again by itself, and this only does not wait for the next attempt. What is parked
+(a compensation, a forward-only step or a delivery that was refused, or whose attempts are used up) is tried again
+only by this: mend first what stopped it, as `tx show` tells. A delivery comes with the same xid and key as before.")]
 pub(in crate::cli) struct Retry {
     #[command(flatten)]
     addr: Addr,
@@ -102,7 +104,8 @@ fn not_without_asking(xid: Xid, status: &tonic::Status) -> anyhow::Error {
 Example:
   unanimity tx resolve 0191e7a4-5c1b-7d3e-8f00-1a2b3c4d5e6f 2 --as confirmed --reason 'booked by hand, ticket 4711'
 
-The branch's participant is not asked any more. If it is not as you say, the parts of the transaction
+Confirmed: its effect is there (a step's action was done, a message was received). Cancelled: it is not
+(a step was undone, or never ran). The branch's participant is not asked any more. If it is not as you say, the parts of the transaction
 disagree: look first. The action is recorded with your name and reason, for ever.")]
 pub(in crate::cli) struct Resolve {
     #[command(flatten)]

@@ -18,6 +18,7 @@ use crate::cli::output::{Output, ago, moment_json, safe, table};
 Examples:
   unanimity tx list --attention
   unanimity tx list --status committing --older-than 5m
+  unanimity tx list --mode saga --attention
   unanimity tx list --participant payment --limit 500 --json")]
 pub(in crate::cli) struct List {
     #[command(flatten)]
@@ -25,7 +26,7 @@ pub(in crate::cli) struct List {
     /// Only this status: active, preparing, committing, committed, aborting, aborted.
     #[arg(long)]
     status: Option<Status>,
-    /// Only this mode: tcc.
+    /// Only this mode: tcc, saga, `two_phase`, message.
     #[arg(long)]
     mode: Option<Mode>,
     /// Only this name.
@@ -79,6 +80,7 @@ fn text(page: &v1::ListTransactionsResponse) -> String {
         .map(|transaction| {
             vec![
                 transaction.xid.clone(),
+                mode_word(transaction.mode).unwrap_or_else(|| "-".to_owned()),
                 status_word(transaction.status),
                 ago(transaction.begun_at_ms),
                 if transaction.name.is_empty() { "-".to_owned() } else { safe(&transaction.name) },
@@ -86,7 +88,7 @@ fn text(page: &v1::ListTransactionsResponse) -> String {
             ]
         })
         .collect();
-    let mut text = table(&["XID", "STATUS", "BEGUN", "NAME", "WHY"], &rows);
+    let mut text = table(&["XID", "MODE", "STATUS", "BEGUN", "NAME", "WHY"], &rows);
     if !page.next_cursor.is_empty() {
         text.push_str(&format!("\nThere are more: --cursor {}", page.next_cursor));
     }

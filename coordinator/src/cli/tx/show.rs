@@ -88,6 +88,7 @@ fn text(found: &v1::Transaction) -> String {
         text.push('\n');
         text.push_str(&branches(&found.branches));
     }
+    text.push_str(&what_to_do(found));
     if !found.timeline.is_empty() {
         text.push('\n');
         text.push_str(&timeline(&found.timeline));
@@ -95,27 +96,92 @@ fn text(found: &v1::Transaction) -> String {
     text
 }
 
+/// A table with the columns that these branches have something for.
 fn branches(branches: &[v1::Branch]) -> String {
+    let has_steps = branches.iter().any(|branch| branch.kind() == v1::BranchKind::Step);
+    let has_locks = branches.iter().any(|branch| !branch.lock_keys.is_empty());
+    let mut header = vec!["BRANCH", "KEY", "KIND", "STATUS", "ATTEMPTS", "NEXT"];
+    if has_steps {
+        header.extend(["AFTER", "ROLE", "RESULT"]);
+    }
+    if has_locks {
+        header.push("LOCKS");
+    }
+    header.extend(["TARGET", "NOTE"]);
     let rows: Vec<Vec<String>> = branches
         .iter()
         .map(|branch| {
-            let note = if branch.resolved_by.is_empty() {
-                safe(&branch.last_error)
-            } else {
-                format!("by {}: {}", safe(&branch.resolved_by), safe(&branch.resolved_reason))
-            };
-            vec![
+            let mut row = vec![
                 branch.branch_id.to_string(),
                 safe(&branch.key),
+                kind_word(branch).unwrap_or_default(),
                 branch.status.clone(),
                 branch.attempts.to_string(),
-                ago(branch.next_attempt_at_ms),
-                safe(&branch.target),
-                note,
-            ]
+                if branch.parked { "parked".to_owned() } else { ago(branch.next_attempt_at_ms) },
+            ];
+            if has_steps {
+                row.extend([
+                    list(&branch.after),
+                    role_word(branch).unwrap_or_default(),
+                    short(&branch.result),
+                ]);
+            }
+            if has_locks {
+                row.push(list(&branch.lock_keys));
+            }
+            row.extend([safe(&branch.target), note(branch)]);
+            row
         })
         .collect();
-    table(&["BRANCH", "KEY", "STATUS", "ATTEMPTS", "NEXT", "TARGET", "NOTE"], &rows)
+    table(&header, &rows)
+}
+
+fn note(branch: &v1::Branch) -> String {
+    if branch.resolved_by.is_empty() {
+        safe(&branch.last_error)
+    } else {
+        format!("by {}: {}", safe(&branch.resolved_by), safe(&branch.resolved_reason))
+    }
+}
+
+fn list(words: &[String]) -> String {
+    if words.is_empty() { "-".to_owned() } else { safe(&words.join(",")) }
+}
+
+/// Enough of a result to know it again; `--json` has all of it.
+fn short(result: &str) -> String {
+    const CHARS_MAX: usize = 40;
+    let mut shown: String = safe(result).chars().take(CHARS_MAX).collect();
+    if result.chars().nth(CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    if shown.is_empty() { "-".to_owned() } else { shown }
+}
+
+fn kind_word(branch: &v1::Branch) -> Option<String> {
+    branch.kind().to_domain().map(|kind| kind.to_string())
+}
+
+fn role_word(branch: &v1::Branch) -> Option<String> {
+    branch.role().to_domain().map(|role| role.to_string())
+}
+
+/// The commands for whoever looks at this at night: nothing else tries again what is parked.
+fn what_to_do(found: &v1::Transaction) -> String {
+    let parked: Vec<&v1::Branch> = found.branches.iter().filter(|branch| branch.parked).collect();
+    let Some(first) = parked.first() else { return String::new() };
+    let named: Vec<String> =
+        parked.iter().map(|branch| format!("{} ({})", branch.branch_id, safe(&branch.key))).collect();
+    let xid = &found.xid;
+    format!(
+        "\nParked: branch {}. No more attempts are made by themselves; NOTE says what stopped it. Mend that, then\n  \
+         unanimity tx retry {xid} --reason 'what was mended'\nor do by hand what is owed, and say how it ended\n  \
+         unanimity tx resolve {xid} {} --as {} --reason 'what was done'\n",
+        named.join(", "),
+        first.branch_id,
+        // What is owed to it, done: undone where the saga turned back, else there.
+        if found.decision == "abort" { "cancelled" } else { "confirmed" },
+    )
 }
 
 fn timeline(entries: &[v1::TimelineEntry]) -> String {
@@ -137,11 +203,17 @@ fn value(found: &v1::Transaction) -> serde_json::Value {
             json!({
                 "branch_id": branch.branch_id,
                 "key": branch.key,
+                "kind": kind_word(branch),
                 "target": branch.target,
                 "status": branch.status,
+                "parked": branch.parked,
                 "attempts": branch.attempts,
                 "last_error": optional(&branch.last_error),
                 "next_attempt_at": moment_json(branch.next_attempt_at_ms),
+                "role": role_word(branch),
+                "after": (branch.kind() == v1::BranchKind::Step).then_some(&branch.after),
+                "result": optional(&branch.result),
+                "lock_keys": branch.lock_keys,
                 "resolved_by": optional(&branch.resolved_by),
                 "resolved_reason": optional(&branch.resolved_reason),
             })
