@@ -18,7 +18,7 @@ pub(crate) struct Decided {
 }
 
 /// What a begin brought.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Begun {
     pub(crate) status: Status,
     pub(crate) log_id: Option<LogId>,

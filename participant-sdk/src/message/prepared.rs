@@ -158,11 +158,8 @@ mod local {
                         tracing::warn!(xid = %self.xid, %error, "committed; the message's submit had no answer, a check-back will settle it");
                     }
                 },
-                // Rolled back for certain: no need to wait for the check-back.
-                Err(LocalError::User(_) | LocalError::Fence(FenceError::TransactionLost)) => {
-                    self.give_up(fence.clone());
-                }
-                Err(_) => {}
+                // No need to wait for the check-back: the row tells how it ended.
+                Err(_) => self.give_up(fence.clone()),
             }
             result
         }

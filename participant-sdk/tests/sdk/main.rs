@@ -7,8 +7,11 @@
 
 mod client;
 mod fence;
+mod messages;
 mod outbox;
 mod participant;
 mod propagation;
+mod sagas;
+mod steps;
 mod support;
 mod xa;

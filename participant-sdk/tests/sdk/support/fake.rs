@@ -422,7 +422,8 @@ impl Participants for Fake {
                             log_id: fake.with(|state| state.log_id.to_string()),
                             partitions: 4,
                             node: "fake".into(),
-                            heartbeat_interval_ms: 100,
+                            // Three of them without a sign end the session: longer than a busy machine is silent.
+                            heartbeat_interval_ms: 1_000,
                             positions: Vec::new(),
                             protocol_version: 1,
                         };

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sqlx::{Pool, Postgres, Sqlite, Transaction};
-use unanimity_sdk::{Branch, HookError, Refused, TccHooks};
+use unanimity_sdk::{
+    Branch, HookError, MessageHooks, ReceivedMessage, Refused, StepCall, StepHooks, TccHooks,
+};
 
 use super::databases::TestDatabase;
 
@@ -32,6 +34,8 @@ pub(crate) struct Reserve {
     pub(crate) tries: Arc<AtomicU32>,
     pub(crate) confirms: Arc<AtomicU32>,
     pub(crate) cancels: Arc<AtomicU32>,
+    /// What the last compensation was told that its action had brought.
+    pub(crate) undone: Arc<Mutex<Option<i64>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -147,6 +151,60 @@ macro_rules! tcc {
                     self.cancels.fetch_add(1, Ordering::SeqCst);
                     sqlx::query("UPDATE stock SET held = held - $1, free = free + $1")
                         .bind(branch.payload.quantity)
+                        .execute(&mut **tx)
+                        .await?;
+                    self.$module(tx).await
+                }
+            }
+
+            /// The action reserves, the compensation frees.
+            impl StepHooks<$db> for Reserve {
+                type Payload = Take;
+                type Output = i64;
+
+                async fn action(
+                    &self,
+                    tx: &mut Transaction<'_, $db>,
+                    call: &StepCall<Take>,
+                ) -> Result<i64, HookError> {
+                    let n = self.tries.fetch_add(1, Ordering::SeqCst) + 1;
+                    sqlx::query("UPDATE stock SET free = free - $1, held = held + $1")
+                        .bind(call.payload.quantity)
+                        .execute(&mut **tx)
+                        .await?;
+                    self.$module(tx).await?;
+                    let before = call.inputs.get::<i64>("before")?.unwrap_or_default();
+                    Ok(i64::from(n) * 1_000 + call.payload.quantity + before)
+                }
+
+                async fn compensate(
+                    &self,
+                    tx: &mut Transaction<'_, $db>,
+                    call: &StepCall<Take>,
+                    result: Option<i64>,
+                ) -> Result<(), HookError> {
+                    self.cancels.fetch_add(1, Ordering::SeqCst);
+                    *self.undone.lock().unwrap() = result;
+                    sqlx::query("UPDATE stock SET held = held - $1, free = free + $1")
+                        .bind(call.payload.quantity)
+                        .execute(&mut **tx)
+                        .await?;
+                    self.$module(tx).await
+                }
+            }
+
+            /// A message sells.
+            impl MessageHooks<$db> for Reserve {
+                type Payload = Take;
+
+                async fn deliver(
+                    &self,
+                    tx: &mut Transaction<'_, $db>,
+                    message: &ReceivedMessage<Take>,
+                ) -> Result<(), HookError> {
+                    self.tries.fetch_add(1, Ordering::SeqCst);
+                    sqlx::query("UPDATE stock SET free = free - $1, sold = sold + $1")
+                        .bind(message.payload.quantity)
                         .execute(&mut **tx)
                         .await?;
                     self.$module(tx).await
