@@ -1,6 +1,6 @@
 //! docs/http-api.md, run as it stands: its blocks in order, against the real binary.
 //!
-//! A `python` block is saved as `participant.py`. In a `console` block, a line that begins with `$ ` is a
+//! A `python` block is saved under the name that its first line calls it by. In a `console` block, a line that begins with `$ ` is a
 //! command for one bash that lives through the whole text, and the lines after it are its output. What differs
 //! between two runs (ids, ports, times, places in the log, the number of attempts) is not compared.
 
@@ -11,9 +11,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use unanimity_types::Mode;
 use uuid::Uuid;
 
-/// All of it takes some ten seconds; a machine that is busy may take longer.
+/// All of it takes some twenty seconds; a machine that is busy may take longer.
 const WALK_MAX: Duration = Duration::from_secs(150);
 /// What is shown only after a while (a participant's line, a call for attention) is looked for so long.
 const APPEARS_MAX: Duration = Duration::from_secs(40);
@@ -23,7 +24,10 @@ const OUTPUT: &str = "participants.out";
 
 #[derive(Debug)]
 enum Step {
-    Save(String),
+    Save {
+        name: String,
+        text: String,
+    },
     Run {
         command: String,
         output: String,
@@ -40,7 +44,13 @@ fn steps(page: &str) -> Vec<Step> {
         let Some(language) = line.strip_prefix("```") else { continue };
         let block: Vec<&str> = lines.by_ref().take_while(|line| *line != "```").collect();
         match language {
-            "python" => steps.push(Step::Save(block.join("\n"))),
+            "python" => {
+                // `python3 participant.py PORT …` in a line of its doc string.
+                let words = block.iter().flat_map(|line| line.split_whitespace());
+                let name = words.clone().zip(words.skip(1)).find(|(word, _)| word.ends_with("python3"));
+                let name = name.expect("the block says how it is called").1.to_owned();
+                steps.push(Step::Save { name, text: block.join("\n") });
+            }
             "text" => steps.push(Step::Printed(block.join("\n"))),
             "console" => console(&block, &mut steps),
             _ => {}
@@ -216,10 +226,10 @@ fn page_with_free_ports() -> (String, String) {
     let mut page = std::fs::read_to_string(path).expect("the page");
     // All held until all are chosen, so that they differ.
     let held: Vec<_> =
-        (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        (0..4).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
     let ports: Vec<u16> =
         held.iter().map(|listener| listener.local_addr().expect("an address").port()).collect();
-    let known = ["7460", "9001", "9002"];
+    let known = ["7460", "9001", "9002", "9003"];
     // In two steps: a new port may contain an old one.
     for (at, port) in known.iter().enumerate() {
         assert!(page.contains(port), "{port} is not on the page");
@@ -246,14 +256,16 @@ async fn walk() {
     let mut dev = None;
     let mut xid = String::new();
     let mut commands = 0;
+    let mut run = String::new();
     for step in steps(&page) {
         match step {
-            Step::Save(text) => {
-                std::fs::write(directory.join("participant.py"), text).expect("written");
+            Step::Save { name, text } => {
+                std::fs::write(directory.join(name), text).expect("written");
             }
             Step::Printed(expected) => printed(directory, &expected).await,
             Step::Run { command, output } => {
                 commands += 1;
+                run.push_str(&command);
                 let said = if command == "unanimity dev" {
                     let (child, lines, said) = coordinator(directory, &address, &command).await;
                     dev = Some((child, lines));
@@ -278,7 +290,11 @@ async fn walk() {
             }
         }
     }
-    assert!(commands >= 20 && dev.is_some(), "the page was not understood: {commands} commands");
+    for mode in Mode::ALL {
+        let begin = format!("\"mode\": \"{mode}\"");
+        assert!(run.contains(&begin), "docs/http-api.md runs no transaction of mode {mode}");
+    }
+    assert!(commands >= 50 && dev.is_some(), "the page was not understood: {commands} commands");
 }
 
 /// Looks again until it shows what the page shows: some things take their time.
@@ -314,7 +330,7 @@ async fn printed(directory: &Path, expected: &str) {
     }
 }
 
-/// `python3 participant.py PORT …` answers.
+/// `python3 NAME.py PORT …` answers.
 async fn listens(participant: &str) {
     let port = participant.split_whitespace().nth(2).expect("a port");
     let end = tokio::time::Instant::now() + APPEARS_MAX;
