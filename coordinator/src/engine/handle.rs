@@ -468,7 +468,7 @@ impl Coordinator {
         loop {
             let (reply, answer) = oneshot::channel();
             let room = room_for(partition, &command)?;
-            let mail = Mail::Command { xid, command: command.clone(), wait, unknown, room, reply };
+            let mail = Mail::Command { xid, command: Box::new(command.clone()), wait, unknown, room, reply };
             self.send(partition, mail)?;
             match self.answer(partition, answer, ANSWER_WAIT_MAX).await?? {
                 Reply::Done(done) => return Ok(Outcome::Done(done)),

@@ -73,7 +73,7 @@ pub(super) type ReplyTo<T> = oneshot::Sender<Result<T, Error>>;
 pub(super) enum Mail {
     Command {
         xid: Xid,
-        command: Command,
+        command: Box<Command>,
         wait: Wait,
         unknown: Unknown,
         /// The payload's share of the mailbox, given back when the command is taken out.

@@ -45,14 +45,14 @@ impl Engine {
             partitions.push(Partition { id, mail, room, state: watch });
             mailboxes.push((id, mailbox, state));
         }
-        let shared = Shared { log: Arc::clone(&log), node: config.node.clone(), partitions };
+        let shared = Shared { log, node: config.node.clone(), partitions };
         let coordinator = Coordinator { shared: Arc::new(shared) };
         let mut tasks = Vec::new();
         for (partition, mail, state) in mailboxes {
             let task = PartitionTask {
                 partition,
                 config: Arc::clone(&config),
-                log: Arc::clone(&log),
+                log: Arc::clone(&coordinator.shared.log),
                 dispatcher: Arc::clone(dispatcher),
                 coordinator: coordinator.clone(),
                 mail,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use unanimity_coordinator::engine::{Coordinator, PartitionState, TransactionView, Wait};
+use unanimity_coordinator::engine::{Coordinator, PartitionState, Register, TransactionView, Wait};
 use unanimity_coordinator::log::{Fault, FaultRates, FaultyLog, MemoryLog, TransactionLog};
 use unanimity_types::{Decision, ErrorCode, InquiryAnswer, Status, Xid};
 
@@ -65,6 +65,16 @@ impl Client {
         &self.nodes[usize::from(self.dice.bool())]
     }
 
+    /// With a lock that others want too, or without (H7).
+    fn registration(&mut self, name: &str) -> Register {
+        let wait = Duration::from_millis(self.dice.u64(0..100));
+        match self.dice.u8(0..6) {
+            0 => locking(self.xid, name, &["k1"], wait),
+            1 => locking(self.xid, name, &["k2", "k1"], wait),
+            _ => branch(self.xid, name),
+        }
+    }
+
     async fn pause(&mut self) {
         tokio::time::sleep(Duration::from_millis(self.dice.u64(0..40))).await;
     }
@@ -118,8 +128,9 @@ impl Client {
         }
         if begun && self.dice.u8(0..10) > 0 {
             for name in ["stock", "payment"] {
+                let register = self.registration(name);
                 for _ in 0..2 {
-                    if self.node().register(branch(xid, name)).await.is_ok() {
+                    if self.node().register(register.clone()).await.is_ok() {
                         break;
                     }
                 }
@@ -174,6 +185,7 @@ fn settings(node: &str, dice: &mut fastrand::Rng) -> unanimity_coordinator::engi
     settings.project_open_after = Duration::from_millis(dice.u64(1..200));
     settings.project_every = Duration::from_millis(dice.u64(5..60));
     settings.lease = Duration::from_millis(600);
+    settings.lock_ask_after = Duration::from_millis(dice.u64(50..3_000));
     settings
 }
 
@@ -273,6 +285,28 @@ async fn settle(seed: u64, nodes: &[Node; 2], xid: Xid) -> TransactionView {
     panic!("seed {seed}: {xid} I5: {last:?}")
 }
 
+/// H7: whoever held a lock is over, so nobody does. (That none was given to two is what every recovery
+/// has checked: it would have stopped the partition.)
+async fn locks_are_free(seed: u64, nodes: &[Node; 2]) {
+    let mut last = None;
+    for _ in 0..100 {
+        for node in nodes {
+            let xid = new_xid();
+            if node.coordinator.begin(begin(xid)).await.is_ok() {
+                let register = locking(xid, "last", &["k1", "k2"], Duration::from_secs(10));
+                last = Some(node.coordinator.register(register).await);
+                let taken = last.as_ref().is_some_and(Result::is_ok);
+                let _ = node.coordinator.abort(xid, Wait::Finished).await;
+                if taken {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("seed {seed}: a lock stays with somebody who is over: {last:?}");
+}
+
 async fn check(seed: u64, memory: &MemoryLog, participants: &Participants, nodes: &[Node; 2], told: &Told) {
     let xids: Vec<Xid> = told.keys().copied().collect();
     for (xid, answers) in told {
@@ -287,6 +321,7 @@ async fn check(seed: u64, memory: &MemoryLog, participants: &Participants, nodes
             assert_eq!(done.cancelled, truth == Outcome::Abort, "seed {seed}: {xid} I1");
         }
     }
+    locks_are_free(seed, nodes).await;
     // All of it is in history, as the log had it, and the log itself is whole.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let rows = memory.find_history(&xids).await.unwrap();

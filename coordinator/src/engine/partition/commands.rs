@@ -1,7 +1,7 @@
 //! Mail: judged in memory, answered when durable.
 
 use unanimity_core::{Answer, Command, Persistence, Refusal, ResultOutcome, Timer, Verdict, apply, decide};
-use unanimity_types::{Decision, ErrorCode, LogPosition, Name, Seq, Target, Timestamp, Xid};
+use unanimity_types::{Decision, ErrorCode, LogPosition, Name, Operation, Seq, Target, Timestamp, Xid};
 
 use super::life::{Exit, Life};
 use super::memory::{Waiter, Who};
@@ -25,7 +25,7 @@ impl Life {
         match mail {
             Mail::Command { xid, command, wait, unknown, room, reply } => {
                 drop(room);
-                self.command(xid, command, wait, unknown, reply);
+                self.command(xid, *command, wait, unknown, reply);
             }
             Mail::Get { xid, wait, reply } => self.get(xid, wait, reply),
             Mail::List { filter, reply } => self.list(&filter, reply),
@@ -299,8 +299,15 @@ impl Life {
     /// A dispatched call came back.
     pub(super) fn result(&mut self, reply: BranchReply) {
         let BranchReply { xid, branch_id, operation, attempt, outcome, took, .. } = reply;
-        if let ResultOutcome::Refused { error } | ResultOutcome::Unusable { error } = &outcome {
-            tracing::warn!(%xid, branch = %branch_id, %operation, attempt, error = %error, "a participant refuses what was decided");
+        // What may still be refused may be refused: that is an answer, no trouble.
+        let decided = !operation.is_forward() && operation != Operation::CommitOnePhase;
+        let trouble = match &outcome {
+            ResultOutcome::Refused { error } if decided => Some(error),
+            ResultOutcome::Unusable { error } => Some(error),
+            _ => None,
+        };
+        if let Some(error) = trouble {
+            tracing::warn!(%xid, branch = %branch_id, %operation, attempt, error = %error, "a participant does not do what is asked of it");
         } else {
             tracing::debug!(%xid, branch = %branch_id, %operation, attempt, ?outcome, took_ms = took.as_millis(), "attempt ended");
         }

@@ -183,7 +183,7 @@ impl Life {
     /// The lock is free: it is the transaction's as soon as that is durable.
     fn acquire(&mut self, key: &Name, xid: Xid, replies: Vec<ReplyTo<()>>) {
         let event = LockEvent::Acquired { key: key.clone(), xid, since: self.clock.now() };
-        if !self.write_lock(event, true) {
+        if !self.write_lock(&event, true) {
             return;
         }
         let gate = self.locks.gate(key);
@@ -193,12 +193,12 @@ impl Life {
     }
 
     /// Writes what happens to a lock; `false` if the partition stops, which is a bug's doing.
-    fn write_lock(&mut self, event: LockEvent, waits: bool) -> bool {
+    fn write_lock(&mut self, event: &LockEvent, waits: bool) -> bool {
         let now = self.clock.now();
         let what = PartitionEvent::Lock(event.clone());
         let pushed = self.writer.push(now, waits, |delta| Some(encode_partition_event(delta, &what)));
         let Some((seq, bytes)) = pushed else { return false };
-        let written = self.locks.written(&event, seq, bytes, self.config.lock_ask_after);
+        let written = self.locks.written(event, seq, bytes, self.config.lock_ask_after);
         if let Err(error) = written {
             tracing::error!(partition = %self.partition, %error, "a lock was given to two");
             self.exit = Some(Exit::Stopped(StopReason::Unreadable(format!("a bug: {error}"))));
@@ -212,7 +212,7 @@ impl Life {
         for key in keys {
             let Some(event) = self.locks.table.release(&key, xid) else { continue };
             // Lost in a crash, it is found out by asking.
-            if !self.write_lock(event, false) {
+            if !self.write_lock(&event, false) {
                 return;
             }
             if let Some(next) = self.locks.first_waiting(&key) {
@@ -292,9 +292,8 @@ impl Life {
     pub(super) fn reappend_lock(&mut self, cut: Seq) -> Option<usize> {
         let event = self.locks.oldest_below(cut)?;
         let LockEvent::Acquired { key, .. } = &event else { return None };
-        let key = key.clone();
-        self.write_lock(event, false).then(|| {
-            let bytes = self.locks.places.get(&key).map_or(0, |place| place.bytes);
+        self.write_lock(&event, false).then(|| {
+            let bytes = self.locks.places.get(key).map_or(0, |place| place.bytes);
             usize::try_from(bytes).unwrap_or(usize::MAX)
         })
     }
