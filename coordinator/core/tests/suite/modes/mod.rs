@@ -6,6 +6,7 @@
 
 mod check;
 mod driver;
+mod end;
 mod hits;
 mod outside;
 mod plans;
