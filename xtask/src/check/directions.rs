@@ -66,6 +66,12 @@ const RULES: &[Rule] = &[
         others: Others::Any,
     },
     Rule {
+        package: "trip-saga",
+        ours: &[TYPES, COORDINATOR, SDK],
+        ours_in_tests: &[TESTING],
+        others: Others::Any,
+    },
+    Rule {
         package: "embedded",
         ours: &[TYPES, COORDINATOR, SDK],
         ours_in_tests: &[TESTING],
@@ -73,7 +79,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         package: "integration-tests",
-        ours: &[TYPES, PROTO, COORDINATOR, SDK, TESTING, FAILPOINTS, "order-payment", "embedded"],
+        ours: &[TYPES, PROTO, COORDINATOR, SDK, TESTING, FAILPOINTS, "order-payment", "trip-saga", "embedded"],
         ours_in_tests: &[],
         others: Others::Any,
     },
