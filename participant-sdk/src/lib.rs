@@ -44,7 +44,9 @@ mod propagation;
 mod saga;
 mod wire;
 mod witness;
-#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]
+// Resource managers of one's own need no database of ours.
+#[cfg_attr(not(any(feature = "postgres", feature = "mysql")), allow(dead_code))]
 pub mod xa;
 
 pub use client::{
@@ -70,8 +72,8 @@ pub use outbox::{
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use participant::{
-    Attention, Branch, BranchOptions, BuildError, Callback, Health, HookError, Participant,
-    ParticipantBuilder, Refused, TccHooks, TryError,
+    Attention, Branch, BranchOptions, BuildError, Callback, Health, HookError, NoFence, Participant,
+    ParticipantBuilder, Refused, TccHooks, TryError, TwoPhaseBranch, TwoPhaseHealth,
 };
 #[cfg(feature = "axum")]
 pub use propagation::MissingTransaction;

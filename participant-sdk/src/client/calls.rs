@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use unanimity_proto::v1;
-use unanimity_types::{AbortReason, BranchKey, LogId, LogPosition, Status, Xid};
+use unanimity_types::{AbortReason, BranchKey, LogId, LogPosition, Mode, Status, Xid};
 
 use crate::backoff::retried;
 use crate::client::info::info_from_wire;
@@ -44,11 +44,12 @@ impl Client {
     pub(crate) async fn begin_call(
         &self,
         xid: Xid,
+        mode: Mode,
         name: &str,
         timeout: Option<Duration>,
     ) -> Result<Option<LogId>, ClientError> {
         let message = v1::BeginRequest {
-            mode: v1::Mode::Tcc.into(),
+            mode: v1::Mode::from(mode).into(),
             name: name.to_owned(),
             xid: xid.to_string(),
             timeout_ms: timeout.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
@@ -188,6 +189,16 @@ impl Client {
             return Err(ClientError::protocol("more answers than questions"));
         }
         Ok(answer.answers)
+    }
+
+    /// The coordinator's log; asks for it if nobody answered yet.
+    pub(crate) async fn learn_log(&self) -> Result<LogId, ClientError> {
+        if let Some(log_id) = self.log_id() {
+            return Ok(log_id);
+        }
+        let request = with_deadline(v1::GetInfoRequest {}, self.options().call_timeout);
+        let info = self.service().get_info(request).await?.into_inner();
+        self.met(&info.log_id)?.ok_or_else(|| ClientError::protocol("the coordinator names no log"))
     }
 
     /// Remembers the log that answered. Another log than the one met before is an error: what one

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use unanimity_proto::v1;
 use unanimity_proto::v1::coordinator_client::CoordinatorClient;
-use unanimity_types::{Limits, LogId, Status, Xid};
+use unanimity_types::{Limits, LogId, Mode, Status, Xid};
 
 use crate::error::ClientError;
 use crate::witness::Witnesses;
@@ -158,7 +158,14 @@ impl Client {
     /// A transaction that runs a closure: see [`TransactionBuilder::run`]. The name is for people:
     /// up to 128 bytes.
     pub fn transaction(&self, name: impl Into<String>) -> TransactionBuilder {
-        TransactionBuilder::new(self.clone(), name.into())
+        TransactionBuilder::new(self.clone(), Mode::Tcc, name.into())
+    }
+
+    /// The same for a transaction of two-phase branches and messages alone
+    /// ([`crate::Participant::two_phase_branch`]): one of [`Client::transaction`] carries TCC branches as
+    /// well.
+    pub fn two_phase(&self, name: impl Into<String>) -> TransactionBuilder {
+        TransactionBuilder::new(self.clone(), Mode::TwoPhase, name.into())
     }
 
     /// Begins a transaction by hand, with the default timeout of 60 s. Dropping every clone of the

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use unanimity_types::{ErrorCode, Limits, Name, Xid};
+use unanimity_types::{ErrorCode, Limits, Mode, Name, Xid};
 
 use crate::client::Client;
 use crate::client::error::TransactionError;
@@ -14,6 +14,7 @@ use crate::error::ClientError;
 #[must_use = "nothing happens before `run` or `begin`"]
 pub struct TransactionBuilder {
     client: Client,
+    mode: Mode,
     name: String,
     timeout: Option<Duration>,
     xid: Option<Xid>,
@@ -21,8 +22,8 @@ pub struct TransactionBuilder {
 }
 
 impl TransactionBuilder {
-    pub(super) fn new(client: Client, name: String) -> Self {
-        Self { client, name, timeout: None, xid: None, finished: false }
+    pub(super) fn new(client: Client, mode: Mode, name: String) -> Self {
+        Self { client, mode, name, timeout: None, xid: None, finished: false }
     }
 
     /// Until when it must be decided, counted from its begin; the coordinator's default (60 s) if
@@ -54,7 +55,7 @@ impl TransactionBuilder {
     pub async fn begin(self) -> Result<GlobalTransaction, ClientError> {
         check_begin(&self.name, self.timeout)?;
         let xid = self.xid.unwrap_or_else(|| Xid::new(uuid::Uuid::new_v4()));
-        let log_id = self.client.begin_call(xid, &self.name, self.timeout).await?;
+        let log_id = self.client.begin_call(xid, self.mode, &self.name, self.timeout).await?;
         // The coordinator's own default is a matter of its configuration: nothing is told of it.
         Ok(GlobalTransaction::new(self.client, xid, log_id, self.timeout, self.finished))
     }

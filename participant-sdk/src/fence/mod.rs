@@ -47,7 +47,7 @@ use std::time::Duration;
 use sqlx::Pool;
 
 pub(crate) use crate::durability::Durability;
-pub(crate) use row::{Cursor, FenceRow, NewRow, now_ms};
+pub(crate) use row::{Cursor, FenceRow, NewRow, Tally, now_ms};
 pub(crate) use rules::{
     SecondPhase, TryStart, close, finish_delivery, finish_second_phase, finish_try, start_second_phase,
     start_try,
@@ -88,6 +88,9 @@ pub enum FenceError {
     /// may be forgotten here.
     #[error("the message's time is over: prepare another one")]
     MessageTooLate,
+    /// The participant was built without a fence.
+    #[error("this participant has no fence")]
+    Absent,
     /// A row holds something that this version cannot read.
     #[error("a row of the fence cannot be read: {0}")]
     Unreadable(String),

@@ -9,32 +9,36 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use unanimity_types::{Limits, Name, Target};
+use unanimity_types::{Limits, LogId, Name, Target};
 
 use crate::client::Client;
-use crate::fence::{Cursor, Fence, FenceDatabase, FenceError, now_ms};
+use crate::fence::{Cursor, Durability, Fence, FenceDatabase, FenceError, now_ms};
 use crate::message::{MessageHooks, TypedReceiver};
 use crate::participant::error::BuildError;
 use crate::participant::health::AttentionList;
 use crate::participant::hooks::{TccHooks, Typed};
-use crate::participant::{HookSet, Participant, Settings, Shared, StopOnDrop, in_doubt, session};
+use crate::participant::{HookSet, Participant, Settings, Shared, StopOnDrop, in_doubt, session, two_phase};
 use crate::saga::{StepHooks, TypedStep};
+use crate::xa::{ErasedManager, ResourceManager, XaError};
 
 /// A participant that is put together: see [`Participant::builder`].
 #[must_use = "nothing happens before `attach` or `called_at`"]
 pub struct ParticipantBuilder<DB: FenceDatabase> {
     name: String,
     instance: Option<String>,
-    fence: Fence<DB>,
+    fence: Option<Fence<DB>>,
     hooks: Vec<(String, TypeId, HookSet<DB>)>,
     settings: Settings,
 }
 
 impl<DB: FenceDatabase> ParticipantBuilder<DB> {
-    pub(super) fn new(name: String, fence: Fence<DB>) -> Self {
+    pub(super) fn new(name: String, fence: Option<Fence<DB>>) -> Self {
         let mut settings = Settings::default();
-        let connections = usize::try_from(fence.pool().options().get_max_connections()).unwrap_or(usize::MAX);
-        settings.concurrency = settings.concurrency.min(connections.saturating_sub(1).max(1));
+        if let Some(fence) = &fence {
+            let connections = fence.pool().options().get_max_connections();
+            let connections = usize::try_from(connections).unwrap_or(usize::MAX);
+            settings.concurrency = settings.concurrency.min(connections.saturating_sub(1).max(1));
+        }
         Self { name, instance: None, fence, hooks: Vec::new(), settings }
     }
 
@@ -95,6 +99,20 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
     pub fn receiver<H: MessageHooks<DB>>(mut self, name: impl Into<String>, hooks: H) -> Self {
         let set = HookSet::Receiver(Arc::new(TypedReceiver::new(hooks)));
         self.hooks.push((name.into(), TypeId::of::<H>(), set));
+        self
+    }
+
+    /// Registers a resource manager of two-phase commit under the name of its operation, for example
+    /// `transfer`: [`crate::xa::PostgresResource`], [`crate::xa::MySqlResource`], or one of your own.
+    /// Branches work in it by [`Participant::two_phase_branch`]. The name is part of what is stored: do
+    /// not change it while branches are open.
+    ///
+    /// What is prepared in it is asked about when the participant starts and while it runs. When it
+    /// starts its settings are looked at: what can lose a vote is logged as an error, and a database
+    /// that cannot prepare keeps the participant from starting.
+    pub fn two_phase<M: ResourceManager>(mut self, operation: impl Into<String>, manager: M) -> Self {
+        let set = HookSet::TwoPhase(Arc::new(manager));
+        self.hooks.push((operation.into(), TypeId::of::<M>(), set));
         self
     }
 
@@ -201,6 +219,9 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
         let (mut hooks, mut by_type, mut targets) = (HashMap::new(), HashMap::new(), HashMap::new());
         for (operation, type_id, set) in self.hooks {
             let operation_name = checked(&operation)?;
+            if self.fence.is_none() && !matches!(set, HookSet::TwoPhase(_)) {
+                return Err(BuildError::NeedsFence(operation));
+            }
             let operation = operation_name.to_string();
             let target = match &address {
                 Some(address) => Target::Grpc(address.as_str().into()),
@@ -218,15 +239,27 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
         if hooks.is_empty() {
             return Err(BuildError::NoOperations);
         }
-        let durability = self.fence.check_durability().await?;
+        let mut durability = match &self.fence {
+            Some(fence) => fence.check_durability().await?,
+            None => Vec::new(),
+        };
+        for (operation, set) in &hooks {
+            let HookSet::TwoPhase(manager) = set else { continue };
+            let found = check_manager(manager.as_ref())
+                .await
+                .map_err(|error| BuildError::ResourceManager { operation: operation.clone(), error })?;
+            durability.extend(found.into_iter().filter(|new| !durability.contains(new)).collect::<Vec<_>>());
+        }
         for found in &durability {
             if found.loses_data {
-                tracing::error!(participant = %name, "acknowledged tries can be lost: {found}");
+                tracing::error!(participant = %name, "acknowledged tries or votes can be lost: {found}");
             } else {
                 tracing::warn!(participant = %name, "{found}");
             }
         }
-        remember_log(&self.fence, name.as_str(), client).await?;
+        if let Some(fence) = &self.fence {
+            remember_log(fence, name.as_str(), client).await?;
+        }
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             name: name.to_string(),
@@ -245,10 +278,20 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         });
-        shared.tasks.spawn(in_doubt::run(Arc::clone(&shared)));
-        shared.tasks.spawn(in_doubt::run_collection(Arc::clone(&shared)));
+        if shared.fence.is_some() {
+            shared.tasks.spawn(in_doubt::run(Arc::clone(&shared)));
+            shared.tasks.spawn(in_doubt::run_collection(Arc::clone(&shared)));
+        }
+        shared.tasks.spawn(two_phase::run(Arc::clone(&shared)));
+        shared.tasks.spawn(two_phase::run_collection(Arc::clone(&shared)));
         Ok(Participant { shared, _stop: Arc::new(StopOnDrop(stop)) })
     }
+}
+
+/// Looks at a resource manager's settings, and whether its records can be read.
+async fn check_manager(manager: &dyn ErasedManager) -> Result<Vec<Durability>, XaError> {
+    manager.list_settled(LogId(uuid::Uuid::nil()), 0, None, 1).await?;
+    manager.run_check().await
 }
 
 fn checked(name: &str) -> Result<Name, BuildError> {

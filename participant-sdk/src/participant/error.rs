@@ -5,6 +5,7 @@ use unanimity_types::{ErrorCode, NameError};
 use crate::error::ClientError;
 use crate::fence::FenceError;
 use crate::wire::InvalidContext;
+use crate::xa::XaError;
 
 /// Why a branch was not tried. The handler should fail its request with it: without the branch's
 /// vote the transaction aborts.
@@ -54,6 +55,10 @@ pub enum TryError {
     /// will tell.
     #[error(transparent)]
     Fence(#[from] FenceError),
+    /// A two-phase branch could not work or not be prepared; but see [`XaError::PrepareUnknown`] it is
+    /// rolled back.
+    #[error(transparent)]
+    TwoPhase(XaError),
     /// The participant shuts down.
     #[error("the participant shuts down")]
     ShuttingDown,
@@ -65,6 +70,7 @@ impl TryError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Registration(error) => error.is_retryable(),
+            Self::TwoPhase(error) => error.is_retryable(),
             Self::Fence(_) | Self::Hook(_) | Self::TooLate | Self::HookTimeout | Self::ShuttingDown => true,
             Self::Refused(_)
             | Self::NoTransaction
@@ -90,7 +96,9 @@ impl TryError {
             Self::TooLate => tonic::Code::DeadlineExceeded,
             Self::UnknownHooks(_) | Self::Panicked(_) => tonic::Code::Internal,
             Self::Registration(error) if !error.is_retryable() => tonic::Code::Aborted,
+            Self::TwoPhase(error) if !error.is_retryable() => tonic::Code::FailedPrecondition,
             Self::Registration(_)
+            | Self::TwoPhase(_)
             | Self::Hook(_)
             | Self::HookTimeout
             | Self::Fence(_)
@@ -103,7 +111,14 @@ impl TryError {
         match self {
             Self::Hook(_) => "the hook failed".into(),
             Self::Panicked(_) => "the hook panicked".into(),
-            Self::Fence(_) => "the participant's database failed".into(),
+            Self::Fence(_) | Self::TwoPhase(XaError::Database(_) | XaError::PrepareUnknown(_)) => {
+                "the participant's database failed".into()
+            }
+            Self::TwoPhase(XaError::Manager(_)) => "the resource manager failed".into(),
+            Self::TwoPhase(XaError::SiblingHoldsLock { .. }) => {
+                "another branch of the same transaction holds a lock that this one waits for".into()
+            }
+            Self::TwoPhase(XaError::PrepareRefused(_)) => "the database refused to prepare the work".into(),
             other => other.to_string(),
         }
     }
@@ -151,6 +166,18 @@ pub enum BuildError {
     /// The address to be called at is not one.
     #[error("the address cannot be called: {0}")]
     Address(String),
+    /// The operation needs a fence: build the participant with one.
+    #[error("{0:?} needs a fence: build the participant with one")]
+    NeedsFence(String),
+    /// A resource manager cannot be used: is its ledger migrated?
+    #[error("the resource manager {operation:?} cannot be used, is its ledger migrated? {error}")]
+    ResourceManager {
+        /// The name under which it is registered.
+        operation: String,
+        /// What is wrong with it.
+        #[source]
+        error: XaError,
+    },
     /// The fence cannot be used: is it migrated?
     #[error("the fence cannot be used, is it migrated? {0}")]
     Fence(#[from] FenceError),

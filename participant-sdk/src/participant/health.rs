@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use unanimity_types::{BranchKey, LogId, Xid};
 
 use crate::fence::Durability;
+use crate::xa::OtherPrepared;
 
 /// How many different entries of attention are kept; older ones make room. The total is counted.
 const ATTENTION_MAX: usize = 100;
@@ -16,7 +17,7 @@ const ATTENTION_MAX: usize = 100;
 #[non_exhaustive]
 pub struct Attention {
     /// What it is, in one word: `contradiction`, `forgotten`, `not_mine`, `log_changed`,
-    /// `protocol_version`, `unknown_hooks`, `hook_failed`.
+    /// `protocol_version`, `unknown_hooks`, `hook_failed`, `xa_alarm`.
     pub code: &'static str,
     /// The transaction, if it is about one.
     pub xid: Option<Xid>,
@@ -59,13 +60,38 @@ pub struct Health {
     pub attention_total: u64,
     /// Settings of the database that can lose an acknowledged try, found at start.
     pub durability: Vec<Durability>,
+    /// The resource managers of two-phase commit, by the name of their operation.
+    pub two_phase: Vec<TwoPhaseHealth>,
+}
+
+/// How a resource manager of two-phase commit is.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct TwoPhaseHealth {
+    /// The name under which it is registered.
+    pub operation: String,
+    /// Branches at work or held in this process.
+    pub open: usize,
+    /// Branches of this log that are prepared, of all instances: each keeps its locks, and in
+    /// PostgreSQL holds back VACUUM.
+    pub prepared: usize,
+    /// The age of the oldest of them.
+    pub oldest_prepared: Option<Duration>,
+    /// Prepared transactions of others that it sees; at most 100. Shown, never touched.
+    pub others: Vec<OtherPrepared>,
+    /// How many of those there are.
+    pub others_total: usize,
+    /// Why it could not be asked, if so: the numbers above are not known then.
+    pub error: Option<String>,
 }
 
 impl Health {
     /// Whether nothing needs a look.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.attention.is_empty() && !self.durability.iter().any(|found| found.loses_data)
+        self.attention.is_empty()
+            && !self.durability.iter().any(|found| found.loses_data)
+            && self.two_phase.iter().all(|manager| manager.error.is_none())
     }
 }
 
@@ -88,8 +114,18 @@ impl AttentionList {
         branch: Option<(Xid, &BranchKey)>,
         message: impl Into<String>,
     ) {
-        let message = message.into();
-        let (xid, key) = (branch.map(|(xid, _)| xid), branch.map(|(_, key)| key.clone()));
+        self.raise_at(code, branch.map(|(xid, _)| xid), branch.map(|(_, key)| key), message);
+    }
+
+    /// The same, where the branch's key may not be known.
+    pub(crate) fn raise_at(
+        &self,
+        code: &'static str,
+        xid: Option<Xid>,
+        key: Option<&BranchKey>,
+        message: impl Into<String>,
+    ) {
+        let (message, key) = (message.into(), key.cloned());
         let mut inner = self.lock();
         inner.total += 1;
         let known = inner.entries.iter_mut().find(|e| e.code == code && e.xid == xid && e.key == key);
@@ -113,11 +149,12 @@ impl AttentionList {
         self.lock().entries.retain(|entry| entry.code != code);
     }
 
-    /// Takes back what is settled: the hook that failed has succeeded.
+    /// Takes back what is settled: the operation that failed has succeeded.
     pub(crate) fn settled(&self, xid: Xid, key: &BranchKey) {
-        self.lock()
-            .entries
-            .retain(|e| !(e.code == "hook_failed" && e.xid == Some(xid) && e.key.as_ref() == Some(key)));
+        let is_over = |e: &Attention| {
+            matches!(e.code, "hook_failed" | "xa_alarm") && e.xid == Some(xid) && e.key.as_ref() == Some(key)
+        };
+        self.lock().entries.retain(|entry| !is_over(entry));
     }
 
     pub(crate) fn snapshot(&self) -> (Vec<Attention>, u64) {

@@ -44,7 +44,7 @@ pub(super) async fn run_collection<DB: FenceDatabase>(shared: Arc<Shared<DB>>) {
 }
 
 /// Waits about so long, or for the end: `false`. Jitter, so that instances do not ask in step.
-async fn pause<DB: FenceDatabase>(shared: &Shared<DB>, interval: Duration) -> bool {
+pub(super) async fn pause<DB: FenceDatabase>(shared: &Shared<DB>, interval: Duration) -> bool {
     let pause = interval.mul_f64(0.75 + 0.5 * fastrand::f64());
     tokio::select! {
         () = shared.stop.cancelled() => false,
@@ -115,7 +115,7 @@ fn contradicting<DB: FenceDatabase>(shared: &Shared<DB>, row: &FenceRow, answer:
 
 async fn close_all<DB: FenceDatabase>(shared: &Shared<DB>, rows: &[FenceRow]) -> Result<(), FenceError> {
     for rows in rows.chunks(100) {
-        let mut tx = shared.fence.begin().await?;
+        let mut tx = shared.begin_local().await?;
         for row in rows {
             close::<DB>(&mut tx, row).await?;
         }
@@ -153,7 +153,7 @@ async fn delete<DB: FenceDatabase>(shared: &Shared<DB>, rows: &[FenceRow]) -> Re
     let mut deleted = 0;
     // Short transactions: in SQLite each keeps every other writer out.
     for rows in rows.chunks(100) {
-        let mut tx = shared.fence.begin().await?;
+        let mut tx = shared.begin_local().await?;
         for row in rows {
             deleted += DB::delete_settled(&mut tx, row.xid, &row.key).await?;
         }
@@ -170,11 +170,12 @@ async fn page<DB: FenceDatabase>(
 ) -> Result<Vec<FenceRow>, FenceError> {
     // Rows carry payloads of up to 1 MiB, so a page is smaller than an inquiry may be.
     const PAGE: i64 = 250;
-    let mut connection = shared.fence.pool().acquire().await?;
+    let fence = shared.fence.as_ref().ok_or(FenceError::Absent)?;
+    let mut connection = fence.pool().acquire().await?;
     DB::page(&mut connection, &shared.name, open, before, cursor, PAGE).await
 }
 
-type Answers = BTreeMap<(Xid, Option<LogId>), (InquiryAnswer, bool)>;
+pub(super) type Answers = BTreeMap<(Xid, Option<LogId>), (InquiryAnswer, bool)>;
 
 /// Asks about rows, each with the log that it is registered in, in batches.
 async fn ask<DB: FenceDatabase>(shared: &Shared<DB>, rows: &[FenceRow]) -> Result<Answers, ClientError> {
@@ -182,6 +183,14 @@ async fn ask<DB: FenceDatabase>(shared: &Shared<DB>, rows: &[FenceRow]) -> Resul
     for row in rows {
         by_log.entry(row.log_id).or_default().insert(row.xid);
     }
+    ask_about(shared, by_log).await
+}
+
+/// Asks about transactions, by the log that they live in, in batches.
+pub(super) async fn ask_about<DB: FenceDatabase>(
+    shared: &Shared<DB>,
+    by_log: BTreeMap<Option<LogId>, BTreeSet<Xid>>,
+) -> Result<Answers, ClientError> {
     let mut answers = Answers::new();
     for (log_id, xids) in by_log {
         let xids: Vec<_> = xids.into_iter().collect();
@@ -210,6 +219,6 @@ async fn ask<DB: FenceDatabase>(shared: &Shared<DB>, rows: &[FenceRow]) -> Resul
     Ok(answers)
 }
 
-fn older_than(age: Duration) -> i64 {
+pub(super) fn older_than(age: Duration) -> i64 {
     now_ms().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
 }

@@ -17,7 +17,7 @@ pub(super) async fn deliver<DB: FenceDatabase>(shared: &Shared<DB>, order: Order
         return Ok(Ok(shared.unknown_hooks(&order, "receiver", &name)));
     };
     let row = order.row(BranchKind::Message, &shared.name, &name);
-    let mut tx = shared.fence.begin().await?;
+    let mut tx = shared.begin_local().await?;
     let mark = match start_try::<DB>(&mut tx, &row).await? {
         TryStart::Fresh => None,
         TryStart::Again(mark) => Some(mark),
@@ -61,7 +61,7 @@ pub(super) async fn deliver<DB: FenceDatabase>(shared: &Shared<DB>, order: Order
 /// takes too long the answer is "not yet".
 pub(super) async fn answer_check_back<DB: FenceDatabase>(shared: &Shared<DB>, order: Order) -> Fenced {
     let row = order.row(BranchKind::Sender, &shared.name, &order.name);
-    let mut tx = shared.fence.begin().await?;
+    let mut tx = shared.begin_local().await?;
     let says = check_back::<DB>(&mut tx, &row).await?;
     // Keeps a tombstone that was made just now.
     tx.commit().await?;

@@ -17,6 +17,7 @@ mod second;
 mod session;
 mod steps;
 mod tries;
+mod two_phase;
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -32,9 +33,10 @@ use unanimity_proto::v1::branch_callback_server::BranchCallbackServer;
 use unanimity_types::{Limits, Target};
 
 use crate::client::Client;
-use crate::fence::{Durability, Fence, FenceDatabase, FenceError, now_ms};
+use crate::fence::{Durability, Fence, FenceDatabase, FenceError, LocalTransaction, Tally, now_ms};
 use crate::message::ErasedReceiver;
 use crate::saga::ErasedStep;
+use crate::xa::ErasedManager;
 use health::AttentionList;
 use hooks::ErasedHooks;
 use order::Order;
@@ -42,9 +44,10 @@ use order::Order;
 pub use builder::ParticipantBuilder;
 pub use callback::Callback;
 pub use error::{BuildError, TryError};
-pub use health::{Attention, Health};
+pub use health::{Attention, Health, TwoPhaseHealth};
 pub use hooks::{Branch, HookError, Refused, TccHooks};
 pub use options::BranchOptions;
+pub use two_phase::TwoPhaseBranch;
 
 /// A participant that runs: a cheap clone of a handle. When the last one is dropped it shuts down
 /// in the background; [`Participant::shutdown`] waits for that.
@@ -66,7 +69,8 @@ struct Shared<DB: FenceDatabase> {
     name: String,
     instance: String,
     client: Client,
-    fence: Fence<DB>,
+    /// `None`: there are resource managers only.
+    fence: Option<Fence<DB>>,
     hooks: HashMap<String, HookSet<DB>>,
     /// The operation of a hooks' type; `None` if several are registered with that type.
     by_type: HashMap<TypeId, Option<String>>,
@@ -95,6 +99,7 @@ enum HookSet<DB> {
     Receiver(Arc<dyn ErasedReceiver<DB>>),
     /// Sends messages: check-backs need no hook.
     Sender,
+    TwoPhase(Arc<dyn ErasedManager>),
 }
 
 #[derive(Debug, Clone)]
@@ -130,10 +135,25 @@ impl Default for Settings {
     }
 }
 
+/// Stands where the fence's database does in the types of a participant that has none.
+#[cfg(feature = "sqlite")]
+pub type NoFence = sqlx::Sqlite;
+/// Stands where the fence's database does in the types of a participant that has none.
+#[cfg(not(feature = "sqlite"))]
+pub type NoFence = sqlx::Postgres;
+
+impl Participant<NoFence> {
+    /// A participant of this name with resource managers of two-phase commit only
+    /// ([`ParticipantBuilder::two_phase`]): those keep a record of their own, so that it needs no fence.
+    pub fn without_fence(name: impl Into<String>) -> ParticipantBuilder<NoFence> {
+        ParticipantBuilder::new(name.into(), None)
+    }
+}
+
 impl<DB: FenceDatabase> Participant<DB> {
     /// A participant of this name, whose fence is in the database that its hooks write to.
     pub fn builder(name: impl Into<String>, fence: Fence<DB>) -> ParticipantBuilder<DB> {
-        ParticipantBuilder::new(name.into(), fence)
+        ParticipantBuilder::new(name.into(), Some(fence))
     }
 
     /// The participant's name.
@@ -142,10 +162,10 @@ impl<DB: FenceDatabase> Participant<DB> {
         &self.shared.name
     }
 
-    /// Its fence.
+    /// Its fence, if it has one.
     #[must_use]
-    pub fn fence(&self) -> &Fence<DB> {
-        &self.shared.fence
+    pub fn fence(&self) -> Option<&Fence<DB>> {
+        self.shared.fence.as_ref()
     }
 
     /// The gRPC service `unanimity.v1.BranchCallback` over the same hooks, for participants that
@@ -165,9 +185,13 @@ impl<DB: FenceDatabase> Participant<DB> {
         let shared = &self.shared;
         let now = now_ms();
         let age = i64::try_from(shared.settings.in_doubt_after.as_millis()).unwrap_or(i64::MAX);
-        let mut connection = shared.fence.pool().acquire().await?;
-        let tally = DB::tally(&mut connection, &shared.name, now.saturating_sub(age)).await?;
-        drop(connection);
+        let tally = match &shared.fence {
+            None => Tally::default(),
+            Some(fence) => {
+                let mut connection = fence.pool().acquire().await?;
+                DB::tally(&mut connection, &shared.name, now.saturating_sub(age)).await?
+            }
+        };
         let node = shared.attached_to();
         let (attention, attention_total) = shared.attention.snapshot();
         Ok(Health {
@@ -185,6 +209,7 @@ impl<DB: FenceDatabase> Participant<DB> {
             attention,
             attention_total,
             durability: shared.durability.clone(),
+            two_phase: two_phase::health(shared).await,
         })
     }
 
@@ -200,6 +225,11 @@ impl<DB: FenceDatabase> Participant<DB> {
 }
 
 impl<DB: FenceDatabase> Shared<DB> {
+    /// Begins a local transaction in the fence's database.
+    async fn begin_local(&self) -> Result<LocalTransaction<'static, DB>, FenceError> {
+        self.fence.as_ref().ok_or(FenceError::Absent)?.begin().await
+    }
+
     fn attached_to(&self) -> Option<String> {
         self.attached_to.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use unanimity_proto::v1;
 use unanimity_proto::v1::branch_result::Outcome;
-use unanimity_types::{BranchKey, BranchKind, LogId, LogPosition, Name, Operation, Xid};
+use unanimity_types::{BranchKey, BranchKind, LogId, LogPosition, Name, Operation, Vote, Xid};
 
 use crate::client::parse_log_id;
 use crate::error::shorten;
@@ -44,6 +44,8 @@ pub(super) enum Answer {
     Done,
     /// An action is done, and brought this.
     Result(Vec<u8>),
+    /// A prepare is answered with this vote.
+    Voted(Vote),
     /// A clear no.
     Refused(String),
     /// Not possible yet, with the reason.
@@ -55,18 +57,19 @@ pub(super) enum Answer {
 impl Answer {
     pub(super) fn to_wire(&self, call_id: u64) -> v1::BranchResult {
         let (outcome, error) = match self {
-            Self::Done | Self::Result(_) => (Outcome::Done, ""),
+            Self::Done | Self::Result(_) | Self::Voted(_) => (Outcome::Done, ""),
             Self::Refused(error) => (Outcome::Refused, error.as_str()),
             Self::NotYet(error) => (Outcome::NotYet, error.as_str()),
             Self::Unknown(error) => (Outcome::Unknown, error.as_str()),
         };
         let result = if let Self::Result(result) = self { result.clone().into() } else { Bytes::new() };
+        let vote = if let Self::Voted(vote) = self { (*vote).into() } else { v1::Vote::Unspecified };
         v1::BranchResult {
             call_id,
             outcome: outcome.into(),
             error: shorten(error),
             result,
-            ..Default::default()
+            vote: vote.into(),
         }
     }
 }
@@ -82,10 +85,14 @@ impl Order {
                 | Operation::Cancel
                 | Operation::Action
                 | Operation::Compensate
+                | Operation::Prepare
+                | Operation::Commit
+                | Operation::Rollback
+                | Operation::CommitOnePhase
                 | Operation::Deliver
                 | Operation::CheckBack),
             ) => kind,
-            _ => return Err(malformed("operation")),
+            None => return Err(malformed("operation")),
         };
         if !operation.name.is_empty() {
             Name::new(operation.name.as_str()).map_err(|_| malformed("name"))?;

@@ -12,7 +12,7 @@ use crate::fence::{
 };
 use crate::participant::hooks::{HookError, RawBranch};
 use crate::participant::order::{Answer, Order};
-use crate::participant::{HookSet, Shared, messages, steps};
+use crate::participant::{HookSet, Shared, messages, steps, two_phase};
 
 /// What the hook, and the fence around it, said.
 pub(super) type Fenced = Result<Result<Answer, HookError>, FenceError>;
@@ -33,9 +33,9 @@ impl<DB: FenceDatabase> Shared<DB> {
             .await;
         let done = result.unwrap_or_else(|panic| Answer::Unknown(format!("the hook panicked: {panic}")));
         match &done {
-            Answer::Done | Answer::Result(_) => self.attention.settled(xid, &key),
+            Answer::Done | Answer::Result(_) | Answer::Voted(_) => self.attention.settled(xid, &key),
             Answer::NotYet(why) => tracing::debug!(%xid, %key, %operation, %why, "not yet"),
-            Answer::Refused(why) if operation.is_forward() => {
+            Answer::Refused(why) if operation.is_forward() || operation == Operation::CommitOnePhase => {
                 tracing::debug!(%xid, %key, %operation, %why, "refused");
             }
             Answer::Refused(error) | Answer::Unknown(error) => {
@@ -52,7 +52,12 @@ impl<DB: FenceDatabase> Shared<DB> {
             Operation::Action => steps::action(self, order).await,
             Operation::Deliver => messages::deliver(self, order).await,
             Operation::CheckBack => messages::answer_check_back(self, order).await,
-            _ => settle(self, order).await,
+            Operation::Prepare | Operation::Commit | Operation::Rollback | Operation::CommitOnePhase => {
+                return two_phase::carry_out(self, order).await;
+            }
+            Operation::Try | Operation::Confirm | Operation::Cancel | Operation::Compensate => {
+                settle(self, order).await
+            }
         };
         match fenced {
             Ok(Ok(done)) => done,
@@ -116,7 +121,7 @@ async fn settle<DB: FenceDatabase>(shared: &Shared<DB>, order: Order) -> Fenced 
     let operation = order.operation;
     let kind = if operation == Operation::Compensate { BranchKind::Step } else { BranchKind::Tcc };
     let new = order.row(kind, &shared.name, &order.name);
-    let mut tx = shared.fence.begin().await?;
+    let mut tx = shared.begin_local().await?;
     let row = match start_second_phase::<DB>(&mut tx, operation, &new).await? {
         SecondPhase::Run(row) => row,
         SecondPhase::Done => {

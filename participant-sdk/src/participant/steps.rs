@@ -38,7 +38,7 @@ pub(super) async fn action<DB: FenceDatabase>(shared: &Shared<DB>, order: Order)
     let row = order.row(BranchKind::Step, &shared.name, &name);
     let mut is_first = false;
     if *external {
-        let mut tx = shared.fence.begin().await?;
+        let mut tx = shared.begin_local().await?;
         let start = start_try::<DB>(&mut tx, &row).await?;
         is_first = matches!(start, TryStart::Fresh);
         if let Some(answer) = ended(shared, &order, start) {
@@ -47,7 +47,7 @@ pub(super) async fn action<DB: FenceDatabase>(shared: &Shared<DB>, order: Order)
         }
         tx.commit().await?;
     }
-    let mut tx = shared.fence.begin().await?;
+    let mut tx = shared.begin_local().await?;
     let start = start_try::<DB>(&mut tx, &row).await?;
     let mark = if let TryStart::Again(mark) = &start { Some(*mark) } else { None };
     if let Some(answer) = ended(shared, &order, start) {
@@ -85,7 +85,7 @@ pub(super) async fn action<DB: FenceDatabase>(shared: &Shared<DB>, order: Order)
 
 /// The first attempt of an external action refused: it did nothing, so nothing is to be undone.
 async fn forget<DB: FenceDatabase>(shared: &Shared<DB>, row: &NewRow) -> Result<(), FenceError> {
-    let mut tx = shared.fence.begin().await?;
+    let mut tx = shared.begin_local().await?;
     DB::delete_refused(&mut tx, row.xid, &row.key).await?;
     Ok(tx.commit().await?)
 }

@@ -189,7 +189,7 @@ async fn fenced_try<DB: FenceDatabase>(
     started: Instant,
 ) -> Result<Vec<u8>, TryError> {
     if external {
-        let mut tx = shared.fence.begin().await?;
+        let mut tx = shared.begin_local().await?;
         let start = start_try::<DB>(&mut tx, row).await?;
         if let Some(answer) = ended(start) {
             tx.rollback().await.map_err(crate::fence::FenceError::from)?;
@@ -197,7 +197,7 @@ async fn fenced_try<DB: FenceDatabase>(
         }
         tx.commit().await.map_err(crate::fence::FenceError::from)?;
     }
-    let mut tx = shared.fence.begin().await?;
+    let mut tx = shared.begin_local().await?;
     let start = start_try::<DB>(&mut tx, row).await?;
     let mark = if let TryStart::Again(mark) = &start { Some(*mark) } else { None };
     if let Some(answer) = ended(start) {

@@ -86,6 +86,12 @@ pub struct LedgerRow {
 }
 
 impl LedgerRow {
+    /// A row, for resource managers of your own.
+    #[must_use]
+    pub fn new(gid: Gid, state: LedgerState, updated_at_ms: i64) -> Self {
+        Self { gid, state, updated_at_ms }
+    }
+
     pub(super) fn read((gid, state, updated_at_ms): (String, String, i64)) -> Result<Self, sqlx::Error> {
         let gid = gid.parse().map_err(|error: ForeignGid| sqlx::Error::Decode(error.into()))?;
         Ok(Self { gid, state: LedgerState::parse(&state)?, updated_at_ms })

@@ -71,6 +71,14 @@ pub enum XaError {
          number of connections that work in XA branches (max_connections is a safe choice) and restart the server"
     )]
     PreparedTransactionsOff,
+    /// A resource manager of your own failed.
+    #[error("the resource manager failed: {0}")]
+    Manager(#[source] WorkError),
+    /// A resource manager of your own voted "read only" without having been asked to prepare.
+    #[error(
+        "an early vote must be Prepared: read-only is an answer to the coordinator's prepare alone (M11)"
+    )]
+    EarlyReadOnly,
     /// The task that did it ended without an answer: the runtime is shutting down.
     #[error("the runtime is shutting down")]
     ShuttingDown,
@@ -90,6 +98,35 @@ impl XaError {
                 | Self::PrepareRefused(_)
                 | Self::RolledBack
         )
+    }
+
+    /// Whether the same work may succeed in a new transaction, without anybody having changed anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Database(_)
+            | Self::PrepareUnknown(_)
+            | Self::WorkTimeout(_)
+            | Self::Busy
+            | Self::StillOpen
+            | Self::TooManyHeld(_)
+            | Self::Work(_)
+            | Self::Manager(_)
+            | Self::ShuttingDown => true,
+            // Class 40: conflicts between transactions. A constraint will say the same again.
+            Self::PrepareRefused(error) => error
+                .as_database_error()
+                .and_then(sqlx::error::DatabaseError::code)
+                .is_some_and(|code| code.starts_with("40")),
+            Self::Migrate(_)
+            | Self::SiblingHoldsLock { .. }
+            | Self::WorkPanicked
+            | Self::TransactionLost
+            | Self::NotPrepared
+            | Self::RolledBack
+            | Self::PreparedTransactionsOff
+            | Self::EarlyReadOnly => false,
+        }
     }
 }
 
@@ -130,8 +167,20 @@ pub enum Worked<T> {
     Prepared(T),
     /// Done and held open in this process until [`prepare`](super::Resource::prepare).
     Held(T),
-    /// This branch has worked before and is prepared or committed: the work did not run again.
+    /// This branch has worked before and is prepared, held or committed: the work did not run again.
+    /// What it answered the first time is not kept: while the branch is prepared nobody can read what
+    /// it wrote.
     Before,
+}
+
+impl<T> Worked<T> {
+    /// What the work answered; `None` if it worked before.
+    pub fn value(self) -> Option<T> {
+        match self {
+            Self::Prepared(value) | Self::Held(value) => Some(value),
+            Self::Before => None,
+        }
+    }
 }
 
 /// The answer to a prepare.
@@ -140,6 +189,9 @@ pub enum Worked<T> {
 pub enum Prepared {
     /// Durable, and able to go either way.
     Yes,
+    /// It changed nothing, and needs neither commit nor rollback. The resource managers of this module
+    /// never say so.
+    ReadOnly,
     /// It cannot be committed, and never will be: rolled back, or its instance is gone.
     Refused(String),
     /// Not known yet: ask again.

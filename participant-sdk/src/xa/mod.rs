@@ -27,6 +27,7 @@
 mod backend;
 mod error;
 mod gid;
+mod manager;
 #[cfg(feature = "mysql")]
 mod mysql;
 #[cfg(feature = "postgres")]
@@ -39,6 +40,8 @@ mod work;
 pub use backend::{LedgerRow, LedgerState, XaBranch, XaDatabase};
 pub use error::{Alarm, OnePhase, Prepared, Settled, WorkError, Worked, XaError};
 pub use gid::{ForeignGid, Gid};
+pub(crate) use manager::ErasedManager;
+pub use manager::{ResourceManager, TwoPhaseCall};
 pub use resource::{InDoubt, OtherPrepared, Owner, PreparedBranch, Resource};
 
 /// The resource manager for PostgreSQL.

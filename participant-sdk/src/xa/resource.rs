@@ -15,7 +15,7 @@ use crate::durability::Durability;
 use crate::xa::backend::{Lease, LedgerRow, Listed, XaBranch, XaDatabase};
 use crate::xa::error::{OnePhase, Prepared, Settled, WorkError, Worked, XaError};
 use crate::xa::gid::Gid;
-use crate::xa::registry::Registry;
+use crate::xa::registry::{Presence, Registry};
 use crate::xa::work::Attempt;
 
 /// A participant's database as a resource manager of two-phase commit.
@@ -66,6 +66,14 @@ pub struct PreparedBranch {
     /// For how long it has been prepared. In MariaDB and MySQL, which do not say: for how long this
     /// process has seen it, at least.
     pub age: Duration,
+}
+
+impl PreparedBranch {
+    /// A prepared branch, for resource managers of your own.
+    #[must_use]
+    pub fn new(gid: Gid, age: Duration) -> Self {
+        Self { gid, age }
+    }
 }
 
 /// A prepared transaction that is not to be touched.
@@ -221,12 +229,23 @@ impl<DB: XaDatabase> Resource<DB> {
         self.begin(branch, work, true).await
     }
 
-    async fn begin<T, F>(&self, branch: &XaBranch, work: F, hold: bool) -> Result<Worked<T>, XaError>
+    /// Either form.
+    pub(crate) async fn begin<T, F>(
+        &self,
+        branch: &XaBranch,
+        work: F,
+        hold: bool,
+    ) -> Result<Worked<T>, XaError>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut DB::Connection) -> BoxFuture<'c, Result<T, WorkError>> + Send + 'static,
     {
-        let entry = self.inner.registry.enter(branch.gid()).ok_or(XaError::Busy)?;
+        let gid = branch.gid();
+        let Some(entry) = self.inner.registry.enter(gid) else {
+            // A repeated call finds its work held.
+            let is_held = matches!(self.inner.registry.presence(&gid), Presence::Held(_));
+            return if hold && is_held { Ok(Worked::Before) } else { Err(XaError::Busy) };
+        };
         let permit = match hold {
             false => None,
             true => match Arc::clone(&self.inner.held).try_acquire_owned() {

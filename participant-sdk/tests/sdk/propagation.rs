@@ -106,7 +106,7 @@ async fn votes_come_back_over_two_hops() {
         })
         .await
         .unwrap();
-    assert_eq!(stock(inventory.fence().pool()).await, (89, 11, 0));
+    assert_eq!(stock(inventory.fence().unwrap().pool()).await, (89, 11, 0));
     fake.with(|state| {
         let mut voted = state.commits[0].votes.clone().unwrap().keys;
         let mut registered: Vec<_> = state.registered.keys().map(|(_, key)| key.clone()).collect();
@@ -133,7 +133,7 @@ async fn a_refusal_is_an_answer_and_brings_no_vote() {
         .await
         .unwrap_err();
     assert!(matches!(error, TransactionError::User { error, .. } if error == "out of stock"));
-    assert_eq!(stock(inventory.fence().pool()).await, (100, 0, 0));
+    assert_eq!(stock(inventory.fence().unwrap().pool()).await, (100, 0, 0));
 }
 
 #[tokio::test]
@@ -228,7 +228,7 @@ async fn hostile_headers_are_refused() {
     assert_eq!(late.send().await.unwrap().status(), StatusCode::GATEWAY_TIMEOUT);
     assert_eq!(hooks.counts(), (0, 0, 0));
     assert!(fake.with(|state| state.registered.is_empty()));
-    assert_eq!(stock(inventory.fence().pool()).await, (100, 0, 0));
+    assert_eq!(stock(inventory.fence().unwrap().pool()).await, (100, 0, 0));
 }
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn a_repeated_request_makes_no_second_branch() {
     assert!(votes.iter().all(|vote| *vote == votes[0]), "{votes:?}");
     assert_eq!(hooks.counts(), (2, 0, 0));
     assert_eq!(fake.with(|state| state.registered.len()), 2);
-    assert_eq!(stock(inventory.fence().pool()).await, (97, 3, 0));
+    assert_eq!(stock(inventory.fence().unwrap().pool()).await, (97, 3, 0));
 }
 
 #[tokio::test]
