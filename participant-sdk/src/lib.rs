@@ -1,13 +1,17 @@
 //! Unanimity's SDK: begin and decide global transactions, own branches of them.
 //!
 //! A global transaction either takes effect in every service that takes part in it, or in none.
-//! This crate has the three things that a service needs for that:
+//! This crate has the things that a service needs for that:
 //!
 //! * **The transaction manager's side.** [`Client::transaction`] runs a closure; its `Ok` commits,
 //!   its `Err` aborts, and [`TransactionError::OutcomeUnknown`] says honestly when nobody knows yet.
 //! * **The participant's side.** [`Participant`] owns branches: [`TccHooks`] reserve, confirm and
 //!   cancel in the service's own database, and a [`Fence`] in that database makes each of them
 //!   happen at most once and in a legal order, whatever is repeated, late or lost.
+//! * **Sagas and messages.** [`Saga`] is a plan of steps that the coordinator carries out with
+//!   [`StepHooks`]; [`Client::message`] prepares a message that is delivered to [`MessageHooks`] exactly
+//!   if the sender's local transaction commits, [`GlobalTransaction::send_on_commit`] one that goes with
+//!   a global transaction.
 //! * **Propagation.** [`ClientLayer`], [`ServerLayer`] and [`SendInTransaction`] carry the context
 //!   along with calls and the votes back.
 //!

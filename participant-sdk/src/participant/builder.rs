@@ -76,7 +76,7 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
     }
 
     /// Registers the hooks of a saga's step whose `action` has an effect **outside** of the database,
-    /// or runs a nested transaction ([`crate::nested`]).
+    /// or runs a nested transaction ([`crate::nested()`]).
     ///
     /// The fence's row is committed first, then `action` runs in a second transaction. So when the
     /// process dies in the middle the row is there, and `compensate` comes although nobody knows how far

@@ -56,7 +56,8 @@ pub(super) async fn action<DB: FenceDatabase>(shared: &Shared<DB>, order: Order)
     }
     // Our row is in place, so from here on a compensation waits for us. One that came so long ago that
     // its tombstone may have been collected left nothing to see.
-    if order.received.elapsed() >= shared.settings.collect_after {
+    // And who asked has stopped waiting: what begins now would only have to be found out about later.
+    if order.received.elapsed() >= shared.settings.collect_after || Instant::now() >= order.deadline {
         return Ok(Ok(Answer::Unknown("the action waited too long".into())));
     }
     let call = call(&order, row.payload.clone(), shared.settings.hook_timeout, *external);

@@ -62,7 +62,7 @@ impl<DB: FenceDatabase> Participant<DB> {
     /// Tries a branch of the current transaction with a label, with lock keys: see [`BranchOptions`].
     ///
     /// # Errors
-    /// [`TryError`]. [`ClientError::LockConflict`] inside [`TryError::Registration`] names the
+    /// [`TryError`]. [`crate::ClientError::LockConflict`] inside [`TryError::Registration`] names the
     /// transaction that holds a lock: a new transaction may try again.
     pub async fn try_with<H: TccHooks<DB>>(
         &self,

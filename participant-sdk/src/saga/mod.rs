@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Who submits a saga builds it with [`Saga`]; who does a step of it writes [`StepHooks`]. A step that
-//! is a transaction over several services itself: [`nested`].
+//! is a transaction over several services itself: [`nested()`].
 
 mod builder;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]

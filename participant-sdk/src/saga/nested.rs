@@ -99,7 +99,7 @@ where
     }
 }
 
-/// Undoes a nested transaction by another one, as the compensation of a saga's step: see [`nested`].
+/// Undoes a nested transaction by another one, as the compensation of a saga's step: see [`nested()`].
 /// It commits at most once, and is tried until it has.
 ///
 /// # Errors
