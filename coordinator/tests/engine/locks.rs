@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use unanimity_coordinator::engine::{Coordinator, LoggedEvent, PartitionEvent, Wait, decode};
 use unanimity_coordinator::log::{BlockKind, MemoryLog, TransactionLog};
 use unanimity_core::{LockEvent, LockTable};
-use unanimity_types::{ErrorCode, Limits, Mode, PartitionId, Status, Xid};
+use unanimity_types::{ErrorCode, Limits, Mode, PartitionId, Status, Xid, partition_of};
 
 use crate::support::*;
 
@@ -322,7 +322,7 @@ async fn c2_h7_only_what_is_known_and_undecided_takes_locks() {
 
 #[tokio::test(start_paused = true)]
 async fn h7_held_locks_survive_cleaning_and_trims() {
-    // Two partitions: most of the holders do not live where all of their keys do.
+    // Two partitions: every holder lives in the first, so that in the second nothing but locks is old.
     let memory = MemoryLog::new(2);
     let log: Arc<dyn TransactionLog> = Arc::new(memory.clone());
     let mut eager = config("a");
@@ -331,7 +331,9 @@ async fn h7_held_locks_survive_cleaning_and_trims() {
     let node = start_with(log.clone(), eager.clone(), Arc::default()).await;
     let keys: Vec<String> = (0..12).map(|n| format!("k{n}")).collect();
     for key in &keys {
-        let mut long = begin(new_xid());
+        let xid =
+            std::iter::repeat_with(new_xid).find(|xid| partition_of(*xid, 2) == PartitionId(0)).unwrap();
+        let mut long = begin(xid);
         long.timeout = Some(Duration::from_secs(86_400));
         let holder = node.coordinator.begin(long).await.unwrap().xid;
         node.coordinator.register(locking(holder, "stock", &[key], NOW)).await.unwrap();
