@@ -9,6 +9,7 @@ pub mod engine;
 mod failpoint;
 pub mod log;
 pub mod node;
+mod participant_database;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Usage;
+use super::check_database;
 use super::check_participant::CheckParticipant;
 use super::log::open;
 use super::output::Output;
@@ -27,6 +28,7 @@ const CLOCK_DRIFT_MAX: Duration = Duration::from_secs(5);
 Examples:
   unanimity check --config /etc/unanimity.toml
   unanimity check --json && systemctl restart unanimity
+  unanimity check --participant-database postgres://unanimity@bank.internal/bank
   unanimity check participant http://127.0.0.1:9001/ --mode tcc
 
 Works beside a running coordinator: takes no lock, writes nothing.
@@ -35,6 +37,10 @@ Exit status: 0 it can be used (there may be warnings), 1 it cannot, 2 the config
 pub(super) struct Check {
     #[command(flatten)]
     settings: Settings,
+    /// Look at a participant's database instead: whether transactions can be prepared there, and which of ours
+    /// are. Nothing is changed. postgres://…, mysql://… or mariadb://…
+    #[arg(long, value_name = "URL")]
+    participant_database: Option<String>,
     #[command(subcommand)]
     what: Option<What>,
 }
@@ -50,6 +56,9 @@ impl Check {
     pub(super) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         if let Some(What::Participant(participant)) = self.what {
             return participant.run(output).await;
+        }
+        if let Some(url) = self.participant_database {
+            return check_database::run(&url, output).await;
         }
         let config = self.settings.load(None)?;
         AllowList::parse(&config.callbacks.allow).map_err(|error| Usage(error.to_string()))?;

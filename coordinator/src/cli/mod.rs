@@ -4,6 +4,7 @@
 //! wrongly (an unknown flag, a broken configuration).
 
 mod check;
+mod check_database;
 mod check_participant;
 mod client;
 mod cluster;

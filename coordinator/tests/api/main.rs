@@ -3,6 +3,7 @@
 mod bad_branches;
 mod bad_input;
 mod bad_plans;
+mod check_database;
 mod cli;
 mod docs;
 mod grpc;

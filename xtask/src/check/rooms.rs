@@ -2,7 +2,9 @@
 //!
 //! The engine of the coordinator sees traits: SQL stays behind the log, gRPC at the edges. `server.rs` puts the routes
 //! of both protocols on one port, and the commands of `cli` that talk to a running node are gRPC clients, so both are
-//! edges. In the SDK the database is known to what writes into the participant's own transaction, nothing else.
+//! edges. `participant_database` looks at a participant's database for an operator: another database than the log's, so
+//! another room, and nothing but `cli` asks it. In the SDK the database is known to what writes into the participant's
+//! own transaction, nothing else.
 
 use std::path::Path;
 
@@ -20,7 +22,7 @@ struct Rule {
 }
 
 const RULES: &[Rule] = &[
-    Rule { source: "coordinator/src", library: "sqlx", rooms: &["log", "engine/projection*"] },
+    Rule { source: "coordinator/src", library: "sqlx", rooms: &["log", "engine/projection*", "participant_database"] },
     Rule { source: "coordinator/src", library: "tonic", rooms: &["api", "delivery", "cli", "server"] },
     Rule { source: "participant-sdk/src", library: "sqlx", rooms: &["fence", "xa", "outbox"] },
 ];
