@@ -1,6 +1,5 @@
 //! What a test says to people, and where its processes write.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -9,11 +8,7 @@ use tempfile::TempDir;
 /// Lines of each log that a failed test shows: enough for the end of a life, little enough to read.
 const TAIL_LINES: usize = 60;
 
-/// Says a line on the run's output, also where the test passes: unlike `eprintln!` it is not captured.
-pub fn say(line: &str) {
-    // Nobody to listen is no reason to fail.
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
-}
+pub use unanimity_test_databases::say;
 
 /// A directory for the files and logs of one test. When the test fails, it prints the ends of the logs and keeps
 /// them. Declare it before what writes into it: it must be dropped last.

@@ -8,9 +8,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use unanimity_test_databases::system::signal;
 
 use crate::output::{Scratch, tail};
-use crate::system::signal;
 use crate::wait::until;
 
 /// What a child gets of our own environment. The rest could change what it does.

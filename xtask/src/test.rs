@@ -1,7 +1,7 @@
 //! `cargo xtask test`: makes sure that the tests will find a PostgreSQL and a MariaDB, runs them, and removes what a
 //! killed test left.
 //!
-//! The finding itself is the tests' own (`integration-tests/src/postgres.rs`, `mariadb.rs`), so `cargo test` alone does as
+//! The finding itself is the tests' own (`integration-tests/databases/src/postgres.rs`, `mariadb.rs`), so `cargo test` alone does as
 //! well on a machine that is set up.
 
 mod mariadb;
@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 
 use crate::files;
 
-/// The names that `integration-tests/src/postgres.rs` knows.
+/// The names that `integration-tests/databases/src/postgres.rs` knows.
 const URL_VARIABLE: &str = "UNANIMITY_TEST_DATABASE_URL";
 const REQUIRE_CONTAINERS_VARIABLE: &str = "UNANIMITY_TEST_REQUIRE_CONTAINERS";
 const RUN_VARIABLE: &str = "UNANIMITY_TEST_RUN";

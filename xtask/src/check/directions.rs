@@ -39,6 +39,7 @@ const COORDINATOR: &str = "unanimity-coordinator";
 const SDK: &str = "unanimity-sdk";
 const TESTING: &str = "unanimity-testing";
 const FAILPOINTS: &str = "unanimity-failpoints";
+const DATABASES: &str = "unanimity-test-databases";
 
 const RULES: &[Rule] = &[
     Rule { package: TYPES, ours: &[], ours_in_tests: &[], others: Others::Not(&["tokio", "tonic", "sqlx"]) },
@@ -52,6 +53,8 @@ const RULES: &[Rule] = &[
         others: Others::Any,
     },
     Rule { package: SDK, ours: &[TYPES, PROTO, FAILPOINTS], ours_in_tests: &[TESTING], others: Others::Any },
+    // Servers for tests and examples: knows nothing of Unanimity.
+    Rule { package: DATABASES, ours: &[], ours_in_tests: &[], others: Others::Any },
     Rule { package: FAILPOINTS, ours: &[], ours_in_tests: &[], others: Others::Only(&[]) },
     Rule {
         package: TESTING,
@@ -72,6 +75,12 @@ const RULES: &[Rule] = &[
         others: Others::Any,
     },
     Rule {
+        package: "bank-transfer",
+        ours: &[TYPES, COORDINATOR, SDK, DATABASES],
+        ours_in_tests: &[TESTING],
+        others: Others::Any,
+    },
+    Rule {
         package: "embedded",
         ours: &[TYPES, COORDINATOR, SDK],
         ours_in_tests: &[TESTING],
@@ -79,7 +88,19 @@ const RULES: &[Rule] = &[
     },
     Rule {
         package: "integration-tests",
-        ours: &[TYPES, PROTO, COORDINATOR, SDK, TESTING, FAILPOINTS, "order-payment", "trip-saga", "embedded"],
+        ours: &[
+            TYPES,
+            PROTO,
+            COORDINATOR,
+            SDK,
+            TESTING,
+            FAILPOINTS,
+            DATABASES,
+            "order-payment",
+            "trip-saga",
+            "bank-transfer",
+            "embedded",
+        ],
         ours_in_tests: &[],
         others: Others::Any,
     },

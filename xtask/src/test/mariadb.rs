@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use super::{is_root, succeeds};
 use crate::files;
 
-/// The names that `integration-tests/src/mariadb.rs` knows.
+/// The names that `integration-tests/databases/src/mariadb.rs` knows.
 const URL_VARIABLE: &str = "UNANIMITY_TEST_MARIADB_URL";
 const IMAGE_VARIABLE: &str = "UNANIMITY_TEST_MARIADB_IMAGE";
 const DEFAULT_IMAGE: &str = "mariadb:11";

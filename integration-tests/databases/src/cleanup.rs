@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::output::say;
+use crate::say;
 
 /// How long the clean-up of one server may hold up the end of a test.
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(20);

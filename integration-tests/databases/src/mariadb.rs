@@ -1,13 +1,12 @@
-//! A PostgreSQL server for a test, found wherever there is one.
+//! A MariaDB server for a test, found wherever there is one.
 //!
-//! In this order: the server that `UNANIMITY_TEST_DATABASE_URL` names; a container, where a Docker engine answers
-//! (image `UNANIMITY_TEST_POSTGRES_IMAGE`, else `postgres:17-alpine`); the PostgreSQL binaries of this machine, with a
-//! throw-away cluster. With `UNANIMITY_TEST_REQUIRE_CONTAINERS=1` a silent engine is an error rather than a reason to
-//! look further, so that a run that must cover containers cannot skip them unnoticed.
+//! In this order: the server that `UNANIMITY_TEST_MARIADB_URL` names; a container, where a Docker engine answers and has
+//! the image (`UNANIMITY_TEST_MARIADB_IMAGE`, else `mariadb:11`); the MariaDB binaries of this machine, with a throw-away
+//! data directory; a container whose image the engine has to pull. Unlike PostgreSQL's, the image is not required where containers are: without a
+//! registry nobody builds one, and the binaries take its place.
 //!
-//! Containers and clusters belong to one [`TestPostgres`] and go with it. They are not removed from a `static`, whose
-//! destructor never runs, nor when the test process is killed: what is left of such a run carries the id in
-//! `UNANIMITY_TEST_RUN`, and `cargo xtask test` sweeps it up.
+//! A commit or `XA PREPARE` that a server of ours acknowledged is on its disk: killed and started again, it knows it.
+//! Servers belong to one [`TestMariaDb`] and go with it; what a killed test leaves is swept by `cargo xtask test`.
 
 mod binaries;
 mod choice;
@@ -17,32 +16,30 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 
 use self::binaries::Binaries;
 use crate::cleanup::clean_up;
 use crate::container::{self, Container};
-use crate::output::say;
+use crate::say;
 
 pub use self::choice::is_available;
 pub use crate::kind::Kind;
 
 /// Names a server that is used as it is.
-pub const URL_VARIABLE: &str = "UNANIMITY_TEST_DATABASE_URL";
-/// Makes the absence of a Docker engine an error when it is `1`.
-pub const REQUIRE_CONTAINERS_VARIABLE: &str = "UNANIMITY_TEST_REQUIRE_CONTAINERS";
+pub const URL_VARIABLE: &str = "UNANIMITY_TEST_MARIADB_URL";
 /// The image that containers run.
-pub const IMAGE_VARIABLE: &str = "UNANIMITY_TEST_POSTGRES_IMAGE";
+pub const IMAGE_VARIABLE: &str = "UNANIMITY_TEST_MARIADB_IMAGE";
 
-/// How long a server may take until it answers: a cold container on a busy machine with two cores took 12 s.
+const DEFAULT_IMAGE: &str = "mariadb:11";
+/// How long a server may take until it answers. A container initialises its data first, which took 15 s on a busy
+/// machine with two cores.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
-const DEFAULT_IMAGE: &str = "postgres:17-alpine";
-/// Transactions that may be prepared at a time. PostgreSQL's own default is none at all; 100 is more than a test's
-/// clients hold open.
-const PREPARED_TRANSACTIONS_MIN: u32 = 100;
 /// A port can be taken between our look at it and the server's start; three times in a row it is something else.
 const START_ATTEMPTS: u32 = 3;
+/// How long our clean-up waits for the lock of a table that a forgotten XA transaction holds.
+const DROP_LOCK_WAIT_SECONDS: u32 = 5;
 
 /// What a test asks of its server.
 #[derive(Debug, Clone, Default)]
@@ -59,35 +56,45 @@ impl Options {
         self
     }
 
-    /// Sets a parameter of the server (`postgres -c name=value`). An external server stays as it is.
+    /// Sets a variable of the server (`mariadbd --name=value`). An external server stays as it is.
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
         self
     }
 
-    /// The server's arguments. Ours come first: of a parameter given twice, PostgreSQL takes the last.
+    /// The server's arguments. Ours come first: of a variable given twice, MariaDB takes the last.
     ///
-    /// `fsync` is off because tests kill processes, never the machine: what a killed server has written is in the
-    /// kernel's cache and safe. `synchronous_commit` stays on, so that a commit is written before it is answered.
+    /// Durable, as a production server that carries XA must be: the redo log goes to the disk with each commit and each
+    /// `XA PREPARE`; there is no binary log that would have to agree with it. What makes a start slow is small or off.
     fn arguments(&self) -> Vec<String> {
-        let prepared = PREPARED_TRANSACTIONS_MIN.to_string();
-        [("fsync", "off"), ("max_connections", "200"), ("max_prepared_transactions", prepared.as_str())]
-            .into_iter()
-            .chain(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-            .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")])
-            .collect()
+        [
+            ("innodb-flush-log-at-trx-commit", "1"),
+            ("skip-log-bin", ""),
+            ("max-connections", "200"),
+            ("character-set-server", "utf8mb4"),
+            ("innodb-buffer-pool-size", "32M"),
+            ("innodb-log-file-size", "32M"),
+            // io_uring is forbidden in many sandboxes, and then warns at each start.
+            ("innodb-use-native-aio", "0"),
+            // Names of clients do not matter, and a resolver that hangs would make each connection hang.
+            ("skip-name-resolve", ""),
+        ]
+        .into_iter()
+        .chain(self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())))
+        .map(|(name, value)| if value.is_empty() { format!("--{name}") } else { format!("--{name}={value}") })
+        .collect()
     }
 }
 
-/// A running PostgreSQL server. Dropping it removes what [`TestPostgres::start`] and
-/// [`TestPostgres::create_database`] made, and nothing else.
+/// A running MariaDB server. Dropping it removes what [`TestMariaDb::start`] and
+/// [`TestMariaDb::create_database`] made, and nothing else.
 #[derive(Debug)]
-pub struct TestPostgres {
+pub struct TestMariaDb {
     kind: Kind,
     server: Server,
-    /// How to reach the server as its superuser, with the maintenance database.
-    admin: PgConnectOptions,
+    /// How to reach the server as a user who may do everything, with no database chosen.
+    admin: MySqlConnectOptions,
     /// Made by us on an external server, to be dropped with `self`.
     databases: Mutex<Vec<String>>,
     /// What our databases' names begin with: empty on a server of our own, unique on an external one.
@@ -101,30 +108,29 @@ enum Server {
     Binaries(Binaries),
 }
 
-impl TestPostgres {
+impl TestMariaDb {
     /// Finds or starts a server and waits until it answers.
     ///
     /// # Errors
     /// No kind of server is to be had (the message says what would help), or it did not come up.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let kind = choice::choose(&choice::Machine::look(options.kind).await)?;
+        let kind = choice::choose(options.kind).await?;
         let mut attempt = 1;
-        let postgres = loop {
+        let mariadb = loop {
             match Self::start_kind(kind, &options).await {
-                Ok(postgres) => break postgres,
+                Ok(mariadb) => break mariadb,
                 Err(error) if attempt == START_ATTEMPTS || kind == Kind::External => {
+                    let help = choice::HELP;
                     return Err(
-                        error.context(format!("no PostgreSQL of kind {kind} after {attempt} attempts"))
+                        error.context(format!("no MariaDB of kind {kind} after {attempt} attempts.\n{help}"))
                     );
                 }
                 Err(_) => attempt += 1,
             }
         };
-        announce(&postgres);
-        if kind == Kind::External {
-            postgres.warn_of_prepared_transactions().await?;
-        }
-        Ok(postgres)
+        let (host, port) = (mariadb.admin.get_host(), mariadb.admin.get_port());
+        say(&format!("MariaDB: {kind} at {host}:{port}"));
+        Ok(mariadb)
     }
 
     async fn start_kind(kind: Kind, options: &Options) -> anyhow::Result<Self> {
@@ -132,15 +138,15 @@ impl TestPostgres {
             Kind::External => {
                 let url =
                     std::env::var(URL_VARIABLE).with_context(|| format!("{URL_VARIABLE} is not set"))?;
-                let admin =
-                    PgConnectOptions::from_str(&url).with_context(|| format!("{URL_VARIABLE} is no URL"))?;
+                let admin = MySqlConnectOptions::from_str(&url)
+                    .with_context(|| format!("{URL_VARIABLE} is no URL"))?;
                 (Server::External, admin, format!("unanimity_test_{:08x}_", fastrand::u32(..)))
             }
             Kind::Container => {
                 let container = Container::start(container::Server {
-                    image: std::env::var(IMAGE_VARIABLE).unwrap_or_else(|_| DEFAULT_IMAGE.to_owned()),
-                    port: 5432,
-                    password_variable: "POSTGRES_PASSWORD",
+                    image: image(),
+                    port: 3306,
+                    password_variable: "MARIADB_ROOT_PASSWORD",
                     arguments: options.arguments(),
                 })
                 .await?;
@@ -154,10 +160,10 @@ impl TestPostgres {
                 (Server::Binaries(binaries), admin, String::new())
             }
         };
-        // From here on `postgres` cleans up if the server does not become ready.
-        let postgres = Self { kind, server, admin, databases: Mutex::default(), prefix };
-        postgres.wait_until_ready().await?;
-        Ok(postgres)
+        // From here on `mariadb` cleans up if the server does not become ready.
+        let mariadb = Self { kind, server, admin, databases: Mutex::default(), prefix };
+        mariadb.wait_until_ready().await?;
+        Ok(mariadb)
     }
 
     /// Which kind of server this is.
@@ -166,13 +172,13 @@ impl TestPostgres {
         self.kind
     }
 
-    /// The URL of `database`, as [`TestPostgres::create_database`] named it.
+    /// The URL of `database`, as [`TestMariaDb::create_database`] named it.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         self.admin.clone().database(&self.full_name(database)).to_url_lossy().to_string()
     }
 
-    /// The URL of the server's maintenance database.
+    /// The URL of the server with no database chosen.
     #[must_use]
     pub fn admin_url(&self) -> String {
         self.admin.to_url_lossy().to_string()
@@ -190,7 +196,7 @@ impl TestPostgres {
         }
         let full_name = self.full_name(name);
         let mut connection = self.admin.connect().await.context("connecting to create a database")?;
-        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE \"{full_name}\"")))
+        sqlx::query(AssertSqlSafe(format!("CREATE DATABASE `{full_name}` CHARACTER SET utf8mb4")))
             .execute(&mut connection)
             .await
             .with_context(|| format!("creating the database {full_name}"))?;
@@ -223,15 +229,15 @@ impl TestPostgres {
         }
     }
 
-    /// Ends the server with SIGKILL, all its processes at once. What it had acknowledged is on its disk.
+    /// Ends the server with SIGKILL. What it had acknowledged is on its disk.
     ///
     /// # Errors
-    /// The server is external.
+    /// The server is external, or it does not run.
     pub async fn kill(&self) -> anyhow::Result<()> {
         match &self.server {
             Server::External => bail!("an external server is not ours to kill"),
             Server::Container(container) => container.kill().await,
-            Server::Binaries(binaries) => binaries.kill().await,
+            Server::Binaries(binaries) => binaries.kill(),
         }
     }
 
@@ -246,18 +252,6 @@ impl TestPostgres {
             Server::Binaries(binaries) => binaries.start_again()?,
         }
         self.wait_until_ready().await
-    }
-
-    /// A server that is not ours keeps its setting: say what will fail.
-    async fn warn_of_prepared_transactions(&self) -> anyhow::Result<()> {
-        let mut connection = self.admin.connect().await?;
-        let setting: String =
-            sqlx::query_scalar("SHOW max_prepared_transactions").fetch_one(&mut connection).await?;
-        connection.close().await?;
-        if let Some(warning) = prepared_transactions_warning(&setting) {
-            say(&warning);
-        }
-        Ok(())
     }
 
     fn full_name(&self, database: &str) -> String {
@@ -277,56 +271,52 @@ impl TestPostgres {
                 Server::Binaries(binaries) => binaries.ended(),
             };
             if let Some(log) = ended {
-                bail!("PostgreSQL ended at once; its log: {log}");
+                bail!("MariaDB ended at once; its log: {log}");
             }
             if started.elapsed() > READY_TIMEOUT {
-                return Err(error.context(format!("PostgreSQL does not answer after {READY_TIMEOUT:?}")));
+                return Err(error.context(format!("MariaDB does not answer after {READY_TIMEOUT:?}")));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 }
 
-impl Drop for TestPostgres {
+impl Drop for TestMariaDb {
     fn drop(&mut self) {
         let databases = std::mem::take(&mut *self.databases.lock().expect("no holder panics"));
         match &mut self.server {
             Server::External => {
                 let admin = self.admin.clone();
-                clean_up("a test's PostgreSQL", async move { drop_databases(&admin, &databases).await });
+                clean_up("a test's MariaDB", async move { drop_databases(&admin, &databases).await });
             }
-            Server::Container(container) => clean_up("a test's PostgreSQL", container.removal()),
+            Server::Container(container) => clean_up("a test's MariaDB", container.removal()),
             Server::Binaries(binaries) => binaries.remove(),
         }
     }
 }
 
-/// What to say of a server's `max_prepared_transactions`.
-fn prepared_transactions_warning(setting: &str) -> Option<String> {
-    let is_enough = setting.parse().is_ok_and(|setting: u32| setting >= PREPARED_TRANSACTIONS_MIN);
-    (!is_enough).then(|| {
-        format!(
-            "the server in {URL_VARIABLE} has max_prepared_transactions = {setting}: tests of two-phase commit need \
-             {PREPARED_TRANSACTIONS_MIN} and will fail (ALTER SYSTEM SET max_prepared_transactions = \
-             {PREPARED_TRANSACTIONS_MIN}, then restart the server)"
-        )
-    })
+/// The image to run.
+fn image() -> String {
+    std::env::var(IMAGE_VARIABLE)
+        .ok()
+        .filter(|image| !image.is_empty())
+        .unwrap_or_else(|| DEFAULT_IMAGE.to_owned())
 }
 
 /// How the superuser of a server of ours gets in.
-fn superuser(host: &str, port: u16, password: &str) -> PgConnectOptions {
-    PgConnectOptions::new_without_pgpass()
+fn superuser(host: &str, port: u16, password: &str) -> MySqlConnectOptions {
+    MySqlConnectOptions::new()
         .host(host)
         .port(port)
-        .username("postgres")
+        .username("root")
         .password(password)
-        .database("postgres")
+        .ssl_mode(MySqlSslMode::Disabled)
 }
 
 /// One round trip, within a limit that a frozen server would exceed.
-async fn answers(options: &PgConnectOptions) -> anyhow::Result<()> {
+async fn answers(options: &MySqlConnectOptions) -> anyhow::Result<()> {
     tokio::time::timeout(Duration::from_secs(3), async {
-        let mut connection: PgConnection = options.connect().await?;
+        let mut connection: MySqlConnection = options.connect().await?;
         sqlx::query("SELECT 1").execute(&mut connection).await?;
         connection.close().await
     })
@@ -335,35 +325,13 @@ async fn answers(options: &PgConnectOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn drop_databases(admin: &PgConnectOptions, databases: &[String]) -> anyhow::Result<()> {
+async fn drop_databases(admin: &MySqlConnectOptions, databases: &[String]) -> anyhow::Result<()> {
     let mut connection = admin.connect().await?;
+    let wait = AssertSqlSafe(format!("SET lock_wait_timeout = {DROP_LOCK_WAIT_SECONDS}"));
+    sqlx::query(wait).execute(&mut connection).await?;
     for database in databases {
-        let statement = AssertSqlSafe(format!("DROP DATABASE IF EXISTS \"{database}\" WITH (FORCE)"));
+        let statement = AssertSqlSafe(format!("DROP DATABASE IF EXISTS `{database}`"));
         sqlx::query(statement).execute(&mut connection).await?;
     }
     Ok(())
-}
-
-/// Says on the test's output which server a test uses, so that a log shows what was covered.
-fn announce(postgres: &TestPostgres) {
-    say(&format!(
-        "PostgreSQL for this test: {} at {}:{}",
-        postgres.kind,
-        postgres.admin.get_host(),
-        postgres.admin.get_port()
-    ));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn too_few_prepared_transactions_are_named() {
-        assert_eq!(prepared_transactions_warning("100"), None);
-        for setting in ["0", "99"] {
-            let warning = prepared_transactions_warning(setting).unwrap();
-            assert!(warning.contains(&format!("max_prepared_transactions = {setting}:")), "{warning}");
-        }
-    }
 }

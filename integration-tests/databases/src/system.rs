@@ -35,7 +35,10 @@ fn account_in(passwd: &str, name: &str) -> Option<Account> {
 }
 
 /// Sends a signal with the command `kill`: without unsafe code there is no other way to do it.
-pub(crate) fn signal(name: &str, pids: &[u32]) -> anyhow::Result<()> {
+///
+/// # Errors
+/// There is none of the processes, or no such command.
+pub fn signal(name: &str, pids: &[u32]) -> anyhow::Result<()> {
     if pids.is_empty() {
         return Ok(());
     }
