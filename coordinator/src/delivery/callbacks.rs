@@ -154,6 +154,10 @@ impl Worker {
         let shared = Arc::clone(&self.callbacks.shared);
         let mut phase = shared.phase.subscribe();
         while let Some(mut flight) = self.next() {
+            if !flight.may_leave() {
+                flight.outlived_lease();
+                continue;
+            }
             flight.mark_sent(Instant::now());
             let outcome = tokio::select! {
                 outcome = AssertUnwindSafe(shared.execute(&flight)).catch_unwind() => outcome,

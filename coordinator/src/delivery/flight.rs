@@ -110,6 +110,17 @@ impl Flight {
         now.saturating_duration_since(self.taken_at)
     }
 
+    /// Whether it may still leave: it may have waited here for longer than its owner's lease, and what
+    /// goes forward without a lease could arrive after another owner undid it (protocol H3).
+    pub(super) fn may_leave(&self) -> bool {
+        self.results.may_send(self.call.operation)
+    }
+
+    /// Answers that its owner's lease ended while it waited.
+    pub(super) fn outlived_lease(self) {
+        self.not_sent("the partition's lease ended while the call waited for its turn");
+    }
+
     /// From here on, nobody knows whether the participant saw it.
     pub(super) fn mark_sent(&mut self, now: Instant) {
         self.sent_at = Some(now);

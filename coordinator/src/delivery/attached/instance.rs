@@ -122,6 +122,12 @@ impl Instance {
         let mut bytes = 0;
         while batch.len() < BATCH_OPERATIONS_MAX && bytes < BATCH_BYTES_FULL {
             let Some(call_id) = self.outbox.pop_front() else { break };
+            if self.in_hand.get(&call_id).is_some_and(|in_hand| !in_hand.flight.may_leave())
+                && let Some(late) = self.in_hand.remove(&call_id)
+            {
+                late.flight.outlived_lease();
+                continue;
+            }
             let Some(InHand { flight, deadline }) = self.in_hand.get_mut(&call_id) else { continue };
             let timeout = config.timeout_of(flight.call());
             flight.mark_sent(now);

@@ -305,11 +305,14 @@ impl Attachment {
     pub(super) fn take_batch(&self) -> Vec<v1::BranchOperation> {
         let shared = &self.participant.shared;
         let mut state = lock(&self.participant.state);
-        state
+        let batch = state
             .instances
             .get_mut(&self.id)
             .map(|instance| instance.take_batch(Instant::now(), &shared.config, shared.log_id()))
-            .unwrap_or_default()
+            .unwrap_or_default();
+        // What outlived its owner's lease left room in its hand.
+        self.participant.fill(&mut state, self.id);
+        batch
     }
 
     /// Passes answers on and fills the hand again.
