@@ -24,12 +24,12 @@ async fn prepared_transactions_of_ours_are_listed_and_never_touched() {
     };
     // Unlike a coordinator's gid in one way each: somebody else's.
     let ours = format!("una1:{HEX}:{HEX}:{HEX}");
-    for gid in [&ours, &format!("una2:{HEX}:{HEX}:{HEX}"), &format!("una1:{HEX}:{HEX}"), "backup's"] {
-        // A fresh key each, so that none waits for another.
+    let gids = [&ours, &format!("una2:{HEX}:{HEX}:{HEX}"), &format!("una1:{HEX}:{HEX}"), "backup's"]
+        .map(str::to_owned);
+    for (n, gid) in gids.iter().enumerate() {
         let quoted = gid.replace('\'', "''");
-        database
-            .run(&format!("BEGIN; CREATE TABLE t{} (n int); PREPARE TRANSACTION '{quoted}'", gid.len()))
-            .await;
+        // A table each, so that none waits for another.
+        database.run(&format!("BEGIN; CREATE TABLE t{n} (n int); PREPARE TRANSACTION '{quoted}'")).await;
     }
     for _ in 0..2 {
         let output = check(true).await;
@@ -43,8 +43,8 @@ async fn prepared_transactions_of_ours_are_listed_and_never_touched() {
     let text = stdout(&check(false).await);
     assert!(text.contains("transactions can be prepared here") && text.contains(&ours), "{text}");
     assert!(text.contains("nothing here was touched") && text.contains("somebody else's"), "{text}");
-    for gid in [&ours, &format!("una2:{HEX}:{HEX}:{HEX}"), &format!("una1:{HEX}:{HEX}"), "backup''s"] {
-        database.run(&format!("ROLLBACK PREPARED '{gid}'")).await;
+    for gid in &gids {
+        database.run(&format!("ROLLBACK PREPARED '{}'", gid.replace('\'', "''"))).await;
     }
     let found = json_of(&check(true).await);
     assert_eq!(of(&found, database.name()), Vec::<Value>::new());
