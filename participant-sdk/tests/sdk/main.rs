@@ -14,4 +14,5 @@ mod propagation;
 mod sagas;
 mod steps;
 mod support;
+mod two_phase;
 mod xa;
