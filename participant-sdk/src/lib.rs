@@ -64,7 +64,7 @@ pub use error::ClientError;
 #[cfg(feature = "sqlite")]
 pub use fence::sqlite_pool;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
-pub use fence::{Fence, FenceDatabase, FenceError, LocalTransaction};
+pub use fence::{Fence, FenceDatabase, FenceError, LocalTransaction, NoFence};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use message::{LocalError, MessageHooks, ReceivedMessage};
 pub use message::{MessageBuilder, OnCommit, PreparedMessage};
@@ -76,7 +76,7 @@ pub use outbox::{
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use participant::{
-    Attention, Branch, BranchOptions, BuildError, Callback, Health, HookError, NoFence, Participant,
+    Attention, Branch, BranchOptions, BuildError, Callback, Health, HookError, Participant,
     ParticipantBuilder, Refused, TccHooks, TryError, TwoPhaseBranch, TwoPhaseHealth,
 };
 #[cfg(feature = "axum")]

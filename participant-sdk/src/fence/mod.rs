@@ -60,6 +60,13 @@ pub use statements::FenceDatabase;
 /// A local transaction of the participant's own database: `sqlx::Transaction`.
 pub type LocalTransaction<'c, DB> = sqlx::Transaction<'c, DB>;
 
+/// Stands where the fence's database does in the types of a participant that has none.
+#[cfg(feature = "sqlite")]
+pub type NoFence = sqlx::Sqlite;
+/// Stands where the fence's database does in the types of a participant that has none.
+#[cfg(not(feature = "sqlite"))]
+pub type NoFence = sqlx::Postgres;
+
 /// How the fence failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

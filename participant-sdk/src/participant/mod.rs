@@ -33,7 +33,7 @@ use unanimity_proto::v1::branch_callback_server::BranchCallbackServer;
 use unanimity_types::{Limits, Target};
 
 use crate::client::Client;
-use crate::fence::{Durability, Fence, FenceDatabase, FenceError, LocalTransaction, Tally, now_ms};
+use crate::fence::{Durability, Fence, FenceDatabase, FenceError, LocalTransaction, NoFence, Tally, now_ms};
 use crate::message::ErasedReceiver;
 use crate::saga::ErasedStep;
 use crate::xa::ErasedManager;
@@ -134,13 +134,6 @@ impl Default for Settings {
         }
     }
 }
-
-/// Stands where the fence's database does in the types of a participant that has none.
-#[cfg(feature = "sqlite")]
-pub type NoFence = sqlx::Sqlite;
-/// Stands where the fence's database does in the types of a participant that has none.
-#[cfg(not(feature = "sqlite"))]
-pub type NoFence = sqlx::Postgres;
 
 impl Participant<NoFence> {
     /// A participant of this name with resource managers of two-phase commit only

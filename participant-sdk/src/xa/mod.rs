@@ -43,6 +43,7 @@ pub use gid::{ForeignGid, Gid};
 pub(crate) use manager::ErasedManager;
 pub use manager::{ResourceManager, TwoPhaseCall};
 pub use resource::{InDoubt, OtherPrepared, Owner, PreparedBranch, Resource};
+pub(crate) use sqlx::Connection;
 
 /// The resource manager for PostgreSQL.
 #[cfg(feature = "postgres")]

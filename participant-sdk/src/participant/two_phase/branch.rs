@@ -18,8 +18,8 @@ use crate::participant::hooks::{HookError, Refused};
 use crate::participant::options::BranchOptions;
 use crate::participant::{HookSet, Participant, Shared};
 use crate::xa::{
-    ErasedManager, Prepared, Resource, Settled, TwoPhaseCall, WorkError, Worked, XaBranch, XaDatabase,
-    XaError,
+    Connection, ErasedManager, Prepared, Resource, Settled, TwoPhaseCall, WorkError, Worked, XaBranch,
+    XaDatabase, XaError,
 };
 
 /// A two-phase branch that is about to work: see [`Participant::two_phase_branch`].
@@ -115,7 +115,7 @@ impl<DB: FenceDatabase> TwoPhaseBranch<'_, DB> {
         work: F,
     ) -> Result<Worked<T>, TryError>
     where
-        C: sqlx::Connection,
+        C: Connection,
         C::Database: XaDatabase<Connection = C>,
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut C) -> BoxFuture<'c, Result<T, HookError>> + Send + 'static,
