@@ -209,7 +209,7 @@ fn apply_to(
             let Some((branch, _)) = owed(transaction, branch_id) else {
                 return illegal("a settlement of what nobody is owed");
             };
-            let Some(status) = owed::settled(branch.status) else {
+            let Some(status) = owed::settled(branch) else {
                 return illegal("a settlement of what is not decided");
             };
             branch.status = status;

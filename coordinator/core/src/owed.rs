@@ -54,12 +54,15 @@ pub(crate) const fn operation(status: BranchStatus) -> Option<Operation> {
 ///
 /// A step that waits for its turn may have got it without a record: that its action returned is not
 /// written.
-pub(crate) const fn settled(status: BranchStatus) -> Option<BranchStatus> {
-    match status {
+pub(crate) const fn settled(branch: &Branch) -> Option<BranchStatus> {
+    match branch.status {
         BranchStatus::Confirming => Some(BranchStatus::Confirmed),
         BranchStatus::Cancelling => Some(BranchStatus::Cancelled),
         BranchStatus::Committing => Some(BranchStatus::Committed),
         BranchStatus::RollingBack => Some(BranchStatus::RolledBack),
+        BranchStatus::ToCompensate | BranchStatus::Compensating if !branch.has_compensation() => {
+            Some(BranchStatus::Kept)
+        }
         BranchStatus::ToCompensate | BranchStatus::Compensating => Some(BranchStatus::Compensated),
         BranchStatus::Delivering => Some(BranchStatus::Delivered),
         BranchStatus::Registered

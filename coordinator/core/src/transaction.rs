@@ -330,7 +330,7 @@ impl Branch {
     }
 
     /// Whether its compensation has somewhere to go.
-    pub(crate) fn has_compensation(&self) -> bool {
+    pub(crate) const fn has_compensation(&self) -> bool {
         matches!(&self.targets, BranchTargets::Step { compensate: Some(_), .. })
     }
 }

@@ -195,16 +195,16 @@ pub(crate) fn go_on(transaction: &mut Transaction, at: Timestamp, effects: &mut 
     }
 }
 
-/// Sends a compensation, or sets the time from which it may go (protocol H3).
+/// Sends a compensation, or sets the time from which it may go (protocol H3). What has nothing to undo is
+/// settled then, which is an event of its own.
 fn compensate(transaction: &mut Transaction, id: BranchId, at: Timestamp, effects: &mut Vec<Effect>) {
     let Some(branch) = transaction.branch_mut(id) else { return };
-    match branch.hold_until {
-        Some(until) if until > at => {
-            branch.next_attempt_at = Some(until);
-            effects.push(Effect::SetTimer { at: until, timer: Timer::Retry(id) });
-        }
-        _ => {
-            dispatch(transaction, id, effects);
-        }
+    let held = branch.hold_until.filter(|until| *until > at);
+    if held.is_none() && branch.has_compensation() {
+        dispatch(transaction, id, effects);
+        return;
     }
+    let until = held.unwrap_or(at);
+    branch.next_attempt_at = Some(until);
+    effects.push(Effect::SetTimer { at: until, timer: Timer::Retry(id) });
 }

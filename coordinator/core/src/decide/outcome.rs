@@ -212,16 +212,18 @@ fn late(branch: &Branch, operation: Operation, outcome: &ResultOutcome) -> Verdi
     ])
 }
 
-/// A back-off may be over.
+/// A back-off may be over, or what kept a step from being undone.
 pub(super) fn retry_due(transaction: &Transaction, branch_id: BranchId, context: Context) -> Verdict {
-    let due = transaction.branch(branch_id).is_some_and(|branch| {
+    let due = transaction.branch(branch_id).filter(|branch| {
         let waits = owed::operation(branch.status).is_some() || branch.status == BranchStatus::ToCompensate;
         waits && branch.next_attempt_at.is_some_and(|at| at <= context.now)
     });
-    if due {
-        Verdict::events(vec![Event::Dispatched { branch_id }])
-    } else {
-        Verdict::nothing(Answer::Status)
+    match due {
+        None => Verdict::nothing(Answer::Status),
+        Some(branch) if branch.status == BranchStatus::ToCompensate && !branch.has_compensation() => {
+            settled(transaction, branch, branch.attempts)
+        }
+        Some(_) => Verdict::events(vec![Event::Dispatched { branch_id }]),
     }
 }
 

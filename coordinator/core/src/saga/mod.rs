@@ -6,7 +6,10 @@
 //!        │ skipped                        │ unknown, done           ├─ Abort: the saga turns back
 //!        ▼                                ▼                         ▼
 //!     (settled)                     to_compensate ─ all after it settled ─► compensating ─► compensated
+//!                                          └ nothing to undo ─► kept
 //! ```
+//! A step that may run is `to_compensate` also if it has nothing to undo: what comes before it waits
+//! until no attempt of it can run any more.
 //!
 //! After Garcia-Molina and Salem, "Sagas" (1987), with a pivot and forward-only ("retriable") steps
 //! after Mehrotra et al. (1992). A step is dispatched when the completions and results of all steps

@@ -29,7 +29,7 @@ pub(crate) fn ready_to_run(transaction: &Transaction) -> Vec<BranchId> {
         .collect()
 }
 
-/// The steps whose compensation may go out: everything after them is settled, and no attempt of their
+/// The steps whose turn to be undone has come: everything after them is settled, and no attempt of their
 /// action runs here (protocol H3).
 pub(crate) fn ready_to_compensate(transaction: &Transaction) -> Vec<BranchId> {
     // Not the direct ones alone: between two steps there may be one that has nothing to undo.
@@ -65,8 +65,10 @@ fn steps_before(branch: &Branch) -> impl Iterator<Item = BranchId> {
 pub(crate) fn turned(branch: &Branch) -> BranchStatus {
     match branch.status {
         BranchStatus::Registered => BranchStatus::Skipped,
-        BranchStatus::Running | BranchStatus::Done if branch.has_compensation() => BranchStatus::ToCompensate,
-        BranchStatus::Running | BranchStatus::Done => BranchStatus::Kept,
+        // Also if it has nothing to undo: what comes before it waits until no attempt of it runs.
+        BranchStatus::Running => BranchStatus::ToCompensate,
+        BranchStatus::Done if branch.has_compensation() => BranchStatus::ToCompensate,
+        BranchStatus::Done => BranchStatus::Kept,
         other => other,
     }
 }

@@ -91,6 +91,8 @@ const OF_SAGAS: &[&str] = &[
     "TurnWhileActionRuns",
     "CompensationHeldAfterTakeover",
     "LateActionRefused",
+    "LateActionOfKnownResult",
+    "KeptAfterItsAction",
     "LateActionArrives",
     "AbortRefusedPastPivot",
     "PivotRefusesCleanly",

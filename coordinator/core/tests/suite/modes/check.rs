@@ -8,7 +8,7 @@ use unanimity_types::{
 };
 
 use super::sites::Site;
-use super::{Kind, Rule, World};
+use super::{Flight, Kind, Rule, World};
 
 /// What is asked of a branch of this status; the test's own list.
 pub(super) const fn operation_of(status: BranchStatus) -> Option<Operation> {
@@ -111,6 +111,13 @@ impl World {
                     if error.contains("larger than the limit") =>
                 {
                     self.hit(Rule::ResultTooLarge);
+                }
+                Event::BranchSettled { branch_id, .. } => {
+                    let branch = transaction.branch(*branch_id).expect("registered");
+                    if branch.status == BranchStatus::ToCompensate {
+                        self.hit(Rule::KeptAfterItsAction);
+                        assert!(!branch.in_flight, "what is kept does not run any more (H3)");
+                    }
                 }
                 _ => {}
             }
@@ -235,12 +242,15 @@ impl World {
             assert!(!runs_here(Operation::Prepare), "a rollback waits for the prepare that runs here (H3)");
         }
         if operation == Operation::Compensate {
-            assert!(!runs_here(Operation::Action), "a compensation waits for the action that runs here (H3)");
-            let late = self.ghosts.iter().find(|ghost| {
-                ghost.flight.branch_id == id
-                    && ghost.flight.operation == Operation::Action
-                    && self.now < ghost.until
-            });
+            let undone = self.after(&branch.key).into_iter().chain([branch.key.clone()]);
+            // What somebody settled by hand is on his word.
+            let all: BTreeSet<_> = undone.filter(|key| self.branch(key).resolved.is_none()).collect();
+            let runs = |flight: &Flight| flight.operation == Operation::Action && all.contains(&flight.key);
+            assert!(
+                !self.flights.iter().any(runs),
+                "a compensation waits for the actions that run here, its own and later ones (H3)"
+            );
+            let late = self.ghosts.iter().find(|ghost| runs(&ghost.flight) && self.now < ghost.until);
             assert!(late.is_none(), "an earlier owner may still send the action (H3): {late:?}");
             for later in self.after(&branch.key) {
                 let status = self.branch(&later).status;

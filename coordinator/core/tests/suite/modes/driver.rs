@@ -194,11 +194,14 @@ impl World {
             }
         }
         self.queue.clear();
-        // An owner that dies of a known outcome leaves no attempts behind (H3 is about unknown ones).
-        let results = &self.durable.results;
-        self.ghosts.retain(|ghost| {
-            ghost.flight.operation != Operation::Action || !results.contains_key(&ghost.flight.branch_id)
-        });
+        // Earlier owners' late requests outlive their successors, also those of steps with known results.
+        if self.ghosts.iter().any(|ghost| {
+            ghost.flight.operation == Operation::Action
+                && self.now < ghost.until
+                && self.durable.results.contains_key(&ghost.flight.branch_id)
+        }) {
+            self.hit(Rule::LateActionOfKnownResult);
+        }
         let deposed = self.rng.chance(50);
         let before = self.state.take();
         for flight in std::mem::take(&mut self.flights) {

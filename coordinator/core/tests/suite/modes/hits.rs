@@ -25,6 +25,8 @@ rules!(
     /* H3 */ TurnWhileActionRuns,
     /* H3 */ CompensationHeldAfterTakeover,
     /* H3 */ LateActionRefused,
+    /* H3 */ LateActionOfKnownResult,
+    /* H3 */ KeptAfterItsAction,
     /* H3 */ LateActionArrives,
     /* H3 */ DeposedOwnerSends,
     /* H3 */ RollbackWaitsForPrepare,

@@ -122,6 +122,7 @@ impl World {
         if !self.healing && self.rng.chance(9) {
             return refused("sold out");
         }
+        self.check_nothing_before_is_undone(flight);
         step.effect = true;
         step.ran += 1;
         let result = if self.rng.chance(1) {
@@ -135,6 +136,21 @@ impl World {
             return ResultOutcome::Done;
         }
         ResultOutcome::Result(result)
+    }
+
+    /// No step begins to take effect when one that comes before it was undone (reverse order).
+    fn check_nothing_before_is_undone(&self, flight: &Flight) {
+        if self.durable.resolved.contains(&flight.branch_id) {
+            return; // Somebody said that it did not.
+        }
+        for (key, site) in &self.sites {
+            let Site::Step(before) = site else { continue };
+            assert!(
+                !before.undone || !self.after(key).contains(&flight.key),
+                "{} takes effect after {key}, which comes before it, was undone (reverse order)",
+                flight.key
+            );
+        }
     }
 
     fn compensate(&mut self, step: &mut StepSite, flight: &Flight) -> ResultOutcome {
@@ -228,7 +244,9 @@ impl World {
         if let Some(Site::Step(step)) = self.sites.get(&flight.key)
             && flight.operation == Operation::Action
         {
-            if !step.fenced && self.now >= until {
+            // A fence that nobody tells of the turn keeps nothing away.
+            let keeps_away = step.fenced && self.must_be_undone(&flight.key);
+            if !keeps_away && self.now >= until {
                 return; // Nothing but its deadline keeps it away, and that has passed (H3).
             }
             self.hit(Rule::LateActionArrives);

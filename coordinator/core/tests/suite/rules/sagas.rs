@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use unanimity_core::{
-    AttentionCode, Command, Effect, Event, Persistence, Refusal, ResultOutcome, Timer, pending,
+    AttentionCode, Command, Effect, Event, Persistence, Refusal, ResultOutcome, Timer, apply, pending,
 };
 use unanimity_types::{
     AbortReason, BranchId, BranchStatus, CallPolicy, Decision, Limits, Operation, ResolveAs, Status, StepRole,
@@ -46,6 +46,13 @@ fn takeover(driven: Driven) -> Driven {
     let mut state = replay(xid(), &driven.events);
     let effects = pending(state.as_mut().expect("known"), context(driven.now));
     Driven { state, effects, ..driven }
+}
+
+/// Cleaning writes it again.
+fn snapshot(mut driven: Driven) -> Driven {
+    let event = Event::Snapshot(Box::new(driven.transaction().durable()));
+    apply(&mut driven.state, xid(), event, driven.now, &mut driven.effects).expect("its own");
+    driven
 }
 
 fn hold() -> Duration {
@@ -204,10 +211,81 @@ fn h3_what_a_turned_sagas_action_brings_can_be_recovered() {
 }
 
 #[test]
-fn h3_a_step_with_a_known_result_is_compensated_at_once_after_a_takeover() {
-    let driven =
-        begun(vec![step(1, &[]), step(2, &[1])]).with(done(1, ACTION)).with(result(2, ACTION, refused()));
-    assert_eq!(dispatched(&takeover(driven).effects), [(1, COMPENSATE, 1)]);
+fn h3_a_known_result_holds_its_compensation_after_a_takeover_too() {
+    // Two takeovers: the first owner's action may still arrive, though the second owner's was answered.
+    let second = takeover(begun(vec![step(1, &[]), step(2, &[1])])).with(done(1, ACTION));
+    let done_at_takeover = takeover(second.clone()).with(ABORT).with(result(2, ACTION, refused()));
+    let turned_at_takeover = takeover(second.with(ABORT).with(brings(2, b"room 9")));
+    for mut third in [done_at_takeover, turned_at_takeover] {
+        if status_of(&third, 2) == BranchStatus::ToCompensate {
+            assert_eq!(dispatched(&third.effects), []);
+            third = again(third, 2).with(done(2, COMPENSATE));
+            assert_eq!(third.now, BEGIN.after(hold()), "from the takeover on, and no longer");
+        }
+        assert_eq!(dispatched(&third.effects), [(1, COMPENSATE, 1)]);
+    }
+}
+
+#[test]
+fn h3_without_a_takeover_nothing_waits_and_a_snapshot_is_none() {
+    let turn = |driven: Driven| driven.with(done(1, ACTION)).with(result(2, ACTION, refused()));
+    let driven = turn(begun(vec![step(1, &[]), step(2, &[1])]));
+    assert_eq!(dispatched(&driven.effects), [(1, COMPENSATE, 1)]);
+    // What begins after a takeover is not its.
+    let mut driven = takeover(begun(vec![step(1, &[]), step(2, &[1]), step(3, &[2])]));
+    for command in [done(1, ACTION), done(2, ACTION), result(3, ACTION, refused())] {
+        driven.run(command);
+    }
+    assert_eq!(dispatched(&driven.effects), [(2, COMPENSATE, 1)]);
+    driven.run(done(2, COMPENSATE));
+    assert_eq!(driven.due(1), Some(BEGIN.after(hold())));
+    for taken_over in [false, true] {
+        let mut driven = begun(vec![step(1, &[]), step(2, &[1])]).with(done(1, ACTION));
+        if taken_over {
+            driven = takeover(driven);
+        }
+        driven = snapshot(driven.later(Duration::from_secs(1)));
+        let held = driven.transaction().branch(BranchId(1)).expect("a step").hold_until;
+        assert_eq!(held, taken_over.then(|| BEGIN.after(hold())), "not restarted by a snapshot");
+    }
+}
+
+#[test]
+fn h3_a_step_with_nothing_to_undo_is_kept_when_its_action_is_over() {
+    let steps = || vec![step(1, &[]), step_as(2, &[1], StepRole::Compensatable)];
+    let turned = begun(steps()).with(done(1, ACTION)).with(ABORT);
+    assert_eq!((status_of(&turned, 2), dispatched(&turned.effects)), (BranchStatus::ToCompensate, vec![]));
+    for outcome in [unknown(), ResultOutcome::Result(Bytes::from_static(b"room 9"))] {
+        let known = matches!(outcome, ResultOutcome::Result(_));
+        let over = again(turned.clone().with(result(2, ACTION, outcome)), 2);
+        assert_eq!(status_of(&over, 2), BranchStatus::Kept);
+        assert_eq!(dispatched(&over.effects), [(1, COMPENSATE, 1)], "in reverse order");
+        let result = over.transaction().branch(BranchId(2)).and_then(|branch| branch.step.clone()?.result);
+        assert_eq!(result.is_some(), known, "what it brought is on record");
+        assert!(replay(xid(), &over.events).is_some());
+    }
+    let refused = turned.clone().with(result(2, ACTION, refused()));
+    assert_eq!(status_of(&refused, 2), BranchStatus::Refused, "it did nothing, and that is on record");
+    assert_eq!(dispatched(&refused.effects), [(1, COMPENSATE, 1)]);
+    // Whoever recovers it waits for attempts of owners before.
+    let recovered = takeover(turned);
+    assert_eq!((recovered.due(2), dispatched(&recovered.effects)), (Some(BEGIN.after(hold())), vec![]));
+    let over = again(recovered, 2);
+    assert_eq!(dispatched(&over.effects), [(1, COMPENSATE, 1)]);
+    let alone = begun(vec![step_as(1, &[], StepRole::Compensatable)]).with(ABORT);
+    assert_eq!(alone.transaction().status(), Status::Aborting, "not over while its action runs");
+    let alone = again(alone.with(result(1, ACTION, unknown())), 1);
+    assert_eq!(alone.transaction().status(), Status::Aborted);
+}
+
+#[test]
+fn h3_what_comes_before_a_slow_step_that_is_kept_is_held_as_long() {
+    let policy = CallPolicy { timeout: Some(Duration::from_secs(100)), ..CallPolicy::default() };
+    let slow = unanimity_types::SagaStep { policy, ..step_as(2, &[1], StepRole::Compensatable) };
+    let driven = begun(vec![step(1, &[]), slow, step(3, &[2])]).with(done(1, ACTION)).with(done(2, ACTION));
+    let driven = takeover(driven.with(result(3, ACTION, refused())));
+    assert_eq!(status_of(&driven, 2), BranchStatus::Kept);
+    assert_eq!(driven.due(1), Some(BEGIN.after(LEASE + Duration::from_secs(100))));
 }
 
 #[test]
@@ -236,6 +314,7 @@ fn a_step_without_compensation_that_fails_in_the_middle_is_kept() {
     let driven = begun(vec![step(1, &[]), middle, step(3, &[2])]).with(done(1, ACTION));
     let driven = driven.with(result(2, ACTION, unknown()));
     assert_eq!(driven.transaction().abort_reason(), Some(AbortReason::GaveUp));
+    let driven = again(driven, 2);
     assert_eq!(status_of(&driven, 2), BranchStatus::Kept);
     assert_eq!(status_of(&driven, 3), BranchStatus::Skipped);
     assert_eq!(dispatched(&driven.effects), [(1, COMPENSATE, 1)]);
@@ -271,7 +350,7 @@ fn s5_a_compensation_that_was_not_written_is_repeated() {
         begun(vec![step(1, &[]), step(2, &[1])]).with(done(1, ACTION)).with(result(2, ACTION, refused()));
     let before = driven.clone();
     assert_eq!(driven.with(done(1, COMPENSATE)).transaction().status(), Status::Aborted);
-    let recovered = takeover(before);
+    let recovered = again(takeover(before), 1);
     assert_eq!(dispatched(&recovered.effects), [(1, COMPENSATE, 1)]);
 }
 

@@ -53,6 +53,7 @@ fn sagas() -> Vec<State> {
     let unknown_1 = |n, driven: Driven| driven.with(result(n, action, unknown()));
     let refused_late = |n, driven: Driven| due(n, unknown_1(n, driven)).with(result(n, action, refused()));
     let parallel = || run(saga(vec![step(1, &[]), step(2, &[]), step(3, &[1, 2])]));
+    let turned = || trip().with(done(1, action)).with(ABORT);
     let back = || trip().with(done(1, action)).with(result(2, action, refused()));
     vec![
         ("k1 runs", 1, trip()),
@@ -91,7 +92,9 @@ fn sagas() -> Vec<State> {
         ("k1 was compensated by hand", 1, back().with(resolve(1, ResolveAs::Cancelled))),
         ("aborted, k1 refused", 1, trip().with(result(1, action, refused()))),
         ("aborted, k1 compensated", 1, back().with(done(1, compensate))),
-        ("aborted, k2 kept", 2, run(saga(vec![step_as(1, &[], StepRole::Compensatable)])).with(ABORT)),
+        ("turned while k2 runs, which has nothing to undo", 2, turned()),
+        ("k2 ran and has nothing to undo", 2, turned().with(result(2, action, unknown()))),
+        ("k2 is kept, k1 is compensated", 2, due(2, turned().with(result(2, action, unknown())))),
     ]
 }
 
