@@ -55,6 +55,16 @@ impl Process {
         self
     }
 
+    /// Sets a variable for its next start.
+    pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.environment.push((name.into(), value.into()));
+    }
+
+    /// Takes a variable away from its next start.
+    pub fn unset(&mut self, name: &str) {
+        self.environment.retain(|(known, _)| known != name);
+    }
+
     /// What it is called.
     #[must_use]
     pub fn name(&self) -> &str {

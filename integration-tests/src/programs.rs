@@ -60,7 +60,8 @@ fn prepare() -> anyhow::Result<PathBuf> {
         .parent()
         .and_then(Path::parent)
         .with_context(|| format!("{} is not where cargo puts tests", test.display()))?;
-    if Program::ALL.iter().any(|program| !is_fresh(&program.file(directory))) {
+    let fresh = Program::ALL.iter().all(|program| is_fresh(&program.file(directory)));
+    if !fresh || !has_failpoints(&Program::Unanimity.file(directory))? {
         build(directory)?;
     }
     Ok(directory.to_owned())
@@ -76,6 +77,18 @@ fn is_fresh(binary: &Path) -> bool {
     !sources.split_whitespace().any(|source| modified(Path::new(source)).is_ok_and(|changed| changed > built))
 }
 
+/// Whether the binary was built with its failpoints: without them it refuses their variable.
+fn has_failpoints(unanimity: &Path) -> anyhow::Result<bool> {
+    // An impossible setting besides ends it before it does anything.
+    let output = Command::new(unanimity)
+        .arg("serve")
+        .env_clear()
+        .envs([("UNANIMITY_FAILPOINT", "recover.after_read"), ("UNANIMITY_RETRY_CAP_MS", "0")])
+        .output()
+        .context("running unanimity")?;
+    Ok(!String::from_utf8_lossy(&output.stderr).contains("UNANIMITY_FAILPOINT"))
+}
+
 fn build(directory: &Path) -> anyhow::Result<()> {
     let target = directory.parent().context("a target directory")?;
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
@@ -87,6 +100,8 @@ fn build(directory: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(cargo);
     command
         .args(["build", "--bins", "-p", "unanimity-coordinator", "-p", "order-payment", "--profile", profile])
+        // As `cargo test --workspace` builds them, whose test crates ask for it.
+        .args(["--features", "unanimity-coordinator/failpoints,unanimity-sdk/failpoints"])
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));

@@ -4,6 +4,7 @@
 mod damaged_log;
 mod full_disk;
 mod mariadb_finder;
+mod matrix;
 mod orders;
 mod ownership;
 mod postgres_finder;
