@@ -68,6 +68,8 @@ impl Kinds {
                 Event::Decided(_) => "decided",
                 Event::BranchSettled(_) => "branch_settled",
                 Event::Finished(_) => "finished",
+                Event::LockAcquired(_) => "lock_acquired",
+                Event::LockReleased(_) => "lock_released",
                 // Nothing but a look or a repetition hangs on them.
                 _ => return None,
             })

@@ -5,6 +5,7 @@
 
 mod directions;
 mod error_pages;
+mod failpoints;
 mod links;
 pub(crate) mod migrations;
 mod rooms;
@@ -33,6 +34,7 @@ const CHECKS: &[Check] = &[
     Check { name: "error-pages", remedy: error_pages::REMEDY, find: error_pages::find },
     Check { name: "links", remedy: links::REMEDY, find: links::find },
     Check { name: "directions", remedy: directions::REMEDY, find: directions::find },
+    Check { name: "failpoints", remedy: failpoints::REMEDY, find: failpoints::find },
     Check { name: "rooms", remedy: rooms::REMEDY, find: rooms::find },
     Check { name: "format", remedy: "run `cargo fmt --all`", find: tools::format },
     Check { name: "dependencies", remedy: tools::DENY_REMEDY, find: tools::deny },

@@ -37,6 +37,10 @@ pub const COORDINATOR: &[&str] = &[
     "append.after.branch_settled",
     "append.before.finished",
     "append.after.finished",
+    "append.before.lock_acquired",
+    "append.after.lock_acquired",
+    "append.before.lock_released",
+    "append.after.lock_released",
     "dispatch.before.confirm",
     "dispatch.after.confirm",
     "result.confirm",
@@ -75,8 +79,8 @@ pub const COORDINATOR: &[&str] = &[
     "recover.after_read",
 ];
 
-/// Of the SDK: before and after the commits of a participant's local transactions, the steps of XA, and the relay's
-/// hand-over.
+/// Of the SDK: before and after the commits of a participant's local transactions (`try`: a try, an action or a
+/// delivery; `second`: what follows the decision), the steps of XA, and the relay's hand-over.
 pub const SDK: &[&str] = &[
     "try.before_commit",
     "try.after_commit",

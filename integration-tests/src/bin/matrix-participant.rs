@@ -31,7 +31,12 @@ use uuid::Uuid;
 /// The lease of the relay: short, so that another one takes over while a test waits.
 const LEASE: Duration = Duration::from_secs(1);
 
-async fn effect(connection: &mut PgConnection, xid: Xid, key: &str, operation: &str) -> Result<(), sqlx::Error> {
+async fn effect(
+    connection: &mut PgConnection,
+    xid: Xid,
+    key: &str,
+    operation: &str,
+) -> Result<(), sqlx::Error> {
     sqlx::query("INSERT INTO effects (xid, key, operation) VALUES ($1, $2, $3)")
         .bind(xid.to_string())
         .bind(key)
@@ -51,7 +56,11 @@ impl TccHooks<Postgres> for Hold {
         Ok(effect(tx, branch.xid, branch.key.as_str(), "try").await?)
     }
 
-    async fn confirm(&self, tx: &mut Transaction<'_, Postgres>, branch: &Branch<()>) -> Result<(), HookError> {
+    async fn confirm(
+        &self,
+        tx: &mut Transaction<'_, Postgres>,
+        branch: &Branch<()>,
+    ) -> Result<(), HookError> {
         Ok(effect(tx, branch.xid, branch.key.as_str(), "confirm").await?)
     }
 

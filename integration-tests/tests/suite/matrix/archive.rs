@@ -15,8 +15,12 @@ async fn until_trimmed(tm: &Tm<'_>) -> anyhow::Result<Vec<String>> {
     let mut committed = Vec::new();
     for _ in 0..EMPTY_MAX {
         let xid = Uuid::new_v4().to_string();
-        let begin =
-            v1::BeginRequest { mode: v1::Mode::Tcc.into(), xid: xid.clone(), timeout_ms: 120_000, ..Default::default() };
+        let begin = v1::BeginRequest {
+            mode: v1::Mode::Tcc.into(),
+            xid: xid.clone(),
+            timeout_ms: 120_000,
+            ..Default::default()
+        };
         if tm.client.clone().begin(begin).await.is_err() {
             return Ok(committed);
         }
@@ -42,7 +46,8 @@ async fn dies_at(point: &str) -> anyhow::Result<()> {
         let shown = tm.look(&xid).await?.with_context(|| format!("{xid} is forgotten"))?;
         ensure!(shown.status() == v1::Status::Committed, "{shown:?}");
         // Late messages.
-        let again = tm.client.clone().commit(v1::CommitRequest { xid: xid.clone(), ..Default::default() }).await?;
+        let again =
+            tm.client.clone().commit(v1::CommitRequest { xid: xid.clone(), ..Default::default() }).await?;
         ensure!(again.get_ref().status() == v1::Status::Committed, "{again:?}");
         let one = v1::Target { kind: Some(v1::target::Kind::Url(world.bank.url("confirm"))) };
         let targets = v1::BranchTargets { one: Some(one), ..Default::default() };
@@ -52,7 +57,8 @@ async fn dies_at(point: &str) -> anyhow::Result<()> {
             targets: Some(targets),
             ..Default::default()
         };
-        let refused = tm.client.clone().register_branch(register).await.err().context("a late branch is in")?;
+        let refused =
+            tm.client.clone().register_branch(register).await.err().context("a late branch is in")?;
         let code = error_from_status(&refused).map(|detail| detail.code);
         ensure!(code.as_deref() == Some("already_decided"), "{refused:?}");
         let abort = tm.client.clone().abort(v1::AbortRequest { xid, ..Default::default() }).await;

@@ -42,7 +42,9 @@ fn next(state: Option<&str>, operation: &str) -> (Reply, Option<&'static str>) {
         ("prepare", Some("prepared" | "done")) => (Done, None),
         // The second phase, forward.
         ("confirm", None) => (NotYet, None),
-        ("confirm" | "commit_one_phase", Some("begun")) | ("commit", Some("prepared")) => (Done, Some("done")),
+        ("confirm" | "commit_one_phase", Some("begun")) | ("commit", Some("prepared")) => {
+            (Done, Some("done"))
+        }
         ("deliver", None) => (Done, Some("done")),
         ("confirm" | "commit" | "commit_one_phase" | "deliver", Some("done")) => (Done, None),
         // Back. Where there is nothing, nothing may come any more.
@@ -210,6 +212,8 @@ async fn called(State(shared): State<Arc<Shared>>, Path(operation): Path<String>
     }
     match carry_out(&shared, &operation, &body).await {
         Ok(None) => broken_off(),
+        // A step's result is what its compensation is given.
+        Ok(Some(Reply::Done)) if operation == "action" => (StatusCode::OK, "\"booked\"").into_response(),
         Ok(Some(Reply::Done)) => StatusCode::OK.into_response(),
         Ok(Some(Reply::Refused)) => (StatusCode::CONFLICT, "refused").into_response(),
         Ok(Some(Reply::NotYet)) => StatusCode::TOO_EARLY.into_response(),

@@ -2,7 +2,7 @@
 
 use super::case::{Case, Want, run};
 use super::story::Story::{
-    Early, Late, LateRefused, OnePhase, OnePhaseRefused, Presumed, SagaRefused, Tcc, TccAbort,
+    Early, Late, LateRefused, Locked, OnePhase, OnePhaseRefused, Presumed, SagaRefused, Tcc, TccAbort,
 };
 
 const fn commits(row: &'static str, story: super::story::Story, point: &'static str) -> Case {
@@ -98,6 +98,14 @@ pub(super) const CASES: &[Case] = &[
     aborts("C11", LateRefused, "dispatch.before.rollback").down(),
     aborts("C11", LateRefused, "dispatch.after.rollback").second(),
     aborts("C11", LateRefused, "result.rollback").lossy(),
+    // A lock that was taken is held, or was not taken; one that was given back is free (protocol H7).
+    commits("H7", Locked, "append.before.lock_acquired"),
+    commits("H7", Locked, "append.after.lock_acquired").second(),
+    aborts("H7", Locked, "append.after.lock_acquired").gone(),
+    commits("H7", Locked, "append.before.lock_released"),
+    commits("H7", Locked, "append.before.lock_released").second().gone(),
+    commits("H7", Locked, "append.after.lock_released").down(),
+    commits("H7", Locked, "append.after.decided").gone(),
     // On the way into the archive. The log's trim is in `archive.rs`.
     commits("C14", Tcc, "project.before"),
     commits("C14", Tcc, "project.before").second(),
@@ -110,12 +118,15 @@ pub(super) const CASES: &[Case] = &[
         "dispatch.before.confirm",
         "dispatch.after.confirm",
     ]),
-    either("C15", Late, "dispatch.after.prepare").again(&["recover.after_read", "recover.after_epoch"]).down(),
-    aborts("C15", SagaRefused, "append.after.action_refused").again(&["recover.after_read", "recover.after_read"]),
+    either("C15", Late, "dispatch.after.prepare")
+        .again(&["recover.after_read", "recover.after_epoch"])
+        .down(),
+    aborts("C15", SagaRefused, "append.after.action_refused")
+        .again(&["recover.after_read", "recover.after_read"]),
 ];
 
 macro_rules! rows {
-    ($($name:ident: $row:literal),* $(,)?) => {
+    ($(async fn $name:ident() = $row:literal;)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
@@ -126,17 +137,18 @@ macro_rules! rows {
 }
 
 rows! {
-    c1_before_the_begin_is_durable_nothing_exists: "C1",
-    c2_a_begin_whose_answer_was_lost_is_begun_once: "C2",
-    c3_a_registration_whose_answer_was_lost_is_one_branch: "C3",
-    c4_some_prepares_on_their_way_end_the_same_everywhere: "C4",
-    c5_votes_without_a_durable_decision_commit_nothing: "C5",
-    c6_a_decision_that_nobody_was_told_is_final_if_it_is_durable: "C6",
-    c7_a_durable_commit_reaches_every_branch: "C7",
-    c8_a_commit_that_reached_some_reaches_all: "C8",
-    c9_what_a_branch_did_and_nobody_recorded_is_asked_again: "C9",
-    c10_it_is_closed_once: "C10",
-    c11_an_abort_that_reached_some_reaches_all: "C11",
-    c14_nothing_comes_back_from_the_archive: "C14",
-    c15_the_third_owner_finishes: "C15",
+    async fn c1_before_the_begin_is_durable_nothing_exists() = "C1";
+    async fn c2_a_begin_whose_answer_was_lost_is_begun_once() = "C2";
+    async fn c3_a_registration_whose_answer_was_lost_is_one_branch() = "C3";
+    async fn c4_some_prepares_on_their_way_end_the_same_everywhere() = "C4";
+    async fn c5_votes_without_a_durable_decision_commit_nothing() = "C5";
+    async fn c6_a_decision_that_nobody_was_told_is_final_if_it_is_durable() = "C6";
+    async fn c7_a_durable_commit_reaches_every_branch() = "C7";
+    async fn c8_a_commit_that_reached_some_reaches_all() = "C8";
+    async fn c9_what_a_branch_did_and_nobody_recorded_is_asked_again() = "C9";
+    async fn c10_it_is_closed_once() = "C10";
+    async fn c11_an_abort_that_reached_some_reaches_all() = "C11";
+    async fn h7_locks_outlive_a_crash_and_are_given_back() = "H7";
+    async fn c14_nothing_comes_back_from_the_archive() = "C14";
+    async fn c15_the_third_owner_finishes() = "C15";
 }

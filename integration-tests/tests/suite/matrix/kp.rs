@@ -246,7 +246,7 @@ async fn run(row: &str) {
 }
 
 macro_rules! rows {
-    ($($name:ident: $row:literal),* $(,)?) => {
+    ($(async fn $name:ident() = $row:literal;)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
@@ -257,12 +257,12 @@ macro_rules! rows {
 }
 
 rows! {
-    k1_a_try_whose_answer_was_lost_ends_once: "K1",
-    k4_a_second_phase_whose_answer_was_lost_is_done_once: "K4",
-    k5_fence_and_effect_are_both_there_or_neither: "K5",
-    p1_what_was_not_prepared_leaves_nothing: "P1",
-    p2_what_was_prepared_unheard_obeys_a_commit: "P2",
-    p3_what_was_prepared_unheard_is_rolled_back: "P3",
-    p4_in_doubt_nobody_decides_alone: "P4",
-    p5_a_commit_whose_answer_was_lost_is_known_by_its_ledger_row: "P5",
+    async fn k1_a_try_whose_answer_was_lost_ends_once() = "K1";
+    async fn k4_a_second_phase_whose_answer_was_lost_is_done_once() = "K4";
+    async fn k5_fence_and_effect_are_both_there_or_neither() = "K5";
+    async fn p1_what_was_not_prepared_leaves_nothing() = "P1";
+    async fn p2_what_was_prepared_unheard_obeys_a_commit() = "P2";
+    async fn p3_what_was_prepared_unheard_is_rolled_back() = "P3";
+    async fn p4_in_doubt_nobody_decides_alone() = "P4";
+    async fn p5_a_commit_whose_answer_was_lost_is_known_by_its_ledger_row() = "P5";
 }

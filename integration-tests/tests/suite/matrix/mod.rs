@@ -16,4 +16,5 @@ mod peer;
 mod races;
 mod s;
 mod story;
+mod table;
 mod world;

@@ -10,9 +10,29 @@ use super::peer::{Peer, connect, effects};
 use super::story::Tm;
 use super::world::{World, died};
 
-/// Points at which these tests die.
-pub(super) const POINTS: &[&str] =
-    &["relay.before_handover", "relay.after_handover", "relay.before_mark", "relay.after_mark"];
+/// A case.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Case {
+    row: &'static str,
+    pub(super) point: &'static str,
+    hit: u32,
+    pub(super) again: &'static [&'static str],
+    /// Whether another sender over the same outbox goes on, while the dead one stays dead.
+    takes_over: bool,
+}
+
+const fn case(row: &'static str, point: &'static str, hit: u32, again: &'static [&'static str]) -> Case {
+    Case { row, point, hit, again, takes_over: false }
+}
+
+pub(super) const CASES: &[Case] = &[
+    case("O2", "relay.before_handover", 1, &[]),
+    case("O2", "relay.before_handover", 2, &["relay.before_handover"]),
+    case("O3", "relay.after_handover", 1, &["relay.before_mark"]),
+    case("O3", "relay.before_mark", 2, &[]),
+    case("O3", "relay.after_mark", 1, &[]),
+    Case { takes_over: true, ..case("O4", "relay.after_handover", 2, &[]) },
+];
 
 /// Messages that are sent at most until the armed process dies.
 const SENT_MAX: usize = 6;
@@ -29,14 +49,16 @@ async fn order(peer: &mut Peer, world: &World, commit: bool) -> anyhow::Result<O
 /// Every message of a committed transaction is delivered once, marked so, and no other is.
 async fn verify(world: &World) -> anyhow::Result<()> {
     let mut connection = connect(&world.bank_url).await?;
-    let sent: Vec<String> = sqlx::query_scalar("SELECT xid FROM effects WHERE operation = 'order' ORDER BY at")
-        .fetch_all(&mut connection)
-        .await?;
+    let sent: Vec<String> =
+        sqlx::query_scalar("SELECT xid FROM effects WHERE operation = 'order' ORDER BY at")
+            .fetch_all(&mut connection)
+            .await?;
     ensure!(!sent.is_empty(), "nothing was sent");
     until("every message is delivered and marked", Duration::from_secs(40), async || {
-        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM unanimity_outbox WHERE state <> 'delivered'")
-            .fetch_one(&mut connection)
-            .await?;
+        let open: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM unanimity_outbox WHERE state <> 'delivered'")
+                .fetch_one(&mut connection)
+                .await?;
         ensure!(open == 0, "{open} are not");
         Ok(())
     })
@@ -53,7 +75,8 @@ async fn verify(world: &World) -> anyhow::Result<()> {
 }
 
 /// Dies at a point, comes back (and dies again), or another one takes over.
-async fn dies_at(point: &str, hit: u32, again: &[&str], takes_over: bool) -> anyhow::Result<()> {
+async fn run_case(case: &Case) -> anyhow::Result<()> {
+    let Case { point, hit, again, takes_over, .. } = *case;
     let mut world = World::new("matrix-o").await?;
     world.start().await?;
     let tm = Tm::new(&world.coordinator.url(), &world.bank)?;
@@ -79,35 +102,25 @@ async fn dies_at(point: &str, hit: u32, again: &[&str], takes_over: bool) -> any
     verify(&world).await
 }
 
-async fn all(cases: &[(&str, u32, &[&str], bool)]) {
-    for (point, hit, again, takes_over) in cases {
-        dies_at(point, *hit, again, *takes_over)
-            .await
-            .map_err(|error| format!("{point}@{hit} {again:?}: {error:#}"))
-            .unwrap();
+async fn run(row: &str) {
+    let cases: Vec<_> = CASES.iter().filter(|case| case.row == row).collect();
+    assert!(!cases.is_empty(), "{row} has no cases");
+    for case in cases {
+        run_case(case).await.map_err(|error| format!("{case:?}: {error:#}")).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o2_what_was_committed_and_not_relayed_goes_after_a_restart() {
-    all(&[
-        ("relay.before_handover", 1, &[], false),
-        ("relay.before_handover", 2, &["relay.before_handover"], false),
-    ])
-    .await;
+    run("O2").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o3_what_was_relayed_and_not_marked_goes_again_with_the_same_id() {
-    all(&[
-        ("relay.after_handover", 1, &["relay.before_mark"], false),
-        ("relay.before_mark", 2, &[], false),
-        ("relay.after_mark", 1, &[], false),
-    ])
-    .await;
+    run("O3").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn o4_another_relay_takes_over_from_a_dead_one() {
-    all(&[("relay.after_handover", 2, &[], true)]).await;
+    run("O4").await;
 }

@@ -60,7 +60,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 macro_rules! rows {
-    ($($name:ident: $row:literal),* $(,)?) => {
+    ($(async fn $name:ident() = $row:literal;)*) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
@@ -71,13 +71,13 @@ macro_rules! rows {
 }
 
 rows! {
-    s1_a_step_that_was_not_called_is_called: "S1",
-    s2_a_step_whose_result_was_lost_is_asked_again: "S2",
-    s3_a_saga_goes_in_one_direction: "S3",
-    s4_a_step_of_unknown_outcome_is_compensated: "S4",
-    s5_a_compensation_may_be_repeated: "S5",
-    s6_a_refused_compensation_is_parked_and_resumed: "S6",
-    o1_without_its_local_transaction_there_is_no_message: "O1",
-    o2_a_committed_message_is_delivered_after_a_restart: "O2",
-    o3_a_delivery_that_was_not_recorded_comes_again_with_the_same_id: "O3",
+    async fn s1_a_step_that_was_not_called_is_called() = "S1";
+    async fn s2_a_step_whose_result_was_lost_is_asked_again() = "S2";
+    async fn s3_a_saga_goes_in_one_direction() = "S3";
+    async fn s4_a_step_of_unknown_outcome_is_compensated() = "S4";
+    async fn s5_a_compensation_may_be_repeated() = "S5";
+    async fn s6_a_refused_compensation_is_parked_and_resumed() = "S6";
+    async fn o1_without_its_local_transaction_there_is_no_message() = "O1";
+    async fn o2_a_committed_message_is_delivered_after_a_restart() = "O2";
+    async fn o3_a_delivery_that_was_not_recorded_comes_again_with_the_same_id() = "O3";
 }

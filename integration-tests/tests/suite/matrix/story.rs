@@ -15,6 +15,8 @@ use super::bank::{Bank, Reply};
 pub(super) enum Story {
     /// Two TCC branches; commit.
     Tcc,
+    /// The same, under a lock key that all transactions of the case want.
+    Locked,
     /// Two TCC branches; abort.
     TccAbort,
     /// Two branches that prepare when they are asked; commit.
@@ -55,6 +57,7 @@ impl Story {
     pub(super) fn end(self) -> Outcome {
         match self {
             Self::Tcc
+            | Self::Locked
             | Self::Late
             | Self::Early
             | Self::OnePhase
@@ -173,8 +176,10 @@ impl<'a> Tm<'a> {
         }
         ask!(self, tx, begin(self.begin(tx)));
         match tx.story {
-            Story::Tcc | Story::TccAbort => self.tcc(tx).await,
-            Story::Late | Story::LateRefused | Story::OnePhase | Story::OnePhaseRefused => self.late(tx).await,
+            Story::Tcc | Story::Locked | Story::TccAbort => self.tcc(tx).await,
+            Story::Late | Story::LateRefused | Story::OnePhase | Story::OnePhaseRefused => {
+                self.late(tx).await
+            }
             Story::Early => self.early(tx).await,
             Story::Message => self.message(tx).await,
             Story::CheckBack => {
@@ -196,10 +201,9 @@ impl<'a> Tm<'a> {
             ..Default::default()
         };
         let after = |name: &str, before: &str| v1::SagaStep { after: vec![before.to_owned()], ..step(name) };
-        let delivery =
-            v1::Delivery { key: "a".to_owned(), target: to("deliver"), ..Default::default() };
+        let delivery = v1::Delivery { key: "a".to_owned(), target: to("deliver"), ..Default::default() };
         let (mode, saga, message) = match tx.story {
-            Story::Tcc | Story::TccAbort | Story::Presumed => (v1::Mode::Tcc, None, None),
+            Story::Tcc | Story::Locked | Story::TccAbort | Story::Presumed => (v1::Mode::Tcc, None, None),
             Story::Late | Story::LateRefused | Story::Early | Story::OnePhase | Story::OnePhaseRefused => {
                 (v1::Mode::TwoPhase, None, None)
             }
@@ -228,9 +232,10 @@ impl<'a> Tm<'a> {
     pub(super) fn branch(&self, tx: &Tx, key: &str) -> v1::RegisterBranchRequest {
         let to = |operation: &str| Some(self.target(operation));
         let (targets, two_phase) = match tx.story {
-            Story::Tcc | Story::TccAbort => {
-                (v1::BranchTargets { confirm: to("confirm"), cancel: to("cancel"), ..Default::default() }, None)
-            }
+            Story::Tcc | Story::Locked | Story::TccAbort => (
+                v1::BranchTargets { confirm: to("confirm"), cancel: to("cancel"), ..Default::default() },
+                None,
+            ),
             story => (
                 v1::BranchTargets {
                     prepare: to("prepare"),
@@ -250,8 +255,20 @@ impl<'a> Tm<'a> {
                 }),
             ),
         };
+        let lock_keys =
+            if tx.story == Story::Locked && key == "a" { vec!["stock".to_owned()] } else { Vec::new() };
         let (xid, key, targets) = (tx.xid.clone(), key.to_owned(), Some(targets));
-        v1::RegisterBranchRequest { xid, key, targets, two_phase, ..Default::default() }
+        // The one before is about to give it back.
+        let lock_wait_ms = 10_000;
+        v1::RegisterBranchRequest {
+            xid,
+            key,
+            targets,
+            two_phase,
+            lock_keys,
+            lock_wait_ms,
+            ..Default::default()
+        }
     }
 
     async fn tcc(&self, tx: &mut Tx) -> Result<(), Stuck> {
@@ -260,7 +277,11 @@ impl<'a> Tm<'a> {
             ask!(self, tx, register_branch(self.branch(tx, key)));
             all &= self.bank.perform(&tx.xid, key, "try").await? == Reply::Done;
         }
-        if all && tx.story == Story::Tcc { self.commit(tx, &["a", "b"]).await } else { self.abort(tx).await }
+        if all && tx.story != Story::TccAbort {
+            self.commit(tx, &["a", "b"]).await
+        } else {
+            self.abort(tx).await
+        }
     }
 
     async fn late(&self, tx: &mut Tx) -> Result<(), Stuck> {
@@ -363,8 +384,7 @@ impl<'a> Tm<'a> {
             self.bank.refuse(key, operation, false);
         }
         let by = "the matrix".to_owned();
-        let request =
-            v1::RetryTransactionRequest { xid: tx.xid.clone(), operator: by.clone(), reason: by };
+        let request = v1::RetryTransactionRequest { xid: tx.xid.clone(), operator: by.clone(), reason: by };
         match self.client.clone().retry_transaction(request).await {
             Ok(_) => Ok(()),
             Err(status) => match refused(&status) {

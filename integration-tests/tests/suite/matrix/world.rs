@@ -46,7 +46,7 @@ pub(super) struct World {
     pub(super) bank_url: String,
     pub(super) scratch: Scratch,
     // Dropped last: the others use it.
-    pub(super) postgres: Arc<TestPostgres>,
+    _postgres: Arc<TestPostgres>,
 }
 
 impl World {
@@ -62,7 +62,7 @@ impl World {
             .set("UNANIMITY_RETRY_INITIAL_MS", "20")
             .set("UNANIMITY_RETRY_CAP_MS", "200")
             .set("UNANIMITY_TIMEOUTS_CALLBACK_MS", "1000");
-        Ok(Self { coordinator, bank, log_url, bank_url, scratch, postgres })
+        Ok(Self { coordinator, bank, log_url, bank_url, scratch, _postgres: postgres })
     }
 
     /// Starts the coordinator with a point at which it is to die, and waits until it works.
