@@ -1,4 +1,4 @@
-//! The binaries under test: `unanimity` and the services of the example, as cargo built them.
+//! The binaries under test: `unanimity` and the services of the examples, as cargo built them.
 //!
 //! They lie beside the test executable. `cargo test --workspace` builds them with the tests; `cargo test -p
 //! integration-tests` does not, so what is missing or older than its sources is built here, once for all tests.
@@ -20,10 +20,15 @@ pub enum Program {
     Payment,
     /// The inventory service.
     Inventory,
+    /// A bank.
+    Bank,
+    /// The banks' teller.
+    Teller,
 }
 
 impl Program {
-    const ALL: [Self; 4] = [Self::Unanimity, Self::Order, Self::Payment, Self::Inventory];
+    const ALL: [Self; 6] =
+        [Self::Unanimity, Self::Order, Self::Payment, Self::Inventory, Self::Bank, Self::Teller];
 
     const fn name(self) -> &'static str {
         match self {
@@ -31,6 +36,8 @@ impl Program {
             Self::Order => "order-service",
             Self::Payment => "payment-service",
             Self::Inventory => "inventory-service",
+            Self::Bank => "bank-service",
+            Self::Teller => "teller-service",
         }
     }
 
@@ -99,7 +106,8 @@ fn build(directory: &Path) -> anyhow::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--bins", "-p", "unanimity-coordinator", "-p", "order-payment", "--profile", profile])
+        .args(["build", "--bins", "--profile", profile])
+        .args(["-p", "unanimity-coordinator", "-p", "order-payment", "-p", "bank-transfer"])
         // As `cargo test --workspace` builds them, whose test crates ask for it.
         .args(["--features", "unanimity-coordinator/failpoints,unanimity-sdk/failpoints"])
         .arg("--target-dir")

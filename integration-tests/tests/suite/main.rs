@@ -1,6 +1,7 @@
 //! The tests against real databases, containers and processes: one binary.
 #![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+mod bank;
 mod damaged_log;
 mod full_disk;
 mod mariadb_finder;
