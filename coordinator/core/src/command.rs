@@ -174,6 +174,12 @@ pub enum ResultOutcome {
         /// In its own words.
         error: Box<str>,
     },
+    /// The participant says no to an action, and has made sure that no attempt of it takes effect, now or
+    /// later: a refusal that is clean whichever attempt it answers.
+    Sealed {
+        /// In its own words.
+        error: Box<str>,
+    },
     /// Nothing is known: a time-out, a broken connection, an answer that makes no sense.
     Unknown {
         /// What was seen.

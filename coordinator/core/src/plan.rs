@@ -39,8 +39,8 @@ pub(crate) fn saga(plan: SagaPlan) -> Result<Vec<Event>, Box<str>> {
         }
     }
     let after = steps.iter().map(|step| before(step, &places)).collect::<Result<Vec<_>, _>>()?;
-    acyclic(steps, &after)?;
-    roles(steps, &after)?;
+    let order = in_order(steps, &after)?;
+    roles(steps, &after, &order)?;
     let step_of = |(at, (step, after)): (usize, (SagaStep, Vec<usize>))| {
         let after = after.into_iter().map(number).collect();
         let traits = BranchTraits {
@@ -133,17 +133,18 @@ fn before(step: &SagaStep, places: &BTreeMap<&BranchKey, usize>) -> Result<Vec<u
     Ok(after.into_iter().collect())
 }
 
-/// Kahn, "Topological sorting of large networks" (1962).
-fn acyclic(steps: &[SagaStep], after: &[Vec<usize>]) -> Result<(), Box<str>> {
+/// The steps' places, each behind all that come before it. Kahn, "Topological sorting of large networks"
+/// (1962).
+fn in_order(steps: &[SagaStep], after: &[Vec<usize>]) -> Result<Vec<usize>, Box<str>> {
     let mut waits: Vec<usize> = after.iter().map(Vec::len).collect();
     let mut next: Vec<Vec<usize>> = vec![Vec::new(); steps.len()];
     for (at, before) in after.iter().enumerate() {
         before.iter().for_each(|before| next[*before].push(at));
     }
     let mut free: Vec<usize> = (0..steps.len()).filter(|at| waits[*at] == 0).collect();
-    let mut seen = 0;
+    let mut order = Vec::with_capacity(steps.len());
     while let Some(at) = free.pop() {
-        seen += 1;
+        order.push(at);
         for later in &next[at] {
             waits[*later] -= 1;
             if waits[*later] == 0 {
@@ -151,8 +152,8 @@ fn acyclic(steps: &[SagaStep], after: &[Vec<usize>]) -> Result<(), Box<str>> {
             }
         }
     }
-    if seen == steps.len() {
-        return Ok(());
+    if order.len() == steps.len() {
+        return Ok(order);
     }
     let stuck: Vec<&str> = steps
         .iter()
@@ -165,7 +166,7 @@ fn acyclic(steps: &[SagaStep], after: &[Vec<usize>]) -> Result<(), Box<str>> {
 }
 
 /// Past the pivot everything goes forward, or the saga could get stuck in between (protocol H14).
-fn roles(steps: &[SagaStep], after: &[Vec<usize>]) -> Result<(), Box<str>> {
+fn roles(steps: &[SagaStep], after: &[Vec<usize>], order: &[usize]) -> Result<(), Box<str>> {
     for step in steps {
         if step.role != StepRole::Compensatable && step.compensate.is_some() {
             return Err(format!(
@@ -179,12 +180,15 @@ fn roles(steps: &[SagaStep], after: &[Vec<usize>]) -> Result<(), Box<str>> {
     if pivots.len() > 1 {
         return Err("a saga has at most one pivot".into());
     }
-    for (at, step) in steps.iter().enumerate() {
-        if step.role == StepRole::ForwardOnly {
-            continue;
-        }
-        if let Some(forward) =
-            ancestors(at, after).into_iter().find(|at| steps[*at].role == StepRole::ForwardOnly)
+    // For each step a forward-only one that comes before it.
+    let mut forward: Vec<Option<usize>> = vec![None; steps.len()];
+    for at in order.iter().copied() {
+        let is_forward = |at: usize| (steps[at].role == StepRole::ForwardOnly).then_some(at);
+        forward[at] = after[at].iter().find_map(|before| is_forward(*before).or(forward[*before]));
+    }
+    for (step, forward) in steps.iter().zip(&forward) {
+        if step.role != StepRole::ForwardOnly
+            && let Some(forward) = *forward
         {
             return Err(format!(
                 "step {} can refuse, and comes after {}, which cannot be turned back",

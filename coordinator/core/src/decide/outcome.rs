@@ -51,6 +51,10 @@ pub(super) fn result(
             Verdict::events(vec![Event::Deferred { branch_id, next_at }])
         }
         ResultOutcome::Refused { error } => refused(transaction, branch, attempt, error, context),
+        ResultOutcome::Sealed { error } if branch.status == BranchStatus::Running => {
+            saga::sealed(transaction, branch, attempt, error, context)
+        }
+        ResultOutcome::Sealed { error } => refused(transaction, branch, attempt, error, context),
         ResultOutcome::Voted(Vote::Refused) => {
             refused(transaction, branch, attempt, "it voted to refuse".into(), context)
         }

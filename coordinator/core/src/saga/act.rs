@@ -56,8 +56,22 @@ pub(crate) fn refused(
     error: Box<str>,
     context: Context,
 ) -> Verdict {
+    if !is_clean(branch, attempt) {
+        return turn_or_park(transaction, branch, clip(error), AbortReason::Refused, context);
+    }
+    sealed(transaction, branch, attempt, error, context)
+}
+
+/// The step did nothing, and will not.
+pub(crate) fn sealed(
+    transaction: &Transaction,
+    branch: &Branch,
+    attempt: u32,
+    error: Box<str>,
+    context: Context,
+) -> Verdict {
     let error = clip(error);
-    if branch.role() == Some(StepRole::ForwardOnly) || !is_clean(branch, attempt) {
+    if branch.role() == Some(StepRole::ForwardOnly) {
         return turn_or_park(transaction, branch, error, AbortReason::Refused, context);
     }
     let mut events =
@@ -121,14 +135,9 @@ pub(crate) fn ended_after_turn(
         ResultOutcome::Result(result) if too_large(transaction, &result).is_none() => {
             done_after_turn(branch, attempt, result)
         }
+        ResultOutcome::Sealed { error } => refused_after_turn(transaction, branch, attempt, error),
         ResultOutcome::Refused { error } if is_clean(branch, attempt) => {
-            let refused =
-                Event::ActionRefused { branch_id: branch.id, attempts: attempt, error: clip(error) };
-            let mut events = vec![refused];
-            if is_last(transaction, branch.status) {
-                events.push(Event::Finished);
-            }
-            Verdict::events(events)
+            refused_after_turn(transaction, branch, attempt, error)
         }
         ResultOutcome::Result(_)
         | ResultOutcome::Voted(_)
@@ -138,6 +147,16 @@ pub(crate) fn ended_after_turn(
         | ResultOutcome::Unusable { .. }
         | ResultOutcome::NotSent { .. } => returned(),
     }
+}
+
+/// It did nothing, and nothing has to be undone.
+fn refused_after_turn(transaction: &Transaction, branch: &Branch, attempt: u32, error: Box<str>) -> Verdict {
+    let refused = Event::ActionRefused { branch_id: branch.id, attempts: attempt, error: clip(error) };
+    let mut events = vec![refused];
+    if is_last(transaction, branch.status) {
+        events.push(Event::Finished);
+    }
+    Verdict::events(events)
 }
 
 /// What it brought is what its compensation needs to know.

@@ -1,7 +1,5 @@
 //! The order of steps, forward and back.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use unanimity_types::{BranchId, BranchKey, BranchStatus, StepRole};
 
@@ -38,18 +36,22 @@ pub(crate) fn ready_to_compensate(transaction: &Transaction) -> Vec<BranchId> {
     transaction
         .branches
         .iter()
-        .filter(|branch| branch.status == BranchStatus::ToCompensate && !branch.in_flight)
-        .filter(|branch| branch.next_attempt_at.is_none() && !blocked.contains(&branch.id))
-        .map(|branch| branch.id)
+        .zip(blocked)
+        .filter(|(branch, blocked)| branch.status == BranchStatus::ToCompensate && !blocked)
+        .filter(|(branch, _)| !branch.in_flight && branch.next_attempt_at.is_none())
+        .map(|(branch, _)| branch.id)
         .collect()
 }
 
-/// All steps that come before some.
-fn before<'a>(transaction: &Transaction, some: impl Iterator<Item = &'a Branch>) -> BTreeSet<BranchId> {
-    let mut before = BTreeSet::new();
+/// For each step, in the plan's order, whether it comes before any of some. Asked with every event and for
+/// plans with thousands of edges: by place, without a look-up.
+fn before<'a>(transaction: &Transaction, some: impl Iterator<Item = &'a Branch>) -> Vec<bool> {
+    let mut before = vec![false; transaction.branches.len()];
     let mut look: Vec<BranchId> = some.flat_map(steps_before).collect();
     while let Some(id) = look.pop() {
-        if before.insert(id) {
+        let place = usize::try_from(id.0).ok().and_then(|number| number.checked_sub(1));
+        let Some(known) = place.and_then(|place| before.get_mut(place)) else { continue };
+        if !std::mem::replace(known, true) {
             look.extend(transaction.branch(id).into_iter().flat_map(steps_before));
         }
     }
@@ -88,10 +90,11 @@ impl Transaction {
     /// are given. In the plan's order; steps without a result are left out.
     #[must_use]
     pub fn inputs_of(&self, branch: &Branch) -> Vec<(BranchKey, Bytes)> {
-        before(self, std::iter::once(branch))
-            .into_iter()
-            .filter_map(|id| {
-                let branch = self.branch(id)?;
+        self.branches
+            .iter()
+            .zip(before(self, std::iter::once(branch)))
+            .filter(|(_, before)| *before)
+            .filter_map(|(branch, _)| {
                 let result = branch.step.as_ref()?.result.as_ref()?;
                 (!result.is_empty()).then(|| (branch.key.clone(), result.clone()))
             })

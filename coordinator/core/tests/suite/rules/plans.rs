@@ -1,9 +1,10 @@
 //! Plans that cannot be carried out are refused as a whole, with a reason (H14, bad input).
 
 use bytes::Bytes;
-use unanimity_core::{Command, Refusal};
+use unanimity_core::{Command, Refusal, ResultOutcome};
 use unanimity_types::{
-    BranchKey, CallPolicy, Delivery, Limits, MessagePlan, Mode, Plan, SagaPlan, SagaStep, StepRole,
+    BranchId, BranchKey, CallPolicy, Delivery, Limits, MessagePlan, Mode, Operation, Plan, SagaPlan,
+    SagaStep, Status, StepRole,
 };
 
 use crate::fixture::*;
@@ -156,4 +157,25 @@ fn a_plan_of_another_mode() {
     ] {
         why(begin_with(mode, plan));
     }
+}
+
+/// 1,000 steps, each after the ten before it: what each event costs follows from the size of the plan, not
+/// from its square.
+#[test]
+fn the_largest_saga_goes_forward_and_back() {
+    let most = u32::try_from(Limits::STEPS_MAX).expect("small");
+    let steps = (1..=most).map(|n| step(n, &(n.saturating_sub(10).max(1)..n).collect::<Vec<_>>()));
+    let mut driven = Driven::unknown().with(saga(steps.collect()));
+    let brings = ResultOutcome::Result(Bytes::from_static(b"x"));
+    for n in 1..most {
+        driven.run(result(n, Operation::Action, brings.clone()));
+    }
+    let transaction = driven.transaction();
+    let last = transaction.branch(BranchId(most)).expect("a step");
+    assert_eq!(transaction.inputs_of(last).len(), Limits::STEPS_MAX - 1);
+    driven.run(result(most, Operation::Action, crate::fixture::refused()));
+    for n in (1..most).rev() {
+        driven.run(result(n, Operation::Compensate, ResultOutcome::Done));
+    }
+    assert_eq!(driven.transaction().status(), Status::Aborted);
 }
