@@ -25,6 +25,8 @@ mod dispatcher;
 mod flight;
 mod grpc;
 mod http;
+#[cfg(test)]
+mod lease_tests;
 mod retry_after;
 mod stats;
 mod text;

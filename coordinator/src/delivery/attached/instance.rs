@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use prost::Message as _;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use unanimity_proto::v1;
@@ -20,8 +20,8 @@ use crate::delivery::text::printable;
 /// Operations in one message: many enough to spare messages, few enough that the first of them does
 /// not wait for the last.
 const BATCH_OPERATIONS_MAX: usize = 256;
-/// Bytes of payloads and results after which a message is full. With the last operation's (1 MiB of
-/// payload, 1 MiB of results) and the envelopes it stays below the limit of a message (4 MiB).
+/// Bytes after which a message is full. With the last operation's (1 MiB of payload, 1 MiB of results
+/// under a thousand names) it stays below the limit of a message (4 MiB).
 const BATCH_BYTES_FULL: usize = 1024 * 1024;
 /// How long an instance that let an operation time out is chosen only if no other has room.
 const AVOID_AFTER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -138,9 +138,10 @@ impl Instance {
                 Target::Participant { operation, .. } => operation.as_str(),
                 Target::Grpc(_) | Target::Http(_) => "",
             };
-            bytes += call.payload.len() + call.result.as_ref().map_or(0, Bytes::len);
-            bytes += call.inputs.iter().map(|(_, result)| result.len()).sum::<usize>();
-            batch.push(operation_to_wire(call, call_id, name, log_id, timeout));
+            let operation = operation_to_wire(call, call_id, name, log_id, timeout);
+            // As it goes on the wire: a step may have a thousand inputs, each small beside its name.
+            bytes += operation.encoded_len();
+            batch.push(operation);
         }
         batch
     }

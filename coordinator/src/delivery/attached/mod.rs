@@ -14,6 +14,8 @@
 mod hello;
 mod home;
 mod instance;
+#[cfg(test)]
+mod instance_tests;
 mod participant;
 mod pinned;
 mod service;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use reqwest::Response;
-use serde::Deserialize;
+use serde_json::Value;
 use unanimity_core::ResultOutcome;
 use unanimity_types::{Limits, Operation, Vote};
 
@@ -46,26 +46,36 @@ pub(super) fn accepted(operation: Operation, body: Vec<u8>) -> ResultOutcome {
     }
 }
 
-#[derive(Deserialize)]
-struct VoteBody {
-    vote: serde_json::Value,
-}
-
-/// A 2xx to a prepare is the vote Prepared, unless its body says another one.
+/// A 2xx to a prepare is the vote Prepared, unless its body says another one, or begins to say something
+/// that cannot be read: "prepared" cannot be taken back.
 fn vote(body: &[u8]) -> ResultOutcome {
-    let Ok(VoteBody { vote }) = serde_json::from_slice(body) else {
-        return ResultOutcome::Voted(Vote::Prepared);
+    let unreadable = |error: &str| ResultOutcome::Unknown { error: printable(error), retry_after: None };
+    if body.len() >= TEXT_BYTES_MAX {
+        // The rest, which may have the vote, was not read.
+        return unreadable("the answer to a prepare is too long to look for its vote");
+    }
+    let Ok(document) = serde_json::from_slice::<Value>(body) else {
+        let is_object = body.trim_ascii_start().first() == Some(&b'{');
+        return if is_object {
+            unreadable("the answer to a prepare begins as a JSON object and is none")
+        } else {
+            ResultOutcome::Voted(Vote::Prepared)
+        };
     };
+    let Some(vote) = document.get("vote") else { return ResultOutcome::Voted(Vote::Prepared) };
     match vote.as_str().and_then(|word| word.parse().ok()) {
         Some(Vote::Refused) => ResultOutcome::Refused { error: "it voted refused".into() },
         Some(vote) => ResultOutcome::Voted(vote),
         // Whoever writes a word that we do not know did not mean "prepared".
-        None => {
-            let error =
-                format!("the answer to a prepare has the vote {vote}; known: prepared, read_only, refused");
-            ResultOutcome::Unknown { error: printable(&error), retry_after: None }
-        }
+        None => unreadable(&format!(
+            "the answer to a prepare has the vote {vote}; known: prepared, read_only, refused"
+        )),
     }
+}
+
+/// Whether a refused action says that no attempt of it takes effect any more (protocol H2).
+pub(super) fn is_sealed(body: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(body).is_ok_and(|document| document.get("sealed") == Some(&Value::Bool(true)))
 }
 
 #[cfg(test)]
@@ -84,11 +94,25 @@ mod tests {
         ] {
             assert_eq!(accepted(Operation::Prepare, body.into()), ResultOutcome::Voted(vote), "{body}");
         }
-        let refused = accepted(Operation::Prepare, br#"{"vote":"refused"}"#.to_vec());
-        assert!(matches!(refused, ResultOutcome::Refused { .. }));
-        for body in [r#"{"vote": "no"}"#, r#"{"vote": null}"#, r#"{"vote": 1}"#] {
-            let outcome = accepted(Operation::Prepare, body.into());
-            assert!(matches!(outcome, ResultOutcome::Unknown { .. }), "{body}: {outcome:?}");
+        // The last one counts, as most parsers have it.
+        for body in [r#"{"vote":"refused"}"#, r#"{"vote":"prepared","vote":"refused"}"#] {
+            let refused = accepted(Operation::Prepare, body.into());
+            assert!(matches!(refused, ResultOutcome::Refused { .. }), "{body}: {refused:?}");
+        }
+        let padding = "x".repeat(TEXT_BYTES_MAX);
+        let long = format!(r#"{{"work": "{padding}", "vote": "refused"}}"#);
+        let cut = &long.as_bytes()[..TEXT_BYTES_MAX];
+        for body in [
+            br#"{"vote": "no"}"#,
+            br#"{"vote": null}"#,
+            &br#"{"vote": 1}"#[..],
+            br#"{"vote": "refused""#,
+            b" {\"why\": \"\xe4\", \"vote\": \"refused\"}",
+            cut,
+        ] {
+            let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
+            let outcome = accepted(Operation::Prepare, body.to_vec());
+            assert!(matches!(outcome, ResultOutcome::Unknown { .. }), "{shown}: {outcome:?}");
         }
         assert_eq!(accepted(Operation::Commit, br#"{"vote":"refused"}"#.to_vec()), ResultOutcome::Done);
     }
