@@ -7,10 +7,12 @@
 //!  "t": [[at_ms, event, branch_id, detail], …],
 //!  "a": [code, message, since_ms, branch_id]}
 //! ```
+//!
+//! What a look shows is the same before and after a transaction left memory; a test compares the two.
 
 use serde::{Deserialize, Serialize};
 use unanimity_core::{
-    Attention, AttentionCode, BranchView, StepView, TimelineEntry, TimelineKind, Transaction,
+    Attention, AttentionCode, Branch, BranchView, StepView, TimelineEntry, TimelineKind, Transaction,
 };
 use unanimity_types::{
     BranchId, BranchKind, BranchStatus, Epoch, ErrorCode, LogPosition, PartitionId, Seq, Timestamp,
@@ -31,6 +33,17 @@ struct Detail<B> {
 /// id, key, target, status, attempts, error, `resolved_by`, `resolved_reason`, and what a branch is
 /// besides a plain TCC one.
 type DetailBranch = (u32, String, String, String, u32, String, String, String, More);
+
+/// A branch as people see it, live and in history alike. An empty text says nothing; a result with U+0000,
+/// which databases do not store in text (protocol M5), is as little text as one that is no UTF-8.
+fn shown(branch: &Branch) -> BranchView {
+    let mut view = branch.view();
+    view.last_error.take_if(|error| error.is_empty());
+    if let Some(step) = &mut view.step {
+        step.result.take_if(|result| result.contains('\0'));
+    }
+    view
+}
 
 /// As it was written before there was more than TCC, or since.
 #[derive(Debug, Deserialize)]
@@ -120,7 +133,7 @@ fn detail_of(transaction: &Transaction) -> String {
             .branches
             .iter()
             .map(|branch| {
-                let view = branch.view();
+                let view = shown(branch);
                 let more = more_of(&view);
                 let (by, reason) = view.resolved.unwrap_or_default();
                 let error = view.last_error.unwrap_or_default();
@@ -237,8 +250,15 @@ pub(super) fn live_view(transaction: &Transaction, position: LogPosition) -> Tra
         deadline: transaction.deadline,
         decided_at: transaction.decision.as_ref().map(|record| record.at),
         finished_at: transaction.finished_at,
-        branches: transaction.branches.iter().map(unanimity_core::Branch::view).collect(),
-        timeline: transaction.timeline.clone(),
+        branches: transaction.branches.iter().map(shown).collect(),
+        timeline: transaction
+            .timeline
+            .iter()
+            .map(|entry| TimelineEntry {
+                detail: entry.detail.clone().filter(|detail| !detail.is_empty()),
+                ..entry.clone()
+            })
+            .collect(),
         attention: transaction.attention.clone(),
         position,
     }
@@ -284,5 +304,13 @@ mod tests {
         assert!(view.branches[0].parked && view.branches[0].kind == BranchKind::Step);
         assert_eq!(view.branches[1].lock_keys, ["sku-7"]);
         assert!(view_of(row(r#"{"b":[[1,"k"]],"t":[]}"#)).is_err());
+    }
+
+    /// M5: a row that lost its texts still tells its status, to people and to inquiries.
+    #[test]
+    fn m5_a_row_that_was_stored_bare_stays_readable() {
+        let bare = crate::log::bare_row(&row("{}"));
+        let view = view_of(bare).expect("readable");
+        assert_eq!((view.status, view.branches.len()), (Status::Active, 0));
     }
 }

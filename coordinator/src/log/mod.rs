@@ -30,6 +30,8 @@ pub use faulty::{Fault, FaultRates, FaultyLog};
 pub use history::{HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark};
 pub use memory::{HeldAppends, MemoryLog};
 pub use postgres::{PostgresLog, PostgresOptions, migrate_postgres};
+#[cfg(test)]
+pub(crate) use rules::bare as bare_row;
 pub use rules::{HISTORY_PAGE_MAX, UNSTORABLE_TEXT};
 pub use schema::{Migrated, PARTITIONS_DEFAULT};
 pub use sqlite::{SqliteLog, migrate_sqlite};

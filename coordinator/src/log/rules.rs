@@ -89,7 +89,7 @@ pub(super) fn storable(row: &HistoryRow) -> Cow<'_, HistoryRow> {
 
 /// The row with nothing in it that a database could object to: the last resort for a row that the
 /// database refused for its data. What matters stays: xid, status, decision, times.
-pub(super) fn bare(row: &HistoryRow) -> HistoryRow {
+pub(crate) fn bare(row: &HistoryRow) -> HistoryRow {
     HistoryRow {
         name: String::new(),
         participants: Vec::new(),
@@ -102,7 +102,7 @@ pub(super) fn bare(row: &HistoryRow) -> HistoryRow {
 fn bare_detail(since: Timestamp) -> String {
     format!(
         "{{\"b\":[],\"t\":[],\"a\":[\"{UNSTORABLE_TEXT}\",\
-         \"the database cannot store a text of this transaction\",{}]}}",
+         \"the database cannot store a text of this transaction\",{},0]}}",
         since.0
     )
 }

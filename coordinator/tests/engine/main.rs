@@ -8,6 +8,7 @@ mod cleaning;
 mod durability;
 mod faults;
 mod forward;
+mod history;
 mod locks;
 mod ownership;
 mod plans;

@@ -11,10 +11,12 @@ use super::Internal;
 use super::life::Life;
 use crate::engine::detail::row_of;
 use crate::failpoint;
-use crate::log::{HistoryBatch, HistoryWatermark};
+use crate::log::{HistoryBatch, HistoryRow, HistoryWatermark};
 
 /// Rows in one write: large enough to pay for the round trip, small enough to be quick.
 const ROWS_MAX: usize = 512;
+/// Bytes of details after which a write is full: a saga's row has its results, up to 1 MiB and more.
+const DETAIL_BYTES_FULL: usize = 4 * 1024 * 1024;
 
 /// How long a transaction with a heuristic outcome stays in memory: longer than any request lasts.
 const KEEP_HEURISTIC: Duration = Duration::from_secs(60);
@@ -81,6 +83,24 @@ impl Projector {
     }
 }
 
+/// The rows of one write.
+#[derive(Debug, Default)]
+struct Rows {
+    rows: Vec<HistoryRow>,
+    detail_bytes: usize,
+}
+
+impl Rows {
+    fn push(&mut self, row: HistoryRow) {
+        self.detail_bytes += row.detail.len();
+        self.rows.push(row);
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() >= ROWS_MAX || self.detail_bytes >= DETAIL_BYTES_FULL
+    }
+}
+
 impl Life {
     /// Starts a write to history if one is due.
     pub(super) fn project(&mut self, force: bool) {
@@ -91,10 +111,10 @@ impl Life {
         let now = self.clock.now();
         let durable = self.writer.durable();
         self.let_go_of_kept(now);
-        let mut rows = Vec::new();
+        let mut rows = Rows::default();
         let mut ended = Vec::new();
         let mut over = HashSet::new();
-        while rows.len() < ROWS_MAX
+        while !rows.is_full()
             && let Some(((seq, xid), ())) = self.projector.finished.pop_first()
         {
             // Something may have come late while it waited: one row for both, as it is now.
@@ -108,8 +128,9 @@ impl Life {
         }
         self.add_open_rows(now, durable, &mut rows);
         // After a full batch there may be more.
-        let pause = if rows.len() < ROWS_MAX { self.config.project_every } else { Duration::ZERO };
+        let pause = if rows.is_full() { Duration::ZERO } else { self.config.project_every };
         self.projector.next_at = Instant::now() + pause;
+        let rows = rows.rows;
         if rows.is_empty() {
             return;
         }
@@ -129,8 +150,8 @@ impl Life {
 
     /// Open transactions that changed a while ago. Only their durable state is written: one whose last
     /// event is still on its way waits for another turn.
-    fn add_open_rows(&mut self, now: Timestamp, durable: Seq, rows: &mut Vec<crate::log::HistoryRow>) {
-        while rows.len() < ROWS_MAX {
+    fn add_open_rows(&mut self, now: Timestamp, durable: Seq, rows: &mut Rows) {
+        while !rows.is_full() {
             let Some((due, xid)) = self.projector.open.front().copied() else { return };
             if due > now {
                 return;
