@@ -142,8 +142,15 @@ impl Handlers {
         if !by_itself || reached(begun.status, wait) {
             return Ok(begun);
         }
-        let view = self.get(begun.xid, wait, remaining(deadline)).await?;
-        Ok(Begun { xid: view.xid, status: view.status, position: view.position })
+        match self.get(begun.xid, wait, remaining(deadline)).await {
+            Ok(view) => Ok(Begun { xid: view.xid, status: view.status, position: view.position }),
+            // It has begun and goes on by itself: its xid, which may be ours, is told whatever happened
+            // to the wait.
+            Err(error) => {
+                tracing::debug!(xid = %begun.xid, %error, "the wait for a plan's end ended early");
+                Ok(begun)
+            }
+        }
     }
 
     /// What a plan names must be callable, as what a registration names.

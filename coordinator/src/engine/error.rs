@@ -21,13 +21,23 @@ pub struct Error {
     pub abort_reason: Option<AbortReason>,
     /// When to try again.
     pub retry_after: Option<Duration>,
+    /// Which transaction holds the lock, where that is the reason.
+    pub holder: Option<Xid>,
 }
 
 impl Error {
     /// A failure with nothing but a code and a sentence.
     #[must_use]
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), xid: None, status: None, abort_reason: None, retry_after: None }
+        Self {
+            code,
+            message: message.into(),
+            xid: None,
+            status: None,
+            abort_reason: None,
+            retry_after: None,
+            holder: None,
+        }
     }
 
     /// The same about a transaction.

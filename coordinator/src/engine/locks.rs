@@ -89,7 +89,9 @@ pub(super) fn conflict(key: &Name, holder: Xid, xid: Xid) -> Error {
     let message = format!(
         "the lock {key} is held by transaction {holder}; try again, or abort so that others do not wait for you"
     );
-    Error::new(ErrorCode::LockConflict, message).about(xid).retry_after(CONFLICT_RETRY)
+    let mut error = Error::new(ErrorCode::LockConflict, message).about(xid).retry_after(CONFLICT_RETRY);
+    error.holder = Some(holder);
+    error
 }
 
 fn home_of<'a>(coordinator: &'a Coordinator, key: &Name) -> Result<&'a Partition, Error> {

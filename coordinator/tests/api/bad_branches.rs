@@ -119,7 +119,7 @@ async fn branches_that_make_no_sense() {
         ),
         (json!({ "deliver": url, "lock_keys": ["k"], "lock_wait_ms": 30_001 }), "invalid_timeout"),
         (json!({ "deliver": url, "timeout_ms": 0 }), "invalid_timeout"),
-        (json!({ "deliver": url, "timeout_ms": 600_001 }), "invalid_plan"),
+        (json!({ "deliver": url, "timeout_ms": 600_001 }), "invalid_request"),
         (json!({ "confirm": url, "cancel": url, "retry": { "give_up_after": 3 } }), "illegal_transition"),
         (json!({ "deliver": url, "lock_key": "k" }), "invalid_request"),
     ] {

@@ -55,6 +55,30 @@ async fn lost(is_restarted: bool) -> Lost {
     lost
 }
 
+/// A plan goes on by itself: whoever began it learns its xid, also if its partition stops while they wait
+/// for its end. Without it nobody could ask what became of it.
+#[tokio::test]
+async fn a_begin_that_waits_tells_its_xid_whatever_happens_to_the_wait() {
+    let log = MemoryLog::new(1);
+    let fixture = start(&log).await;
+    fixture.node.ready(READY_MAX).await.expect("ready");
+    let action = json!({ "participant": "nobody", "operation": "book" });
+    let saga = json!({ "mode": "saga", "wait": "finished", "steps": [{ "name": "a", "action": action }] });
+    let stops = async {
+        while fixture.get("/v1/info").await.body["partition_states"][0]["open_transactions"] == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut witness = fixture.get("/v1/info").await.body["partition_states"][0]["position"].clone();
+        witness["seq"] = json!(1_000_000);
+        let asked = fixture.post("/v1/inquiries", &json!({ "xids": [], "witnesses": [witness] })).await;
+        assert_eq!(asked.code(), "log_lost_tail");
+    };
+    let (begun, ()) = tokio::join!(fixture.post("/v1/transactions", &saga), stops);
+    assert_eq!((begun.status, begun.text("status").as_str()), (201, "active"), "{begun:?}");
+    assert_eq!(begun.text("xid").len(), 36);
+    fixture.node.kill().await;
+}
+
 /// The loss is on record, and the partition stands.
 async fn stopped(fixture: &Fixture) {
     let error = async {

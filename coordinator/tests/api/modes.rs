@@ -249,6 +249,7 @@ async fn h7_a_lock_is_held_until_every_branch_is_settled() {
     assert_eq!(fixture.post(&path(&first), &locking("b")).await.status, 201, "the same xid again counts");
     let conflict = fixture.post(&path(&second), &locking("a")).await;
     assert_eq!((conflict.code().as_str(), conflict.status), ("lock_conflict", 409));
+    assert_eq!((conflict.text("xid"), conflict.text("holder")), (second.clone(), first.clone()));
     assert!(conflict.text("detail").contains(&first), "it names the holder: {conflict:?}");
     let view = fixture.get(&format!("/v1/transactions/{first}")).await;
     assert_eq!(view.body["branches"][1]["lock_keys"], json!(["sku-7", "sku-8"]));

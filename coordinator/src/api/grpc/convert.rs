@@ -87,7 +87,9 @@ pub(super) fn registration(request: v1::RegisterBranchRequest) -> Result<Registe
         kind: branch_kind(kind, &targets, &two_phase)?,
         targets,
         two_phase,
-        policy: policy_from_wire(request.policy)?,
+        // A branch is no plan that could be invalid.
+        policy: policy_from_wire(request.policy)
+            .map_err(|invalid| Error::new(ErrorCode::InvalidRequest, invalid.message))?,
         lock_keys: request.lock_keys.into_iter().map(lock_key).collect::<Result<_, _>>()?,
         lock_wait: Duration::from_millis(request.lock_wait_ms),
     };

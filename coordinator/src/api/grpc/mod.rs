@@ -31,6 +31,7 @@ pub(super) const METHODS: &[&str] = &[
     "/unanimity.v1.Coordinator/RetryTransaction",
     "/unanimity.v1.Coordinator/ResolveBranch",
     "/unanimity.v1.Coordinator/AcceptLoss",
+    "/unanimity.v1.Coordinator/Vote",
     "/unanimity.v1.Coordinator/GetInfo",
     "/unanimity.v1.Participants/Attach",
     "/grpc.health.v1.Health/Check",

@@ -43,6 +43,9 @@ pub(crate) struct Problem {
     /// When to try again, in seconds, rounded up; also in the header `Retry-After`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retry_after: Option<u64>,
+    /// `lock_conflict`: the xid of the transaction that holds the lock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) holder: Option<String>,
 }
 
 impl Problem {
@@ -57,6 +60,7 @@ impl Problem {
             transaction_status: error.status.map(|status| status.to_string()),
             abort_reason: error.abort_reason.map(|reason| reason.to_string()),
             retry_after: error.retry_after.map(whole_seconds),
+            holder: error.holder.map(|xid| xid.to_string()),
         }
     }
 }
@@ -99,6 +103,14 @@ impl From<unanimity_proto::InvalidWire> for Failure {
 impl Failure {
     pub(super) fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self(Error::new(code, message))
+    }
+
+    /// The same where the request has no plan that could be invalid.
+    pub(super) fn as_of_a_branch(mut self) -> Self {
+        if self.0.code == ErrorCode::InvalidPlan {
+            self.0.code = ErrorCode::InvalidRequest;
+        }
+        self
     }
 }
 

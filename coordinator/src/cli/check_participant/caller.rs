@@ -202,6 +202,8 @@ pub(super) fn client(timeout: Duration) -> anyhow::Result<Client> {
         Client::builder()
             .redirect(Policy::none())
             .no_proxy()
+            // As delivery has it (protocol H2): what the kit sends once arrives once at most.
+            .retry(reqwest::retry::never())
             .timeout(timeout)
             .pool_max_idle_per_host(0)
             .user_agent(concat!("unanimity/", env!("CARGO_PKG_VERSION")))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use unanimity_proto::v1;
-use unanimity_types::{Timestamp, Xid};
+use unanimity_types::{BranchStatus, Timestamp, Xid};
 
 use super::list::{mode_word, optional, status_word};
 use crate::api::{parse_duration, rfc3339};
@@ -138,10 +138,28 @@ fn branches(branches: &[v1::Branch]) -> String {
 
 fn note(branch: &v1::Branch) -> String {
     if branch.resolved_by.is_empty() {
-        safe(&branch.last_error)
+        let went_well = branch.status.parse().is_ok_and(went_well);
+        // What stopped it once does not any more.
+        let earlier = if went_well && !branch.last_error.is_empty() { "earlier: " } else { "" };
+        format!("{earlier}{}", safe(&branch.last_error))
     } else {
         format!("by {}: {}", safe(&branch.resolved_by), safe(&branch.resolved_reason))
     }
+}
+
+/// Whether the branch's participant did in the end what was asked of it.
+const fn went_well(status: BranchStatus) -> bool {
+    matches!(
+        status,
+        BranchStatus::Confirmed
+            | BranchStatus::Cancelled
+            | BranchStatus::Committed
+            | BranchStatus::RolledBack
+            | BranchStatus::Done
+            | BranchStatus::Compensated
+            | BranchStatus::Answered
+            | BranchStatus::Delivered
+    )
 }
 
 fn list(words: &[String]) -> String {

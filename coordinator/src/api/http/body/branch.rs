@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use unanimity_types::{BranchKind, BranchTargets, ErrorCode, Name, Xid};
 use utoipa::ToSchema;
 
-use super::target::{RetryBody, TargetBody, key, payload, policy};
+use super::target::{RetryBody, TargetBody, branch_policy, key, payload};
 use crate::api::http::problem::Failure;
 use crate::api::kind::branch_kind;
 use crate::engine::{Register, TwoPhase};
@@ -74,7 +74,7 @@ impl BranchBody {
         let has_options = self.early.is_some() || self.one_phase.is_some();
         let lock_keys = self.lock_keys.take().unwrap_or_default();
         let lock_wait = Duration::from_millis(self.lock_wait_ms.unwrap_or_default());
-        let policy = policy(self.retry.take(), self.timeout_ms, "branch")?;
+        let policy = branch_policy(self.retry.take(), self.timeout_ms)?;
         let payload = payload(self.payload.take());
         let (targets, said) = self.into_targets(said)?;
         let kind = branch_kind(said, &targets, &two_phase)?;

@@ -61,7 +61,7 @@ pub(crate) struct RetryBody {
     pub(crate) give_up_after: Option<u32>,
 }
 
-/// The policy of a call from its two fields.
+/// The policy of a plan's call from its two fields.
 pub(super) fn policy(
     retry: Option<RetryBody>,
     timeout_ms: Option<u64>,
@@ -80,6 +80,14 @@ pub(super) fn policy(
     };
     policy_from_wire(Some(wire))
         .map_err(|invalid| Failure::new(invalid.code, format!("{what}: {}", invalid.message)))
+}
+
+/// The same for a branch, which is no plan.
+pub(super) fn branch_policy(
+    retry: Option<RetryBody>,
+    timeout_ms: Option<u64>,
+) -> Result<CallPolicy, Failure> {
+    policy(retry, timeout_ms, "branch").map_err(|failure| failure.as_of_a_branch())
 }
 
 /// A payload's bytes as they came: whoever signed or hashed them gets the same.
