@@ -100,10 +100,14 @@ pub enum Refusal {
         before: Vote,
     },
     /// The saga is past its pivot.
-    #[error("the saga is past its pivot: it can only go forward")]
+    #[error(
+        "the saga is past its pivot: it can only go forward; retry it, or settle the step that hangs by hand"
+    )]
     NoWayBack,
     /// The decision was left to the only branch.
-    #[error("the decision was delegated to the only branch, which is being asked for it")]
+    #[error(
+        "the decision was delegated to the only branch, which is being asked for it; if it cannot answer any more, settle that branch by hand as its database shows"
+    )]
     Delegated,
     /// Not possible in this state.
     #[error("{what}")]

@@ -11,8 +11,11 @@ use crate::command::{OperatorAction, Timer};
 use crate::effect::Effect;
 use crate::event::Event;
 use crate::owed;
+use crate::saga;
 use crate::timeline::{TIMELINE_MAX, TimelineEntry, TimelineKind};
-use crate::transaction::{Attention, Branch, CommitAsked, DecisionRecord, Resolution, Transaction};
+use crate::transaction::{
+    Attention, AttentionCode, Branch, CommitAsked, DecisionRecord, Resolution, Transaction,
+};
 
 /// An event that cannot have happened in this state: a bug, or a log that somebody changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -217,6 +220,7 @@ fn apply_to(
             branch.next_attempt_at = None;
             branch.parked = false;
             transaction.unsettled -= 1;
+            show_parked(transaction, at);
             note(transaction, at, TimelineKind::Settled, Some(branch_id), None);
             go_on(transaction, at, effects);
             Ok(())
@@ -236,18 +240,21 @@ fn apply_to(
             branch.resolved =
                 Some(Resolution { operator: by.operator, reason: by.reason, contradicted: false });
             transaction.unsettled -= 1;
+            show_parked(transaction, at);
             note(transaction, at, TimelineKind::Resolved, Some(branch_id), Some(detail.into()));
             go_on(transaction, at, effects);
             Ok(())
         }
         Event::Contradicted { branch_id, operation } => {
-            let Some(resolved) =
-                transaction.branch_mut(branch_id).and_then(|branch| branch.resolved.as_mut())
-            else {
+            let Some(branch) = transaction.branch_mut(branch_id) else {
+                return illegal("a contradiction of what nobody resolved");
+            };
+            let did = contradiction(branch.status, operation);
+            let Some(resolved) = branch.resolved.as_mut() else {
                 return illegal("a contradiction of what nobody resolved");
             };
             resolved.contradicted = true;
-            let detail = format!("its participant says that it did {operation}");
+            let detail = format!("its participant says that it {did} {operation}");
             note(transaction, at, TimelineKind::Contradicted, Some(branch_id), Some(detail.into()));
             Ok(())
         }
@@ -270,6 +277,7 @@ fn apply_to(
                 branch.attempts = 0;
                 branch.tainted |= branch.status == BranchStatus::Running;
             }
+            show_parked(transaction, at);
             note(transaction, at, TimelineKind::Retried, None, detail);
             Ok(())
         }
@@ -290,6 +298,35 @@ fn apply_to(
             Ok(())
         }
     }
+}
+
+/// Attention `parked` names a branch that is parked: when the one that it named is not any more, another
+/// one, or nobody. What it covered up is shown again.
+fn show_parked(transaction: &mut Transaction, at: Timestamp) {
+    let is_parked = |id: BranchId| transaction.branch(id).is_some_and(|branch| branch.parked);
+    let over = transaction
+        .attention
+        .as_ref()
+        .is_some_and(|now| now.code == AttentionCode::Parked && !now.branch_id.is_some_and(is_parked));
+    if !over {
+        return;
+    }
+    let attention = |code, branch_id, message| Attention { code, branch_id, message, since: at };
+    let parked = transaction.branches.iter().find(|branch| branch.parked).map(|branch| {
+        let message = parked_message(branch, branch.last_error.as_deref().unwrap_or_default());
+        attention(AttentionCode::Parked, Some(branch.id), message)
+    });
+    let is_overdue =
+        transaction.mode == Some(Mode::Saga) && transaction.decision.is_none() && at >= transaction.deadline;
+    let overdue =
+        || is_overdue.then(|| attention(AttentionCode::Overdue, None, saga::overdue_message(transaction)));
+    transaction.attention = parked.or_else(overdue);
+}
+
+/// What people are told of a branch of which no more attempts are made.
+pub(crate) fn parked_message(branch: &Branch, error: &str) -> Box<str> {
+    let message = format!("branch {} ({}) is parked: {error}", branch.id, branch.key);
+    clip(message.into())
 }
 
 fn decided(
@@ -351,6 +388,13 @@ fn dispatch(transaction: &mut Transaction, branch_id: BranchId, effects: &mut Ve
     let attempt = branch.attempts.saturating_add(1);
     effects.push(Effect::Dispatch { branch_id, operation, attempt });
     true
+}
+
+/// What a participant did, against what somebody settled by hand.
+pub(crate) fn contradiction(status: BranchStatus, operation: Operation) -> &'static str {
+    // A delegate decides, so its refusal says as much as its commit.
+    let refused = status == BranchStatus::HeuristicConfirmed && operation == Operation::CommitOnePhase;
+    if refused { "refused" } else { "did" }
 }
 
 fn abort_detail(reason: Option<AbortReason>, by: Option<&OperatorAction>) -> Box<str> {

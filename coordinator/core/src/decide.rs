@@ -7,6 +7,7 @@ mod phase_one;
 use unanimity_types::{AbortReason, BranchStatus, Decision, Mode, Plan};
 
 use crate::answer::{Answer, Refusal, Verdict};
+use crate::apply::parked_message;
 use crate::command::{BeginSpec, Command, Context, OperatorAction, Timer};
 use crate::event::Event;
 use crate::transaction::{AttentionCode, Branch, Transaction};
@@ -144,7 +145,7 @@ pub(crate) fn is_last(transaction: &Transaction, status: BranchStatus) -> bool {
 /// No more attempts of what the branch is owed, until an operator asks for one.
 pub(crate) fn park(transaction: &Transaction, branch: &Branch, error: Box<str>) -> Verdict {
     let attempts = branch.attempts.saturating_add(1);
-    let message = format!("branch {} ({}) is parked: {error}", branch.id, branch.key).into();
+    let message = parked_message(branch, &error);
     let mut events = vec![Event::Parked { branch_id: branch.id, attempts, error }];
     if transaction.attention.as_ref().is_none_or(|now| now.code < AttentionCode::Parked) {
         let (code, branch_id) = (AttentionCode::Parked, Some(branch.id));

@@ -3,7 +3,7 @@
 
 use unanimity_types::{BranchId, BranchStatus, Decision, Mode, Timestamp};
 
-use super::{IllegalEvent, dispatch, note};
+use super::{IllegalEvent, dispatch, note, show_parked};
 use crate::command::Timer;
 use crate::effect::Effect;
 use crate::event::Event;
@@ -116,6 +116,7 @@ pub(super) fn apply(
             if settles {
                 transaction.unsettled -= 1;
             }
+            show_parked(transaction, at);
             note(transaction, at, TimelineKind::Done, Some(branch_id), None);
             go_on(transaction, at, effects);
             Ok(())

@@ -1,6 +1,6 @@
 //! What operators do: with who and why in the log.
 
-use unanimity_types::{AbortReason, BranchId, BranchStatus, Decision, ResolveAs, StepRole};
+use unanimity_types::{AbortReason, BranchId, BranchStatus, Decision, Mode, ResolveAs, StepRole};
 
 use super::is_last;
 use crate::answer::{Answer, Refusal, Verdict};
@@ -8,6 +8,9 @@ use crate::command::OperatorAction;
 use crate::event::Event;
 use crate::transaction::{AttentionCode, Branch, Transaction};
 use crate::{owed, saga};
+
+/// An abort would lose a message whose sender committed.
+const UNDECIDED_MESSAGE: &str = "the message is not submitted: look at its sender's database; commit the message if the local transaction committed there, and abort it if it did not and cannot any more";
 
 /// Try what is owed again now, also what is parked.
 pub(super) fn retry(transaction: &Transaction, by: OperatorAction) -> Verdict {
@@ -17,7 +20,11 @@ pub(super) fn retry(transaction: &Transaction, by: OperatorAction) -> Verdict {
     let owes = |branch: &&Branch| owed::operation(branch.status).is_some();
     if transaction.decision.is_none() && !transaction.branches.iter().any(|branch| owes(&branch)) {
         return Verdict::refused(Refusal::Illegal {
-            what: "the transaction is undecided: nothing is owed yet; it can be aborted",
+            what: if transaction.mode == Some(Mode::Message) {
+                UNDECIDED_MESSAGE
+            } else {
+                "the transaction is undecided: nothing is owed yet; it can be aborted"
+            },
         });
     }
     let mut events = vec![Event::RetryRequested { by }];
@@ -123,6 +130,9 @@ fn resolve_undecided(
             }
             events.extend(saga::end_if_last(transaction, branch));
             Verdict::events(events)
+        }
+        _ if transaction.mode == Some(Mode::Message) => {
+            Verdict::refused(Refusal::Illegal { what: UNDECIDED_MESSAGE })
         }
         _ => Verdict::refused(Refusal::Illegal {
             what: "the transaction is undecided: no branch can be settled by hand; abort the transaction instead",

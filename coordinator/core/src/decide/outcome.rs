@@ -7,7 +7,7 @@ use unanimity_types::{
 
 use super::{decision_events, is_last, park};
 use crate::answer::{Answer, Refusal, Verdict};
-use crate::apply::clip;
+use crate::apply::{clip, contradiction};
 use crate::command::{Context, ResultOutcome};
 use crate::event::Event;
 use crate::retry::RETRY_AFTER_MAX;
@@ -198,13 +198,20 @@ fn late(branch: &Branch, operation: Operation, outcome: &ResultOutcome) -> Verdi
         ) => matches!(outcome, ResultOutcome::Done | ResultOutcome::Result(_)),
         _ => false,
     };
+    let refused_by_delegate = branch.status == BranchStatus::HeuristicConfirmed
+        && operation == Operation::CommitOnePhase
+        && matches!(outcome, ResultOutcome::Refused { .. });
+    let contradicts = contradicts || refused_by_delegate;
     let recorded = branch.resolved.as_ref().is_none_or(|resolved| resolved.contradicted);
     if !contradicts || recorded {
         return Verdict::nothing(Answer::Status);
     }
     let message = format!(
-        "branch {} ({}) was settled by hand as {}, but its participant did {operation}",
-        branch.id, branch.key, branch.status
+        "branch {} ({}) was settled by hand as {}, but its participant {} {operation}",
+        branch.id,
+        branch.key,
+        branch.status,
+        contradiction(branch.status, operation)
     );
     Verdict::events(vec![
         Event::Contradicted { branch_id: branch.id, operation },

@@ -181,15 +181,19 @@ pub(crate) fn overdue(transaction: &Transaction) -> Option<Verdict> {
     if known {
         return Some(Verdict::nothing(Answer::Status));
     }
+    Some(Verdict::events(vec![Event::AttentionRaised {
+        code: crate::transaction::AttentionCode::Overdue,
+        branch_id: None,
+        message: overdue_message(transaction),
+    }]))
+}
+
+/// What people are told of a saga that is past its deadline and cannot turn back.
+pub(crate) fn overdue_message(transaction: &Transaction) -> Box<str> {
     let waits = transaction
         .branches
         .iter()
         .find(|branch| branch.status == BranchStatus::Running)
         .map_or_else(String::new, |branch| format!("; step {} is running", branch.key));
-    let message = format!("the deadline passed after the pivot, so the saga goes on forward{waits}");
-    Some(Verdict::events(vec![Event::AttentionRaised {
-        code: crate::transaction::AttentionCode::Overdue,
-        branch_id: None,
-        message: message.into(),
-    }]))
+    format!("the deadline passed after the pivot, so the saga goes on forward{waits}").into()
 }

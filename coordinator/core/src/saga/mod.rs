@@ -20,7 +20,8 @@ mod act;
 mod order;
 
 pub(crate) use act::{
-    abort_refused, end_if_last, ended_after_turn, gave_up, overdue, refused, sealed, step_done,
+    abort_refused, end_if_last, ended_after_turn, gave_up, overdue, overdue_message, refused, sealed,
+    step_done,
 };
 pub(crate) use order::{ready_to_compensate, ready_to_run, turned, unsettled_after_turn};
 

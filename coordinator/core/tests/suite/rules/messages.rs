@@ -1,7 +1,9 @@
 //! Messages: H5, I10, and the rows O1 to O3 and O5 of the crash matrix.
 
-use unanimity_core::{AttentionCode, Command, Event, Persistence, ResultOutcome, Timer, pending};
-use unanimity_types::{AbortReason, BranchId, BranchStatus, CallPolicy, Mode, Operation, Plan, Status};
+use unanimity_core::{AttentionCode, Command, Event, Persistence, Refusal, ResultOutcome, Timer, pending};
+use unanimity_types::{
+    AbortReason, BranchId, BranchStatus, CallPolicy, Mode, Operation, Plan, ResolveAs, Status,
+};
 
 use super::dispatched;
 use crate::fixture::*;
@@ -112,5 +114,45 @@ fn a_dead_letter_is_parked_and_replayed_with_the_same_key() {
         assert_eq!(dispatched(&replayed.effects), [(1, DELIVER, 1)]);
         replayed.run(result(1, DELIVER, ResultOutcome::Done));
         assert_eq!(replayed.transaction().status(), Status::Committed);
+    }
+}
+
+/// Who looks at 3 a.m. is told of a delivery that is parked, not of one that was.
+#[test]
+fn a_dead_letter_is_named_as_long_as_it_is_one() {
+    let named = |driven: &Driven| driven.transaction().attention.as_ref().and_then(|now| now.branch_id);
+    let dead = || {
+        Driven::unknown()
+            .with(message(2, false, true))
+            .with(result(1, Operation::Deliver, refused()))
+            .with(result(2, Operation::Deliver, refused()))
+    };
+    assert_eq!(named(&dead()), Some(BranchId(1)));
+    let by_hand = dead().with(resolve(1, ResolveAs::Confirmed));
+    assert_eq!(named(&by_hand), Some(BranchId(2)));
+    let retried = dead().with(Command::Retry { by: by() });
+    assert_eq!(retried.transaction().attention, None, "nothing is parked");
+    let again = retried.with(result(1, Operation::Deliver, ResultOutcome::Done)).with(result(
+        2,
+        Operation::Deliver,
+        refused(),
+    ));
+    assert_eq!(named(&again), Some(BranchId(2)));
+    assert_eq!(replay(xid(), &again.events).and_then(|state| state.attention), again.transaction().attention);
+    let over = again.with(resolve(2, ResolveAs::Cancelled));
+    assert_eq!(over.transaction().status(), Status::Committed);
+    let code = over.transaction().attention.as_ref().map(|now| now.code);
+    assert_eq!(code, Some(AttentionCode::HeuristicMixed), "it was decided, and one does not have it");
+}
+
+#[test]
+fn nobody_is_told_to_abort_a_message_whose_sender_may_have_committed() {
+    let checking = Driven::unknown().with(message(1, true, false)).later(TIMEOUT);
+    let mut checking = checking.with(Command::Timer(Timer::Deadline));
+    for n in [1, 2] {
+        let Err(Refusal::Illegal { what }) = checking.run(resolve(n, ResolveAs::Cancelled)).answer else {
+            panic!("an undecided message has nothing to settle");
+        };
+        assert!(what.contains("commit the message if"), "{what}");
     }
 }

@@ -75,7 +75,7 @@ fn more_than_10_000_entries_in_after() {
 #[test]
 fn an_entry_that_is_named_twice_counts_once() {
     let mut driven = Driven::unknown().with(saga(vec![step(1, &[]), step(2, &[1, 1])]));
-    driven.run(result(1, unanimity_types::Operation::Action, unanimity_core::ResultOutcome::Done));
+    driven.run(result(1, Operation::Action, ResultOutcome::Done));
     assert_eq!(super::dispatched(&driven.effects).len(), 1);
 }
 

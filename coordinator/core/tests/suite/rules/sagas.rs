@@ -473,3 +473,14 @@ fn results_over_the_limit_together_are_an_unclean_refusal() {
     assert_eq!(driven.transaction().abort_reason(), Some(AbortReason::Refused));
     assert_eq!(dispatched(&driven.effects).len() as u32, most + 1, "all of them ran");
 }
+
+#[test]
+fn h14_a_retry_of_what_is_parked_shows_again_that_the_saga_is_overdue() {
+    let code = |driven: &Driven| driven.transaction().attention.as_ref().map(|now| now.code);
+    let parked = past_pivot().with(done(2, ACTION)).with(result(3, ACTION, refused())).later(TIMEOUT);
+    let parked = parked.with(Command::Timer(Timer::Deadline));
+    assert_eq!(code(&parked), Some(AttentionCode::Parked));
+    let retried = parked.with(Command::Retry { by: by() });
+    assert_eq!(code(&retried), Some(AttentionCode::Overdue));
+    assert_eq!(code(&retried.with(done(3, ACTION))), None);
+}

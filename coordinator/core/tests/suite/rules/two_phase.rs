@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use unanimity_core::{Answer, Command, Effect, Event, Persistence, Refusal, ResultOutcome, Timer, pending};
+use unanimity_core::{
+    Answer, AttentionCode, Command, Effect, Event, Persistence, Refusal, ResultOutcome, Timer, pending,
+};
 use unanimity_types::{
     AbortReason, BranchId, BranchKind, BranchStatus, Decision, Limits, Mode, Operation, Plan, ResolveAs,
     Status, Vote,
@@ -305,4 +307,18 @@ fn illegal_mixes_are_refused_with_a_reason() {
         let two_phase = matches!(kind, BranchKind::TwoPhase | BranchKind::Message);
         assert_eq!(refused(&begun(Mode::TwoPhase), *kind), !two_phase, "{kind}");
     }
+}
+
+#[test]
+fn m14_a_delegates_refusal_contradicts_who_said_that_it_committed() {
+    let delegated = Driven::unknown()
+        .with(begin_with(Mode::TwoPhase, Plan::Open))
+        .with(register_two_phase(1, two_phase(false, true)))
+        .with(COMMIT_ALL);
+    let mut settled = delegated.with(resolve(1, ResolveAs::Confirmed));
+    assert_eq!(settled.transaction().status(), Status::Committed);
+    settled.run(result(1, Operation::CommitOnePhase, refused()));
+    let attention = settled.transaction().attention.clone().expect("raised");
+    assert_eq!(attention.code, AttentionCode::HeuristicContradicted);
+    assert!(attention.message.contains("its participant refused commit_one_phase"), "{attention:?}");
 }
