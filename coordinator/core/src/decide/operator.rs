@@ -10,7 +10,7 @@ use crate::transaction::{AttentionCode, Branch, Transaction};
 use crate::{owed, saga};
 
 /// An abort would lose a message whose sender committed.
-const UNDECIDED_MESSAGE: &str = "the message is not submitted: look at its sender's database; commit the message if the local transaction committed there, and abort it if it did not and cannot any more";
+const UNDECIDED_MESSAGE: &str = "the message is not submitted: look at its sender's database; submit it (POST …/commit) if the local transaction committed there, and abort it if it did not and cannot any more";
 
 /// Try what is owed again now, also what is parked.
 pub(super) fn retry(transaction: &Transaction, by: OperatorAction) -> Verdict {

@@ -153,6 +153,6 @@ fn nobody_is_told_to_abort_a_message_whose_sender_may_have_committed() {
         let Err(Refusal::Illegal { what }) = checking.run(resolve(n, ResolveAs::Cancelled)).answer else {
             panic!("an undecided message has nothing to settle");
         };
-        assert!(what.contains("commit the message if"), "{what}");
+        assert!(what.contains("submit it (POST …/commit) if"), "{what}");
     }
 }
