@@ -151,6 +151,7 @@ impl Flight {
                 // Neither is the participant's failure.
                 ResultOutcome::NotYet { .. } | ResultOutcome::NotSent { .. } => None,
                 ResultOutcome::Refused { .. }
+                | ResultOutcome::Sealed { .. }
                 | ResultOutcome::Unknown { .. }
                 | ResultOutcome::Unusable { .. } => Some(&counters.failed),
             };

@@ -113,6 +113,7 @@ pub(super) fn operation_to_wire(
         inputs: call.inputs.iter().map(|(step, result)| (step.to_string(), result.clone())).collect(),
         result: call.result.clone().unwrap_or_default(),
         kind: v1::BranchKind::from(call.kind).into(),
+        role: call.role.map_or(v1::StepRole::Unspecified, v1::StepRole::from).into(),
     }
 }
 
@@ -123,6 +124,7 @@ pub(super) fn outcome_of(operation: Operation, result: &v1::BranchResult) -> Res
     match Outcome::try_from(result.outcome) {
         Ok(Outcome::Done) => done(operation, result),
         Ok(Outcome::Refused) => ResultOutcome::Refused { error: error() },
+        Ok(Outcome::Sealed) => ResultOutcome::Sealed { error: error() },
         Ok(Outcome::NotYet) => ResultOutcome::NotYet { error: error() },
         Ok(Outcome::Unknown) => unknown(error()),
         // A newer participant's word that we do not know is no answer.

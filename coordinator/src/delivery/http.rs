@@ -3,7 +3,7 @@
 //! | answer | outcome |
 //! | --- | --- |
 //! | 2xx with its whole body | done; the body of an action's answer is its result, of a prepare's it may be the vote |
-//! | 409 | refused, with the body's text |
+//! | 409 | refused, with the body's text; to an action `{"sealed": true}` refuses all its attempts |
 //! | 425 | not yet |
 //! | 408, 429, 5xx, no answer, half an answer | unknown (with `Retry-After`) |
 //! | 3xx, other 4xx | unusable: the address looks wrong |
@@ -11,8 +11,8 @@
 //! One call is one request on the wire, never two: a refusal of the first attempt means "did nothing"
 //! (protocol H2) only if nobody below us sent it twice.
 
-mod answer;
-mod request;
+pub(super) mod answer;
+pub(super) mod request;
 
 use std::time::Duration;
 
@@ -103,7 +103,12 @@ impl HttpCaller {
         };
         Ok(match status {
             StatusCode::CONFLICT => {
-                ResultOutcome::Refused { error: if text.is_empty() { error } else { text } }
+                let error = if text.is_empty() { error } else { text };
+                if operation == Operation::Action && answer::is_sealed(&body) {
+                    ResultOutcome::Sealed { error }
+                } else {
+                    ResultOutcome::Refused { error }
+                }
             }
             StatusCode::TOO_EARLY => ResultOutcome::NotYet { error },
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {

@@ -35,4 +35,5 @@ pub use allow::{AllowList, AllowListError};
 pub use attached::{Home, ParticipantsService};
 pub use config::DeliveryConfig;
 pub use dispatcher::{Delivery, Drained};
+pub(crate) use http::{answer::accepted as http_accepted, request::body as http_body};
 pub use stats::{BulkheadKind, BulkheadStats, InstanceStats};

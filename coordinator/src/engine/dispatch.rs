@@ -4,7 +4,7 @@ use bytes::Bytes;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use unanimity_core::ResultOutcome;
-use unanimity_types::{BranchId, BranchKey, BranchKind, LogPosition, Name, Operation, Target, Xid};
+use unanimity_types::{BranchId, BranchKey, BranchKind, LogPosition, Name, Operation, StepRole, Target, Xid};
 
 use super::ownership::Ownership;
 
@@ -32,6 +32,8 @@ pub struct BranchCall {
     pub position: LogPosition,
     /// What the branch is.
     pub kind: BranchKind,
+    /// A step's role in its saga.
+    pub role: Option<StepRole>,
     /// The results of the saga's steps that come before.
     pub inputs: Vec<(BranchKey, Bytes)>,
     /// For a compensation: the result of the step's own action, if it is known.

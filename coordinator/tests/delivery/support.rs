@@ -66,6 +66,7 @@ pub(crate) fn call(target: Target, branch: u32) -> BranchCall {
         attempt: 2,
         position: position(9),
         kind: BranchKind::Tcc,
+        role: None,
         inputs: Vec::new(),
         result: None,
         timeout: None,

@@ -47,7 +47,7 @@ use std::time::Duration;
 use sqlx::Pool;
 
 pub(crate) use crate::durability::Durability;
-pub(crate) use row::{Cursor, FenceRow, NewRow, Tally, now_ms};
+pub(crate) use row::{Cursor, FenceRow, FenceState, NewRow, Tally, now_ms};
 pub(crate) use rules::{
     SecondPhase, TryStart, close, finish_delivery, finish_second_phase, finish_try, start_second_phase,
     start_try,

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use unanimity_proto::v1;
 use unanimity_proto::v1::branch_result::Outcome;
-use unanimity_types::{BranchKey, BranchKind, LogId, LogPosition, Name, Operation, Vote, Xid};
+use unanimity_types::{
+    BranchKey, BranchKind, Limits, LogId, LogPosition, Name, Operation, StepRole, Vote, Xid,
+};
 
 use crate::client::parse_log_id;
 use crate::error::shorten;
@@ -29,6 +31,8 @@ pub(super) struct Order {
     pub(super) position: Option<LogPosition>,
     /// Saga: the results of the steps before.
     pub(super) inputs: BTreeMap<String, Bytes>,
+    /// A step's role, if the coordinator said it.
+    pub(super) role: Option<StepRole>,
     /// Compensate: the action's result, as the coordinator knows it.
     pub(super) result: Bytes,
     pub(super) attempt: u32,
@@ -48,6 +52,8 @@ pub(super) enum Answer {
     Voted(Vote),
     /// A clear no.
     Refused(String),
+    /// A clear no to an action, of which no attempt takes effect any more.
+    Sealed(String),
     /// Not possible yet, with the reason.
     NotYet(String),
     /// Nothing is known.
@@ -59,10 +65,17 @@ impl Answer {
         let (outcome, error) = match self {
             Self::Done | Self::Result(_) | Self::Voted(_) => (Outcome::Done, ""),
             Self::Refused(error) => (Outcome::Refused, error.as_str()),
+            Self::Sealed(error) => (Outcome::Sealed, error.as_str()),
             Self::NotYet(error) => (Outcome::NotYet, error.as_str()),
             Self::Unknown(error) => (Outcome::Unknown, error.as_str()),
         };
-        let result = if let Self::Result(result) = self { result.clone().into() } else { Bytes::new() };
+        let result = match self {
+            // One byte more than it may have shows that it is too large; nobody needs the rest.
+            Self::Result(result) => {
+                Bytes::copy_from_slice(&result[..result.len().min(Limits::RESULT_BYTES_MAX + 1)])
+            }
+            _ => Bytes::new(),
+        };
         let vote = if let Self::Voted(vote) = self { (*vote).into() } else { v1::Vote::Unspecified };
         v1::BranchResult {
             call_id,
@@ -77,8 +90,16 @@ impl Answer {
 impl Order {
     /// Reads an operation from the wire. The error is what the coordinator is told.
     pub(super) fn from_wire(operation: v1::BranchOperation) -> Result<Self, Answer> {
-        let malformed = |what: &str| Answer::Refused(format!("the operation cannot be understood: {what}"));
-        let kind = match operation.operation().to_domain() {
+        let asked = operation.operation().to_domain();
+        let malformed = |what: &str| {
+            let why = format!("the operation cannot be understood: {what}");
+            match asked {
+                // Their refusals are decisions, and only what is written down is one (protocol H4, H5).
+                Some(Operation::CheckBack | Operation::CommitOnePhase) => Answer::Unknown(why),
+                _ => Answer::Refused(why),
+            }
+        };
+        let kind = match asked {
             Some(Operation::Try) => return Err(malformed("a try comes from the application")),
             Some(
                 kind @ (Operation::Confirm
@@ -100,9 +121,10 @@ impl Order {
         let received = Instant::now();
         let timeout = match operation.timeout_ms {
             0 => ATTEMPT_DEFAULT,
-            millis => Duration::from_millis(millis).min(unanimity_types::Limits::CALL_TIMEOUT_MAX),
+            millis => Duration::from_millis(millis).min(Limits::CALL_TIMEOUT_MAX),
         };
         Ok(Self {
+            role: operation.role().to_domain(),
             operation: kind,
             xid: operation.xid.parse().map_err(|_| malformed("xid"))?,
             key: BranchKey::new(operation.key).map_err(|_| malformed("key"))?,
@@ -130,6 +152,7 @@ impl Order {
             log_id: row.log_id,
             position: row.witness,
             inputs: BTreeMap::new(),
+            role: None,
             result: Bytes::new(),
             attempt: 0,
             received,

@@ -35,6 +35,7 @@ impl<DB: FenceDatabase> Shared<DB> {
         match &done {
             Answer::Done | Answer::Result(_) | Answer::Voted(_) => self.attention.settled(xid, &key),
             Answer::NotYet(why) => tracing::debug!(%xid, %key, %operation, %why, "not yet"),
+            Answer::Sealed(why) => tracing::debug!(%xid, %key, %operation, %why, "refused for good"),
             Answer::Refused(why) if operation.is_forward() || operation == Operation::CommitOnePhase => {
                 tracing::debug!(%xid, %key, %operation, %why, "refused");
             }

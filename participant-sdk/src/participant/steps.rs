@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use unanimity_types::{BranchKind, Limits};
+use unanimity_types::{BranchKind, Limits, StepRole};
 
 use crate::failpoint;
-use crate::fence::{FenceDatabase, FenceError, NewRow, TryStart, finish_try, start_try};
+use crate::fence::{FenceDatabase, FenceError, FenceState, NewRow, TryStart, finish_try, start_try};
 use crate::participant::hooks::{HookError, Refused};
 use crate::participant::order::{Answer, Order};
 use crate::participant::second::Fenced;
@@ -63,6 +63,9 @@ pub(super) async fn action<DB: FenceDatabase>(shared: &Shared<DB>, order: Order)
     let call = call(&order, row.payload.clone(), shared.settings.hook_timeout, *external);
     let work = hooks.run_action(&mut tx, call);
     let outcome = match tokio::time::timeout(shared.settings.hook_timeout, work).await {
+        // What the external form has done is done: it cannot be taken back by a refusal. Kept with its
+        // result, it is compensated with it when the coordinator has seen that it is too large.
+        Ok(outcome) if *external => outcome,
         Ok(outcome) => outcome.and_then(fits),
         Err(_) => return Ok(Err(HookError::failed("the hook took longer than it may"))),
     };
@@ -71,10 +74,16 @@ pub(super) async fn action<DB: FenceDatabase>(shared: &Shared<DB>, order: Order)
         Err(error) => {
             // What rolls back by itself when it is dropped; asked for, it is done when we answer.
             let _ = tx.rollback().await;
-            if is_first && matches!(error, HookError::Refused(_)) {
+            let HookError::Refused(refused) = error else { return Ok(Err(error)) };
+            // Of an external action only the first attempt can know that nothing was done.
+            let did_nothing = is_first || !*external;
+            if did_nothing && may_end(&order) {
+                return seal(shared, &row, *external, refused).await;
+            }
+            if is_first {
                 forget(shared, &row).await?;
             }
-            return Ok(Err(error));
+            return Ok(Err(refused.into()));
         }
     };
     finish_try::<DB>(&mut tx, row.xid, &row.key, mark, &result).await?;
@@ -82,6 +91,38 @@ pub(super) async fn action<DB: FenceDatabase>(shared: &Shared<DB>, order: Order)
     tx.commit().await?;
     failpoint::reach("try.after_commit");
     Ok(Ok(Answer::Result(result)))
+}
+
+/// Whether a refusal ends the step. One that only goes forward is tried again when somebody has mended
+/// what it refused for.
+fn may_end(order: &Order) -> bool {
+    matches!(order.role, Some(StepRole::Compensatable | StepRole::Pivot))
+}
+
+/// Makes a refusal hold for every attempt, also for one that is still on its way: a tombstone. So it is
+/// a clean one whatever became of the answers before it (protocol H2), and even a pivot can turn its
+/// saga back (H14). What another attempt did meanwhile is the answer instead.
+async fn seal<DB: FenceDatabase>(
+    shared: &Shared<DB>,
+    row: &NewRow,
+    external: bool,
+    refused: Refused,
+) -> Fenced {
+    let mut tx = shared.begin_local().await?;
+    if external {
+        DB::delete_refused(&mut tx, row.xid, &row.key).await?;
+    }
+    if DB::insert(&mut tx, row, FenceState::Tombstone).await? {
+        tx.commit().await?;
+        return Ok(Ok(Answer::Sealed(refused.to_string())));
+    }
+    let found = DB::read_locked(&mut tx, row.xid, &row.key).await?;
+    tx.rollback().await?;
+    Ok(match found.map(|found| (found.state, found.answer)) {
+        Some((FenceState::Tombstone, _)) => Ok(Answer::Sealed(refused.to_string())),
+        Some((FenceState::Tried, Some(result))) => Ok(Answer::Result(result)),
+        _ => Err(refused.into()),
+    })
 }
 
 /// The first attempt of an external action refused: it did nothing, so nothing is to be undone.
@@ -107,6 +148,11 @@ fn ended<DB: FenceDatabase>(shared: &Shared<DB>, order: &Order, start: TryStart)
         TryStart::Fresh | TryStart::Again(_) => None,
         TryStart::Repeat(answer) => Some(Answer::Result(answer)),
         // H3: it overtook its own compensation, or comes from an owner that was deposed.
+        // Refused before, and that answer was lost; or its compensation came first, after which nothing
+        // may happen either.
+        TryStart::Late(FenceState::Tombstone) if may_end(order) => {
+            Some(Answer::Sealed("the step was refused before, or its compensation came first".into()))
+        }
         TryStart::Late(state) => {
             Some(Answer::Refused(format!("the step is {state}: too late for its action")))
         }

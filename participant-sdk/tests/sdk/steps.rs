@@ -7,7 +7,7 @@ use sqlx::{Postgres, Sqlite};
 use unanimity_proto::v1::Operation::{Action, Compensate, Confirm};
 use unanimity_proto::v1::branch_result::Outcome;
 use unanimity_proto::v1::{self, BranchOperation};
-use unanimity_sdk::{Fence, Participant, StepHooks, Xid};
+use unanimity_sdk::{Fence, HookError, Participant, StepCall, StepHooks, Xid};
 
 use crate::support::databases::{Guard, TestDatabase, fence};
 use crate::support::eventually;
@@ -148,6 +148,26 @@ conformance! {
             }
         }
         assert_eq!((world.hooks.counts(), world.stock().await), ((1, 0, 1), (100, 0, 0)));
+    }
+
+    async fn h2_h14_a_refusal_that_ends_its_step_is_sealed(world) {
+        let xid = xid();
+        let ask = async |role: v1::StepRole| {
+            world.fake.ask(v1::BranchOperation { role: role.into(), ..of(Action, xid) }).await.outcome()
+        };
+        // One that only goes forward is tried again when somebody mended what it refused for.
+        world.hooks.set(Mood::Refuses);
+        assert_eq!(ask(v1::StepRole::ForwardOnly).await, Outcome::Refused);
+        assert_eq!(world.rows("tombstone").await, 0);
+        assert_eq!(ask(v1::StepRole::Pivot).await, Outcome::Sealed);
+        assert_eq!(world.rows("tombstone").await, 1);
+        // The answer was lost, or an earlier attempt arrives late: the same answer, and no effect.
+        world.hooks.set(Mood::Well);
+        assert_eq!(ask(v1::StepRole::Pivot).await, Outcome::Sealed);
+        assert_eq!(ask(v1::StepRole::Compensatable).await, Outcome::Sealed);
+        assert_eq!(ask(v1::StepRole::ForwardOnly).await, Outcome::Refused);
+        assert_eq!(world.ask(Compensate, xid).await.0, Outcome::Done);
+        assert_eq!((world.hooks.counts().2, world.stock().await), (0, (100, 0, 0)));
     }
 
     async fn s5_a_repeated_compensation_does_nothing_more(world) {
@@ -298,4 +318,62 @@ conformance! {
         assert_eq!(world.fake.ask(action).await.outcome(), Outcome::Done);
         assert_eq!(world.stock().await, (97, 3, 0));
     }
+}
+
+/// Brings a text of so many bytes.
+struct Brings(usize);
+
+impl StepHooks<Sqlite> for Brings {
+    type Payload = serde_json::Value;
+    type Output = String;
+
+    async fn action(
+        &self,
+        tx: &mut sqlx::Transaction<'_, Sqlite>,
+        _: &StepCall<serde_json::Value>,
+    ) -> Result<String, HookError> {
+        sqlx::query("UPDATE stock SET free = free - 1").execute(&mut **tx).await?;
+        Ok("x".repeat(self.0))
+    }
+
+    async fn compensate(
+        &self,
+        tx: &mut sqlx::Transaction<'_, Sqlite>,
+        _: &StepCall<serde_json::Value>,
+        result: Option<String>,
+    ) -> Result<(), HookError> {
+        assert_eq!(result.map(|text| text.len()), Some(self.0), "what it brought, all of it");
+        sqlx::query("UPDATE stock SET free = free + 1").execute(&mut **tx).await?;
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h2_a_result_that_is_too_large_refuses_what_can_be_taken_back() {
+    let (fence, _guard) = fence::<Sqlite>().await.unwrap();
+    let fake = Fake::start().await;
+    let builder = Participant::builder("flights", fence.clone()).saga_step("book", Brings(70_000));
+    let participant = builder.attach(&fake.client()).await.unwrap();
+    assert_eq!(fake.ask(of(Action, xid())).await.outcome(), Outcome::Refused);
+    assert_eq!(stock(fence.pool()).await.0, 100);
+    participant.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_a_result_that_is_too_large_is_no_refusal_of_an_external_action() {
+    let (fence, _guard) = fence::<Sqlite>().await.unwrap();
+    let fake = Fake::start().await;
+    let builder =
+        Participant::builder("flights", fence.clone()).saga_step_external("book", Brings(5_000_000));
+    let participant = builder.attach(&fake.client()).await.unwrap();
+    let xid = xid();
+    for _ in 0..2 {
+        let result = fake.ask(of(Action, xid)).await;
+        // Its effect is there. The coordinator sees that, and that the result is too large.
+        assert_eq!((result.outcome(), result.result.len()), (Outcome::Done, 64 * 1_024 + 1));
+        assert_eq!(stock(fence.pool()).await.0, 99);
+    }
+    assert_eq!(fake.ask(of(Compensate, xid)).await.outcome(), Outcome::Done);
+    assert_eq!(stock(fence.pool()).await.0, 100);
+    participant.shutdown().await;
 }

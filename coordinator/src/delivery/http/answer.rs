@@ -38,7 +38,7 @@ pub(super) async fn read(mut response: Response, bytes_max: usize) -> Result<Vec
 }
 
 /// A 2xx.
-pub(super) fn accepted(operation: Operation, body: Vec<u8>) -> ResultOutcome {
+pub(crate) fn accepted(operation: Operation, body: Vec<u8>) -> ResultOutcome {
     match operation {
         Operation::Action if !body.is_empty() => ResultOutcome::Result(Bytes::from(body)),
         Operation::Prepare => vote(&body),
@@ -75,7 +75,8 @@ fn vote(body: &[u8]) -> ResultOutcome {
 
 /// Whether a refused action says that no attempt of it takes effect any more (protocol H2).
 pub(super) fn is_sealed(body: &[u8]) -> bool {
-    serde_json::from_slice::<Value>(body).is_ok_and(|document| document.get("sealed") == Some(&Value::Bool(true)))
+    serde_json::from_slice::<Value>(body)
+        .is_ok_and(|document| document.get("sealed") == Some(&Value::Bool(true)))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use unanimity_types::{BranchKind, Name, Operation};
+use unanimity_types::{BranchKind, Name, Operation, StepRole};
 
 use crate::engine::BranchCall;
 
@@ -37,6 +37,8 @@ struct Envelope<'a> {
 /// What only a saga's steps are told.
 #[derive(Serialize)]
 struct StepPart<'a> {
+    /// A refusal of one that is not `forward_only` ends the step.
+    role: &'a str,
     /// The results of the steps that come before.
     inputs: BTreeMap<&'a str, &'a RawValue>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -52,7 +54,7 @@ struct StepPart<'a> {
 ///
 /// # Errors
 /// None that is known: texts and numbers always serialise.
-pub(super) fn body(call: &BranchCall, log_id: &str, timeout: Duration) -> Result<Bytes, serde_json::Error> {
+pub(crate) fn body(call: &BranchCall, log_id: &str, timeout: Duration) -> Result<Bytes, serde_json::Error> {
     let (payload, payload_base64) = value(&call.payload);
     let envelope = Envelope {
         xid: call.xid.to_string(),
@@ -85,7 +87,8 @@ fn step(call: &BranchCall) -> StepPart<'_> {
         None => (RawValue::NULL, None),
     };
     let result = (call.operation == Operation::Compensate).then_some(result);
-    StepPart { inputs, inputs_base64, result, result_base64 }
+    let role = call.role.unwrap_or(StepRole::Compensatable).as_str();
+    StepPart { role, inputs, inputs_base64, result, result_base64 }
 }
 
 /// Bytes as JSON, or `null` and base64 if they are something else. Nothing at all is `null` too.

@@ -302,7 +302,7 @@ impl Life {
         // What may still be refused may be refused: that is an answer, no trouble.
         let decided = !operation.is_forward() && operation != Operation::CommitOnePhase;
         let trouble = match &outcome {
-            ResultOutcome::Refused { error } if decided => Some(error),
+            ResultOutcome::Refused { error } | ResultOutcome::Sealed { error } if decided => Some(error),
             ResultOutcome::Unusable { error } => Some(error),
             _ => None,
         };

@@ -115,6 +115,7 @@ impl Life {
             attempt,
             position,
             kind: branch.kind,
+            role: branch.role(),
             inputs: transaction.inputs_of(branch),
             result: branch.step.as_ref().filter(|_| compensates).and_then(|step| step.result.clone()),
             timeout: branch.policy.timeout,

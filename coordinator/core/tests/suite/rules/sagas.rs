@@ -418,6 +418,22 @@ fn h14_only_its_own_clean_refusal_turns_the_pivot_back() {
 }
 
 #[test]
+fn h2_h14_a_sealed_refusal_is_clean_whichever_attempt_it_answers() {
+    let sealed = || ResultOutcome::Sealed { error: "no money".into() };
+    let repeated =
+        again(past_pivot().with(result(2, ACTION, unknown())), 2).with(attempt(2, ACTION, 2, sealed()));
+    let after_takeover = takeover(past_pivot()).with(result(2, ACTION, sealed()));
+    for driven in [repeated, after_takeover] {
+        let transaction = driven.transaction();
+        assert_eq!(transaction.status(), Status::Aborting);
+        assert_eq!(transaction.branch(BranchId(2)).expect("the pivot").status, BranchStatus::Refused);
+    }
+    // What only goes forward is parked all the same.
+    let forward = past_pivot().with(done(2, ACTION)).with(result(3, ACTION, sealed()));
+    assert!(forward.transaction().branch(BranchId(3)).expect("a step").parked);
+}
+
+#[test]
 fn h14_a_forward_only_step_that_refuses_is_parked_and_goes_on_by_retry() {
     let mut driven = past_pivot().with(done(2, ACTION)).with(result(3, ACTION, refused()));
     assert!(driven.transaction().branch(BranchId(3)).expect("a step").parked);
