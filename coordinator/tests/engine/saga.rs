@@ -316,3 +316,32 @@ async fn h3_after_a_takeover_a_compensation_waits_for_what_the_earlier_owner_may
     assert_eq!(view.status, Status::Aborted);
     assert_eq!(node.participants.asked(Operation::Compensate), ["a"]);
 }
+
+/// H3 (1), two owners ago: the second owner's attempt was answered, the first one's may still arrive. What
+/// has a known result is held like what has none, from the last takeover on.
+#[tokio::test(start_paused = true)]
+async fn h3_a_known_result_does_not_end_the_wait_for_what_an_owner_before_may_have_sent() {
+    let (_memory, log) = memory();
+    let node = start(log.clone()).await;
+    node.participants.set(Manner::Holding);
+    let steps = vec![step("a", &[]), step("b", &["a"])];
+    let xid = node.coordinator.begin(saga(new_xid(), steps)).await.unwrap().xid;
+    settle_down().await;
+    let node = start_with(log.clone(), config("a"), node.kill()).await;
+    settle_down().await;
+    // a's end becomes durable at the second owner, and b runs there.
+    node.participants.let_go();
+    settle_down().await;
+    let settings = config("a");
+    let wait = hold(&settings);
+    let node = start_with(log, settings, node.kill()).await;
+    node.participants.set(Manner::Willing);
+    node.participants.say("b", Operation::Action, refused());
+    node.coordinator.abort(xid, Wait::Decided).await.unwrap();
+    node.participants.let_go();
+    tokio::time::sleep(wait - Duration::from_millis(500)).await;
+    assert!(node.participants.asked(Operation::Compensate).is_empty(), "too early");
+    let view = node.coordinator.get(xid, Wait::Finished, SOON).await.unwrap();
+    assert_eq!(view.status, Status::Aborted);
+    assert_eq!(node.participants.asked(Operation::Compensate), ["b", "a"]);
+}
