@@ -1,17 +1,23 @@
-//! Calls as the coordinator sends them (`src/delivery/http`), and their answers. A test compares the two.
+//! Calls as the coordinator sends them, and their answers: the bodies and what a good answer means are delivery's own.
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
-use serde::Serialize;
 use serde_json::value::RawValue;
+use unanimity_core::ResultOutcome;
 use unanimity_proto::CONTEXT_HEADER;
-use unanimity_types::{BranchKind, Limits, Operation, Vote};
+use unanimity_types::{
+    BranchId, BranchKey, BranchKind, Epoch, Limits, LogPosition, Name, Operation, PartitionId, Seq, StepRole, Target,
+    Vote, Xid,
+};
 use uuid::Uuid;
 
 use super::urls::Urls;
+use crate::delivery::{http_accepted, http_body};
+use crate::engine::BranchCall;
 
 /// What is read of an answer: the longest result that the coordinator takes, and one byte that shows it is longer.
 const BODY_BYTES_MAX: usize = Limits::RESULT_BYTES_MAX + 1;
@@ -21,8 +27,8 @@ const SHOWN_CHARS_MAX: usize = 120;
 /// One branch of one transaction: a participant must take it for another one if either of the two differs.
 #[derive(Debug, Clone)]
 pub(super) struct Branch {
-    pub(super) xid: String,
-    pub(super) key: String,
+    pub(super) xid: Xid,
+    pub(super) key: BranchKey,
 }
 
 /// What an answer means to the coordinator.
@@ -78,35 +84,16 @@ impl Answer {
     }
 }
 
-/// The body of a call.
-#[derive(Serialize)]
-struct Envelope<'a> {
-    xid: &'a str,
-    branch_id: u32,
-    key: &'a str,
-    operation: &'a str,
-    name: &'a str,
-    payload: &'a RawValue,
-    attempt: u32,
-    epoch: u64,
-    kind: &'a str,
-    log_id: &'a str,
-    timeout_ms: u64,
-    /// Results of earlier steps: the kit's saga has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    inputs: Option<serde_json::Map<String, serde_json::Value>>,
-    /// For a compensation: what its own action answered, `null` if that is not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    result: Option<&'a RawValue>,
-}
-
 /// Calls the participant.
 #[derive(Debug)]
 pub(super) struct Caller {
     client: Client,
     kind: BranchKind,
     urls: Urls,
-    payload: Box<RawValue>,
+    payload: Bytes,
+    name: Name,
+    /// Two branches of one transaction.
+    keys: [BranchKey; 2],
     timeout: Duration,
     /// Stands for a coordinator's log, which lives longer than a transaction.
     log_id: String,
@@ -125,10 +112,17 @@ impl Caller {
             client: client(timeout)?,
             kind,
             urls,
-            payload,
+            payload: Bytes::copy_from_slice(payload.get().as_bytes()),
+            name: Name::new("conformance")?,
+            keys: [BranchKey::new("check-1")?, BranchKey::new("check-2")?],
             timeout,
             log_id: Uuid::new_v4().to_string(),
         })
+    }
+
+    /// The key of the first branch, or of the second one.
+    pub(super) fn key(&self, place: usize) -> BranchKey {
+        self.keys[place.min(1)].clone()
     }
 
     /// Calls and reads the whole answer.
@@ -171,26 +165,30 @@ impl Caller {
         attempt: u32,
         result: Option<&RawValue>,
     ) -> RequestBuilder {
-        let envelope = Envelope {
-            xid: &branch.xid,
-            branch_id: 1,
-            key: &branch.key,
-            operation: operation.as_str(),
-            name: "conformance",
-            payload: &self.payload,
+        let url = self.urls.of(operation);
+        let call = BranchCall {
+            xid: branch.xid,
+            transaction_name: Some(self.name.clone()),
+            branch_id: BranchId(1),
+            key: branch.key.clone(),
+            operation,
+            target: Target::Http(url.as_str().into()),
+            payload: self.payload.clone(),
             attempt,
-            epoch: 1,
-            kind: self.kind.as_str(),
-            log_id: &self.log_id,
-            timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
-            inputs: (self.kind == BranchKind::Step).then(serde_json::Map::new),
-            result: (operation == Operation::Compensate).then(|| result.unwrap_or(RawValue::NULL)),
+            position: LogPosition { partition: PartitionId(0), epoch: Epoch(1), epoch_tag: 0, seq: Seq(1) },
+            kind: self.kind,
+            role: (self.kind == BranchKind::Step).then_some(StepRole::Compensatable),
+            // The kit's saga has no earlier steps.
+            inputs: Vec::new(),
+            result: result.map(|json| Bytes::copy_from_slice(json.get().as_bytes())),
+            timeout: None,
+            instance: None,
         };
         self.client
-            .post(self.urls.of(operation).clone())
+            .post(url.clone())
             .header(CONTENT_TYPE, "application/json")
-            .header(CONTEXT_HEADER, &branch.xid)
-            .body(serde_json::to_vec(&envelope).expect("texts and JSON always serialize"))
+            .header(CONTEXT_HEADER, branch.xid.to_string())
+            .body(http_body(&call, &self.log_id, self.timeout).expect("texts and JSON always serialize"))
     }
 }
 
@@ -231,19 +229,18 @@ async fn read(operation: Operation, mut response: Response) -> Result<Answer, re
         }
     }
     let meaning = match meaning {
-        Meaning::Done if operation == Operation::Prepare => voted(&body),
+        Meaning::Done => accepted(operation, &body),
         meaning => meaning,
     };
     Ok(Answer { meaning, status: status.as_u16().to_string(), body })
 }
 
-/// A 2xx to a prepare means what its vote says. Whoever writes a word that the coordinator does not know did not mean
-/// "prepared".
-fn voted(body: &[u8]) -> Meaning {
-    match named_vote(body).map(|word| word.parse()) {
-        None | Some(Ok(Vote::Prepared | Vote::ReadOnly)) => Meaning::Done,
-        Some(Ok(Vote::Refused)) => Meaning::Refused,
-        Some(Err(_)) => Meaning::Unknown,
+/// What a 2xx means with this body.
+fn accepted(operation: Operation, body: &[u8]) -> Meaning {
+    match http_accepted(operation, body.to_vec()) {
+        ResultOutcome::Refused { .. } | ResultOutcome::Sealed { .. } => Meaning::Refused,
+        ResultOutcome::Unknown { .. } => Meaning::Unknown,
+        _ => Meaning::Done,
     }
 }
 
@@ -284,8 +281,10 @@ mod tests {
             (r#"{"vote": "refused"}"#, Meaning::Refused),
             (r#"{"vote": "yes"}"#, Meaning::Unknown),
             (r#"{"vote": null}"#, Meaning::Unknown),
+            (r#"{"vote": "refused""#, Meaning::Unknown),
         ] {
-            assert_eq!(voted(body.as_bytes()), meaning, "{body}");
+            assert_eq!(accepted(Operation::Prepare, body.as_bytes()), meaning, "{body}");
+            assert_eq!(accepted(Operation::Confirm, body.as_bytes()), Meaning::Done, "{body}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::value::RawValue;
-use unanimity_types::{Operation, Vote};
+use unanimity_types::{Operation, Vote, Xid};
 use uuid::Uuid;
 
 use super::caller::{Answer, Branch, Caller, Meaning};
@@ -126,7 +126,7 @@ impl Runner {
 struct Run<'a> {
     caller: &'a Caller,
     trail: &'a mut Vec<String>,
-    xids: [String; 2],
+    xids: [Xid; 2],
     /// Which of the two xids and of two keys is used now.
     at: (usize, usize),
     /// The last answer of each operation to each branch.
@@ -140,7 +140,7 @@ impl<'a> Run<'a> {
         Self {
             caller,
             trail,
-            xids: [Uuid::now_v7().to_string(), Uuid::now_v7().to_string()],
+            xids: [Xid::new(Uuid::now_v7()), Xid::new(Uuid::now_v7())],
             at: (0, 0),
             answers: BTreeMap::new(),
             attempts: BTreeMap::new(),
@@ -318,7 +318,7 @@ impl<'a> Run<'a> {
     }
 
     fn branch(&self) -> Branch {
-        Branch { xid: self.xids[self.at.0].clone(), key: format!("check-{}", self.at.1 + 1) }
+        Branch { xid: self.xids[self.at.0], key: self.caller.key(self.at.1) }
     }
 
     fn attempt(&mut self, operation: Operation) -> u32 {
