@@ -106,7 +106,7 @@ impl Failure {
     }
 
     /// The same where the request has no plan that could be invalid.
-    pub(super) fn as_of_a_branch(mut self) -> Self {
+    pub(super) fn without_plan(mut self) -> Self {
         if self.0.code == ErrorCode::InvalidPlan {
             self.0.code = ErrorCode::InvalidRequest;
         }

@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 use unanimity_core::ResultOutcome;
 use unanimity_proto::CONTEXT_HEADER;
 use unanimity_types::{
-    BranchId, BranchKey, BranchKind, Epoch, Limits, LogPosition, Name, Operation, PartitionId, Seq, StepRole, Target,
-    Vote, Xid,
+    BranchId, BranchKey, BranchKind, Epoch, Limits, LogPosition, Name, Operation, PartitionId, Seq, StepRole,
+    Target, Vote, Xid,
 };
 use uuid::Uuid;
 
@@ -105,7 +105,7 @@ impl Caller {
     pub(super) fn new(
         kind: BranchKind,
         urls: Urls,
-        payload: Box<RawValue>,
+        payload: &RawValue,
         timeout: Duration,
     ) -> anyhow::Result<Self> {
         Ok(Self {

@@ -120,7 +120,7 @@ impl CheckParticipant {
         let timeout = Duration::from_millis(self.timeout_ms);
         let scenarios = scenario::all(self.mode, &urls);
         let observer = self.observe.map(|url| Observer::new(url, timeout)).transpose()?;
-        let caller = Caller::new(self.mode.kind(), urls, payload, timeout)?;
+        let caller = Caller::new(self.mode.kind(), urls, &payload, timeout)?;
         let report =
             Report::new(self.mode, observer.is_some(), Runner::new(caller, observer).run(scenarios).await);
         output.answer(|| report.text(), || report.json());

@@ -87,7 +87,7 @@ pub(super) fn branch_policy(
     retry: Option<RetryBody>,
     timeout_ms: Option<u64>,
 ) -> Result<CallPolicy, Failure> {
-    policy(retry, timeout_ms, "branch").map_err(|failure| failure.as_of_a_branch())
+    policy(retry, timeout_ms, "branch").map_err(|failure| failure.without_plan())
 }
 
 /// A payload's bytes as they came: whoever signed or hashed them gets the same.
