@@ -140,6 +140,7 @@ pub(crate) fn text(outcome: &ResultOutcome) -> &str {
     match outcome {
         ResultOutcome::Done | ResultOutcome::Result(_) | ResultOutcome::Voted(_) => "done",
         ResultOutcome::Refused { error }
+        | ResultOutcome::Sealed { error }
         | ResultOutcome::Unknown { error, .. }
         | ResultOutcome::NotYet { error }
         | ResultOutcome::Unusable { error }
