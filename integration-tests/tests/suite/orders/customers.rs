@@ -24,7 +24,7 @@ const ASK_AGAIN_EVERY: u32 = 5;
 
 /// What a customer hears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
+pub(crate) enum Told {
     Committed,
     Aborted,
     /// No answer, or "nobody knows yet".
@@ -33,10 +33,10 @@ pub(super) enum Told {
 
 /// What was heard about one order, and from whom.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Heard(pub(super) Vec<(&'static str, Told)>);
+pub(crate) struct Heard(pub(crate) Vec<(&'static str, Told)>);
 
 impl Heard {
-    pub(super) fn has(&self, told: Told) -> bool {
+    pub(crate) fn has(&self, told: Told) -> bool {
         self.0.iter().any(|(_, heard)| *heard == told)
     }
 }
@@ -159,8 +159,8 @@ impl Customers {
     }
 }
 
-/// The outcome in an answer of either interface. Whatever is not clear is no outcome.
-async fn told(request: reqwest::RequestBuilder) -> anyhow::Result<Told> {
+/// The outcome in an answer of a service or of the coordinator. Whatever is not clear is no outcome.
+pub(crate) async fn told(request: reqwest::RequestBuilder) -> anyhow::Result<Told> {
     let answer = request.send().await?;
     let status = answer.status().as_u16();
     let answer: Value = answer.json().await?;

@@ -18,6 +18,7 @@ use integration_tests::postgres::{Kind, Options, TestPostgres};
 use integration_tests::shop::{Service, Shop};
 
 use self::customers::Customers;
+pub(crate) use self::customers::{Heard, Told, told};
 use self::verdict::Verdict;
 
 /// How long a process may take until it works again: seconds on a busy machine, whose log is thousands of blocks.
@@ -78,7 +79,7 @@ impl Stack {
 }
 
 /// The seed of this run: the one that is asked for, or a new one.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     match std::env::var("UNANIMITY_SEED") {
         Ok(seed) => seed.parse().expect("UNANIMITY_SEED is a whole number"),
         Err(_) => fastrand::u64(..1_000_000_000),
