@@ -270,3 +270,28 @@ fn value(found: &v1::Transaction) -> serde_json::Value {
         "timeline": timeline,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stopped_a_branch_once_is_told_as_earlier() {
+        for (status, shown) in [
+            ("compensating", "HTTP 503"),
+            ("refused", "HTTP 503"),
+            ("done", "earlier: HTTP 503"),
+            ("compensated", "earlier: HTTP 503"),
+            ("a newer word", "HTTP 503"),
+        ] {
+            let branch = v1::Branch {
+                status: status.to_owned(),
+                last_error: "HTTP 503".to_owned(),
+                ..v1::Branch::default()
+            };
+            assert_eq!(note(&branch), shown, "{status}");
+        }
+        let fine = v1::Branch { status: "done".to_owned(), ..v1::Branch::default() };
+        assert_eq!(note(&fine), "");
+    }
+}
