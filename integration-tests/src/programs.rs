@@ -24,11 +24,20 @@ pub enum Program {
     Bank,
     /// The banks' teller.
     Teller,
+    /// The services of the trips: which one, its first arguments say.
+    Trips,
 }
 
 impl Program {
-    const ALL: [Self; 6] =
-        [Self::Unanimity, Self::Order, Self::Payment, Self::Inventory, Self::Bank, Self::Teller];
+    const ALL: [Self; 7] = [
+        Self::Unanimity,
+        Self::Order,
+        Self::Payment,
+        Self::Inventory,
+        Self::Bank,
+        Self::Teller,
+        Self::Trips,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -38,6 +47,7 @@ impl Program {
             Self::Inventory => "inventory-service",
             Self::Bank => "bank-service",
             Self::Teller => "teller-service",
+            Self::Trips => "trip-saga",
         }
     }
 
@@ -107,7 +117,7 @@ fn build(directory: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(cargo);
     command
         .args(["build", "--bins", "--profile", profile])
-        .args(["-p", "unanimity-coordinator", "-p", "order-payment", "-p", "bank-transfer"])
+        .args(["-p", "unanimity-coordinator", "-p", "order-payment", "-p", "bank-transfer", "-p", "trip-saga"])
         // As `cargo test --workspace` builds them, whose test crates ask for it.
         .args(["--features", "unanimity-coordinator/failpoints,unanimity-sdk/failpoints"])
         .arg("--target-dir")

@@ -10,3 +10,4 @@ mod orders;
 mod ownership;
 mod postgres_finder;
 mod start_and_stop;
+mod trips;

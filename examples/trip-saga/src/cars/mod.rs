@@ -12,17 +12,12 @@ pub use hooks::{Car, Rent, Rental};
 /// Makes the tables, and the cars if there are none.
 pub(crate) async fn prepare(pools: &Pools, demo_trips: u32) -> anyhow::Result<()> {
     sqlx::raw_sql(include_str!("schema.sql")).execute(&pools.write).await?;
-    let mut tx = pools.write.begin().await?;
     for (class, _) in world::CARS {
-        for car in 1..=world::capacity(class, demo_trips) {
-            sqlx::query("INSERT OR IGNORE INTO cars (class, car) VALUES (?1, ?2)")
-                .bind(class)
-                .bind(car)
-                .execute(&mut *tx)
-                .await?;
-        }
+        let sql = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?2)
+                   INSERT OR IGNORE INTO cars (class, car) SELECT ?1, n FROM numbers";
+        let count = world::capacity(class, demo_trips);
+        sqlx::query(sql).bind(class).bind(count).execute(&pools.write).await?;
     }
-    tx.commit().await?;
     Ok(())
 }
 

@@ -12,17 +12,12 @@ pub use hooks::{Book, Flight, Print, Seat};
 /// Makes the tables, and the seats if there are none.
 pub(crate) async fn prepare(pools: &Pools, demo_trips: u32) -> anyhow::Result<()> {
     sqlx::raw_sql(include_str!("schema.sql")).execute(&pools.write).await?;
-    let mut tx = pools.write.begin().await?;
     for (flight, _) in world::FLIGHTS {
-        for seat in 1..=world::capacity(flight, demo_trips) {
-            sqlx::query("INSERT OR IGNORE INTO seats (flight, seat) VALUES (?1, ?2)")
-                .bind(flight)
-                .bind(seat)
-                .execute(&mut *tx)
-                .await?;
-        }
+        let sql = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?2)
+                   INSERT OR IGNORE INTO seats (flight, seat) SELECT ?1, n FROM numbers";
+        let count = world::capacity(flight, demo_trips);
+        sqlx::query(sql).bind(flight).bind(count).execute(&pools.write).await?;
     }
-    tx.commit().await?;
     Ok(())
 }
 

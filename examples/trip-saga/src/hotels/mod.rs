@@ -17,22 +17,17 @@ pub use hooks::{Book, Room, Stay};
 /// Makes the tables, and the rooms if there are none.
 pub(crate) async fn prepare(pools: &Pools, demo_trips: u32) -> anyhow::Result<()> {
     sqlx::raw_sql(include_str!("schema.sql")).execute(&pools.write).await?;
-    let mut tx = pools.write.begin().await?;
     for (hotel, _) in world::HOTELS {
         sqlx::query("INSERT OR IGNORE INTO hotels (hotel, takes_cancellations) VALUES (?1, ?2)")
             .bind(hotel)
             .bind(i64::from(hotel != world::STRICT_HOTEL))
-            .execute(&mut *tx)
+            .execute(&pools.write)
             .await?;
-        for room in 1..=world::capacity(hotel, demo_trips) {
-            sqlx::query("INSERT OR IGNORE INTO rooms (hotel, room) VALUES (?1, ?2)")
-                .bind(hotel)
-                .bind(room)
-                .execute(&mut *tx)
-                .await?;
-        }
+        let sql = "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?2)
+                   INSERT OR IGNORE INTO rooms (hotel, room) SELECT ?1, n FROM numbers";
+        let count = world::capacity(hotel, demo_trips);
+        sqlx::query(sql).bind(hotel).bind(count).execute(&pools.write).await?;
     }
-    tx.commit().await?;
     Ok(())
 }
 
