@@ -75,7 +75,8 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(super) fn status(error: &Error) -> tonic::Status {
     let detail = v1::ErrorDetail {
         code: String::new(),
-        xid: error.xid.map(|xid| xid.to_string()).unwrap_or_default(),
+        // A lock's conflict is about its holder: whoever asked knows its own xid.
+        xid: error.holder.or(error.xid).map(|xid| xid.to_string()).unwrap_or_default(),
         status: error.status.map_or(v1::Status::Unspecified, v1::Status::from) as i32,
         retry_after_ms: error
             .retry_after
