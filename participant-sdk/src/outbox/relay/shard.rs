@@ -106,6 +106,9 @@ struct Work<DB: OutboxDatabase> {
     sweep_again: bool,
     poll_at: Instant,
     reload_at: Instant,
+    /// There are more rows that the coordinator may have than were read: until they are, nothing else
+    /// goes, since it may be of one of their keys.
+    more_handed: bool,
     forget_at: Instant,
 }
 
@@ -169,6 +172,7 @@ impl<DB: OutboxDatabase> Work<DB> {
             sweep_again: false,
             poll_at: now,
             reload_at: now,
+            more_handed: false,
             forget_at: now,
         };
         // Not all shards at once.
@@ -192,12 +196,15 @@ impl<DB: OutboxDatabase> Work<DB> {
     /// Reads which rows the coordinator may have: all of them at the beginning, later those that
     /// somebody replayed.
     async fn reload(&mut self) -> Result<(), End> {
-        if Instant::now() < self.reload_at {
+        let most = self.shared.settings.open_max * 2;
+        let is_due = Instant::now() >= self.reload_at || (self.more_handed && self.open.len() <= most / 2);
+        if !is_due {
             return Ok(());
         }
-        let limit = i64::try_from(self.shared.settings.open_max * 2).unwrap_or(i64::MAX);
         let mut connection = self.shared.outbox.pool().acquire().await?;
-        for row in DB::handed(&mut connection, self.shard, limit).await? {
+        let rows = DB::handed(&mut connection, self.shard, i64::try_from(most).unwrap_or(i64::MAX)).await?;
+        self.more_handed = rows.len() == most;
+        for row in rows {
             if !self.open.contains_key(&row.n) {
                 self.add(row, true);
             }
@@ -232,6 +239,9 @@ impl<DB: OutboxDatabase> Work<DB> {
 
     /// How many more rows may be claimed now.
     fn room(&self) -> usize {
+        if self.more_handed {
+            return 0;
+        }
         let unanswered = self.open.values().filter(|open| !open.answered).count();
         (self.shared.settings.open_max.saturating_sub(self.open.len()))
             .min(UNANSWERED_MAX.saturating_sub(unanswered))

@@ -367,6 +367,37 @@ async fn an_aborted_message_is_dead_and_cannot_be_replayed<DB: OutboxTest>(world
     relay.shutdown().await;
 }
 
+async fn h13_the_order_holds_where_more_is_with_the_coordinator_than_is_read_at_once<DB: OutboxTest>(
+    world: World<DB>,
+) {
+    for n in 0..8 {
+        world.send(Some(&format!("key-{n}")), "first").await;
+    }
+    world.send(Some("key-7"), "second").await;
+    // A relay before this one, with a larger limit, had handed the first of each key over.
+    let mut tx = DB::writing(world.pool()).await;
+    DB::execute(&mut tx, "UPDATE unanimity_outbox SET shard = 0").await;
+    DB::execute(
+        &mut tx,
+        "UPDATE unanimity_outbox SET state = 'handed'
+         WHERE n < (SELECT m FROM (SELECT max(n) AS m FROM unanimity_outbox) AS highest)",
+    )
+    .await;
+    tx.commit().await.unwrap();
+    let relay = Relay::builder(&world.outbox, world.fake.clone())
+        .lease(LEASE)
+        .poll(Duration::from_secs(1))
+        .check_every(Duration::from_millis(40))
+        .open_max(1)
+        .start();
+    world.all_delivered().await;
+    let mut of_key = world.fake.delivered();
+    of_key.retain(|(_, key, _)| key.as_deref() == Some("key-7"));
+    let payloads: Vec<_> = of_key.iter().map(|(.., payload)| payload.as_str()).collect();
+    assert_eq!(payloads, ["first", "second"]);
+    relay.shutdown().await;
+}
+
 async fn one_stuck_key_does_not_keep_others_waiting<DB: OutboxTest>(world: World<DB>) {
     world.fake.set(Faults { holds: true, ..Faults::default() });
     for n in 0..20 {
@@ -451,6 +482,7 @@ on_every_database!(
     h13_a_lower_number_that_commits_late_is_not_skipped,
     h13_the_next_of_a_key_waits_until_the_one_before_is_delivered,
     h13_a_parked_message_is_a_dead_letter_and_a_replay_brings_it_back,
+    h13_the_order_holds_where_more_is_with_the_coordinator_than_is_read_at_once,
     a_message_that_can_never_be_delivered_is_dead_at_once_with_the_reason,
     a_row_that_cannot_be_read_is_dead_and_blocks_nobody,
     an_aborted_message_is_dead_and_cannot_be_replayed,
