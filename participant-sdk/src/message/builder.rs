@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use serde::Serialize;
 use unanimity_proto::{plan_to_wire, policy_to_wire, target_to_wire, v1};
-use unanimity_types::{BranchKey, CallPolicy, Delivery, Limits, MessagePlan, Plan, Xid};
+use unanimity_types::{BranchKey, CallPolicy, Delivery, ErrorCode, Limits, MessagePlan, Plan, Xid};
 
 use crate::client::{Client, GlobalTransaction, check_begin};
 use crate::context::Context;
@@ -269,6 +269,17 @@ impl MessageBuilder {
         // Before the call: the coordinator's clock starts later than these.
         let started = (Instant::now(), SystemTime::now());
         let begun = self.client.begin_plan(request).await?;
+        // Repeated under an xid that is over. What its local transaction, or a check-back, left in the
+        // fence may be collected: another one would commit without its message, or a second time.
+        if begun.status.decision().is_some() {
+            return Err(ClientError::Refused {
+                code: ErrorCode::AlreadyDecided,
+                message: format!("the message {xid} is {} already", begun.status),
+                status: Some(begun.status),
+                abort_reason: None,
+                retry_after: None,
+            });
+        }
         Ok(PreparedMessage::new(self.client, xid, begun, participant, operation, started, self.timeout))
     }
 

@@ -228,10 +228,13 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
                 None => Target::Participant { participant: name.clone(), operation: operation_name },
             };
             targets.insert(operation.clone(), target);
-            by_type
-                .entry(type_id)
-                .and_modify(|known| *known = None)
-                .or_insert_with(|| Some(operation.clone()));
+            // Only a try is found by its hooks' type, which may have hooks of other kinds as well.
+            if matches!(set, HookSet::Tcc { .. }) {
+                by_type
+                    .entry(type_id)
+                    .and_modify(|known| *known = None)
+                    .or_insert_with(|| Some(operation.clone()));
+            }
             if hooks.insert(operation.clone(), set).is_some() {
                 return Err(BuildError::DuplicateOperation(operation));
             }

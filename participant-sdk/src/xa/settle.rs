@@ -69,7 +69,7 @@ impl<DB: XaDatabase> Inner<DB> {
 
     pub(super) async fn commit(&self, gid: &Gid) -> Settled {
         let mut last = XaError::StillOpen;
-        let mut missed = false;
+        let mut missed = 0;
         for pause in PAUSES_MS {
             tokio::time::sleep(Duration::from_millis(pause)).await;
             let mut lease = match Lease::take(&self.pool).await {
@@ -93,9 +93,7 @@ impl<DB: XaDatabase> Inner<DB> {
                     // Its session still lives (MariaDB, MySQL).
                     Ok(Row::Prepared) => last = XaError::StillOpen,
                     Err(XaError::StillOpen) if self.is_open(gid) => last = XaError::Busy,
-                    // Seen twice, so that it is not the moment between two states.
-                    Err(XaError::StillOpen) if missed => return Settled::Alarm(Alarm::CommitLost(*gid)),
-                    Err(XaError::StillOpen) => missed = true,
+                    Err(XaError::StillOpen) => missed += 1,
                     Err(error) => last = error,
                 },
                 FinishFailure::WrongRole => return Settled::Alarm(Alarm::WrongRole(*gid)),
@@ -103,6 +101,11 @@ impl<DB: XaDatabase> Inner<DB> {
                 // The lease closes the connection.
                 FinishFailure::Busy | FinishFailure::Other => last = error.into(),
             }
+        }
+        // Seen each time, so that it is not the time which another session takes for its commit: in MariaDB
+        // and MySQL the branch is in no list meanwhile, and its row not to be read.
+        if missed == PAUSES_MS.len() {
+            return Settled::Alarm(Alarm::CommitLost(*gid));
         }
         Settled::Unknown(last)
     }

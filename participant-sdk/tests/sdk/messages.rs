@@ -224,6 +224,13 @@ conformance! {
         assert_eq!(world.sold().await, 0);
     }
 
+    async fn h5_a_check_back_that_cannot_be_understood_is_no_no(world) {
+        let prepared = world.prepared().await;
+        let mut garbled = world.asked(prepared.xid());
+        garbled.key = "\u{0}".into();
+        assert_eq!(world.fake.ask(garbled).await.outcome(), Outcome::Unknown);
+    }
+
     async fn h5_o5_a_check_back_waits_for_the_open_local_transaction(world) {
         for commits in [true, false] {
             let message = world.prepared().await;
