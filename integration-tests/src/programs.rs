@@ -29,15 +29,8 @@ pub enum Program {
 }
 
 impl Program {
-    const ALL: [Self; 7] = [
-        Self::Unanimity,
-        Self::Order,
-        Self::Payment,
-        Self::Inventory,
-        Self::Bank,
-        Self::Teller,
-        Self::Trips,
-    ];
+    const ALL: [Self; 7] =
+        [Self::Unanimity, Self::Order, Self::Payment, Self::Inventory, Self::Bank, Self::Teller, Self::Trips];
 
     const fn name(self) -> &'static str {
         match self {
@@ -117,7 +110,16 @@ fn build(directory: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(cargo);
     command
         .args(["build", "--bins", "--profile", profile])
-        .args(["-p", "unanimity-coordinator", "-p", "order-payment", "-p", "bank-transfer", "-p", "trip-saga"])
+        .args([
+            "-p",
+            "unanimity-coordinator",
+            "-p",
+            "order-payment",
+            "-p",
+            "bank-transfer",
+            "-p",
+            "trip-saga",
+        ])
         // As `cargo test --workspace` builds them, whose test crates ask for it.
         .args(["--features", "unanimity-coordinator/failpoints,unanimity-sdk/failpoints"])
         .arg("--target-dir")

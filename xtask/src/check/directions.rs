@@ -81,6 +81,12 @@ const RULES: &[Rule] = &[
         others: Others::Any,
     },
     Rule {
+        package: "outbox-example",
+        ours: &[TYPES, COORDINATOR, SDK],
+        ours_in_tests: &[TESTING],
+        others: Others::Any,
+    },
+    Rule {
         package: "embedded",
         ours: &[TYPES, COORDINATOR, SDK],
         ours_in_tests: &[TESTING],
@@ -99,6 +105,7 @@ const RULES: &[Rule] = &[
             "order-payment",
             "trip-saga",
             "bank-transfer",
+            "outbox-example",
             "embedded",
         ],
         ours_in_tests: &[],

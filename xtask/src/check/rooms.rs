@@ -22,7 +22,11 @@ struct Rule {
 }
 
 const RULES: &[Rule] = &[
-    Rule { source: "coordinator/src", library: "sqlx", rooms: &["log", "engine/projection*", "participant_database"] },
+    Rule {
+        source: "coordinator/src",
+        library: "sqlx",
+        rooms: &["log", "engine/projection*", "participant_database"],
+    },
     Rule { source: "coordinator/src", library: "tonic", rooms: &["api", "delivery", "cli", "server"] },
     Rule { source: "participant-sdk/src", library: "sqlx", rooms: &["fence", "xa", "outbox"] },
 ];
