@@ -153,7 +153,7 @@ conformance! {
     async fn h2_h14_a_refusal_that_ends_its_step_is_sealed(world) {
         let xid = xid();
         let ask = async |role: v1::StepRole| {
-            world.fake.ask(v1::BranchOperation { role: role.into(), ..of(Action, xid) }).await.outcome()
+            world.fake.ask(BranchOperation { role: role.into(), ..of(Action, xid) }).await.outcome()
         };
         // One that only goes forward is tried again when somebody mended what it refused for.
         world.hooks.set(Mood::Refuses);

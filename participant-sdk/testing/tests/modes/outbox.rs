@@ -24,9 +24,9 @@ async fn send(orders: &Service, key: &str, line: &str, commits: bool) -> Xid {
     let mut tx = orders.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let id = orders.outbox.send(&mut tx, &message).await.unwrap();
     if commits {
-        tx.commit().await.unwrap()
+        tx.commit().await.unwrap();
     } else {
-        tx.rollback().await.unwrap()
+        tx.rollback().await.unwrap();
     }
     orders.outbox.wake();
     id
