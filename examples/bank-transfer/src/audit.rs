@@ -82,7 +82,7 @@ fn judge(report: &mut Report) {
     for (xid, halves) in halves {
         match (halves.as_slice(), xid.parse()) {
             ([(one, cents), (other, back)], Ok(id)) if cents + back == 0 && one != other => {
-                report.whole.push(id)
+                report.whole.push(id);
             }
             _ => report.violations.push(format!("the transfer {xid} is not whole: {halves:?}")),
         }

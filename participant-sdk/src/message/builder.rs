@@ -26,9 +26,9 @@ use crate::saga::{Retry, StepTarget, invalid, json, payload_fits, policy_fits};
 ///     .prepare()
 ///     .await?;
 /// message
-///     .in_local_transaction(&fence, async |tx| {
+///     .in_local_transaction(&fence, |tx| Box::pin(async move {
 ///         sqlx::query("INSERT INTO orders (id) VALUES (7)").execute(&mut **tx).await.map(drop)
-///     })
+///     }))
 ///     .await?;
 /// # Ok(()) }
 /// ```

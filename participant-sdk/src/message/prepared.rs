@@ -97,6 +97,7 @@ pub use local::LocalError;
 mod local {
     use std::future::Future;
 
+    use futures::future::BoxFuture;
     use unanimity_types::{BranchKey, BranchKind, Xid};
 
     use super::PreparedMessage;
@@ -138,6 +139,9 @@ mod local {
         /// message. `Ok` says that the local transaction committed and the message will be delivered,
         /// also where the submit was not answered: the check-back finds the row.
         ///
+        /// The work is a boxed future, so that the whole can run in a spawned task: with an async closure
+        /// over a borrowed transaction the compiler cannot see that it may.
+        ///
         /// # Errors
         /// [`LocalError`].
         pub async fn in_local_transaction<DB, T, E, F>(
@@ -147,7 +151,7 @@ mod local {
         ) -> Result<T, LocalError<E>>
         where
             DB: FenceDatabase,
-            F: AsyncFnOnce(&mut LocalTransaction<'static, DB>) -> Result<T, E>,
+            F: for<'t> FnOnce(&'t mut LocalTransaction<'static, DB>) -> BoxFuture<'t, Result<T, E>>,
         {
             let result = self.locally(fence, work).await;
             match &result {
@@ -167,7 +171,7 @@ mod local {
         async fn locally<DB, T, E, F>(&self, fence: &Fence<DB>, work: F) -> Result<T, LocalError<E>>
         where
             DB: FenceDatabase,
-            F: AsyncFnOnce(&mut LocalTransaction<'static, DB>) -> Result<T, E>,
+            F: for<'t> FnOnce(&'t mut LocalTransaction<'static, DB>) -> BoxFuture<'t, Result<T, E>>,
         {
             let row = self.row()?;
             // Begin and commit in tasks of their own: dropped half-way they would give a connection

@@ -27,9 +27,10 @@ struct World<DB: TestDatabase> {
 
 /// What a local transaction of the tests does, whatever its database.
 trait Sells: FenceDatabase {
-    async fn sell(tx: &mut LocalTransaction<'static, Self>) -> Result<(), sqlx::Error>;
+    fn sell(tx: &mut LocalTransaction<'static, Self>)
+    -> impl Future<Output = Result<(), sqlx::Error>> + Send;
     /// Loses the local transaction, and swallows that.
-    async fn lose(tx: &mut LocalTransaction<'static, Self>);
+    fn lose(tx: &mut LocalTransaction<'static, Self>) -> impl Future<Output = ()> + Send;
     async fn open(fence: &Fence<Self>) -> LocalTransaction<'static, Self>;
 }
 
@@ -166,7 +167,7 @@ conformance! {
     async fn i10_a_message_goes_with_its_local_transaction(world) {
         let message = world.prepared().await;
         let xid = message.xid();
-        message.in_local_transaction(&world.fence, async |tx| DB::sell(tx).await).await.unwrap();
+        message.in_local_transaction(&world.fence, |tx| Box::pin(async move { DB::sell(tx).await })).await.unwrap();
         assert_eq!(world.sold().await, 1);
         let commit = world.fake.with(|state| state.commits.pop()).unwrap();
         assert_eq!((commit.xid, commit.votes), (xid.to_string(), None));
@@ -179,14 +180,23 @@ conformance! {
         assert!(!plan.submit && plan.check_back.is_some() && &*plan.deliveries[0].payload == b"7");
     }
 
+    async fn a_handler_may_send_a_message_in_a_task_of_its_own(world) {
+        let (message, fence) = (world.prepared().await, world.fence.clone());
+        let work = async move {
+            message.in_local_transaction(&fence, |tx| Box::pin(async move { DB::sell(tx).await })).await
+        };
+        tokio::spawn(work).await.unwrap().unwrap();
+        assert_eq!(world.sold().await, 1);
+    }
+
     async fn o1_a_local_transaction_that_rolls_back_sends_nothing(world) {
         let message = world.prepared().await;
         let xid = message.xid();
         let result = message
-            .in_local_transaction(&world.fence, async |tx| {
+            .in_local_transaction(&world.fence, |tx| Box::pin(async move {
                 DB::sell(tx).await.unwrap();
                 Err::<(), _>("changed my mind")
-            })
+            }))
             .await;
         assert!(matches!(result, Err(LocalError::User("changed my mind"))));
         eventually("it is given up", async || world.fake.with(|state| state.aborts == [xid.to_string()])).await;
@@ -219,7 +229,7 @@ conformance! {
         let error = world.fence.mark_sent(&mut tx, &message).await.unwrap_err();
         assert!(matches!(error, FenceError::MessageRefused), "{error:?}");
         tx.rollback().await.unwrap();
-        let result = message.in_local_transaction(&world.fence, async |tx| DB::sell(tx).await).await;
+        let result = message.in_local_transaction(&world.fence, |tx| Box::pin(async move { DB::sell(tx).await })).await;
         assert!(matches!(result, Err(LocalError::Fence(FenceError::MessageRefused))), "{result:?}");
         assert_eq!(world.sold().await, 0);
     }
@@ -267,7 +277,7 @@ conformance! {
                 tokio::spawn(async move { fake.ask(asked).await.outcome() })
             });
             let asking: Vec<_> = asking.collect();
-            let sent = message.in_local_transaction(&world.fence, async |tx| DB::sell(tx).await).await;
+            let sent = message.in_local_transaction(&world.fence, |tx| Box::pin(async move { DB::sell(tx).await })).await;
             for answer in futures::future::join_all(asking).await {
                 match answer.unwrap() {
                     Outcome::Done => assert!(sent.is_ok(), "{sent:?}"),
@@ -301,10 +311,10 @@ conformance! {
         let message = world.prepared().await;
         let xid = message.xid();
         let result = message
-            .in_local_transaction(&world.fence, async |tx| {
+            .in_local_transaction(&world.fence, |tx| Box::pin(async move {
                 DB::lose(tx).await;
                 Ok::<_, sqlx::Error>(())
-            })
+            }))
             .await;
         assert!(result.is_err(), "{result:?}");
         eventually("it is given up", async || world.fake.with(|state| state.aborts == [xid.to_string()])).await;
@@ -315,7 +325,7 @@ conformance! {
         let message = world.prepared().await;
         let xid = message.xid();
         world.fake.with(|state| state.on_commit.push_back(Scripted::Aborted("requested")));
-        let result = message.in_local_transaction(&world.fence, async |tx| DB::sell(tx).await).await;
+        let result = message.in_local_transaction(&world.fence, |tx| Box::pin(async move { DB::sell(tx).await })).await;
         assert!(matches!(result, Err(LocalError::NotSent(TransactionError::Aborted { .. }))), "{result:?}");
         world.fake.answer(xid, "aborted", true);
         eventually("attention", async || {

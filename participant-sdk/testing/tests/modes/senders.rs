@@ -81,9 +81,11 @@ async fn a_local_transaction_and_its_message_go_together() {
         let prepared = message(&client).prepare().await.unwrap();
         let xid = prepared.xid();
         let result = prepared
-            .in_local_transaction(&orders.fence, async |tx| {
-                sqlx::query(insert).bind(n).execute(&mut **tx).await.unwrap();
-                if n % 2 == 0 { Ok(()) } else { Err("changed my mind") }
+            .in_local_transaction(&orders.fence, |tx| {
+                Box::pin(async move {
+                    sqlx::query(insert).bind(n).execute(&mut **tx).await.unwrap();
+                    if n % 2 == 0 { Ok(()) } else { Err("changed my mind") }
+                })
             })
             .await;
         assert_eq!(matches!(result, Err(LocalError::User(_))), n % 2 == 1, "{result:?}");
