@@ -128,6 +128,8 @@ impl Case {
         let timeout = match self.story {
             // Their submit never comes.
             Story::CheckBack | Story::CheckBackNo => Duration::from_millis(500),
+            // Without its TM a message waits for the check-back, which comes at the timeout.
+            Story::Message if !self.tm_returns => SHORT,
             _ if self.deadline_decides() => SHORT,
             _ => LONG,
         };
