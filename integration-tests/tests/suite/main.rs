@@ -7,6 +7,7 @@ mod full_disk;
 mod mariadb_finder;
 mod matrix;
 mod orders;
+mod outbox;
 mod ownership;
 mod postgres_finder;
 mod start_and_stop;
