@@ -26,11 +26,21 @@ pub enum Program {
     Teller,
     /// The services of the trips: which one, its first arguments say.
     Trips,
+    /// The outbox's shop, relays and warehouse: which one, its first argument says.
+    Outbox,
 }
 
 impl Program {
-    const ALL: [Self; 7] =
-        [Self::Unanimity, Self::Order, Self::Payment, Self::Inventory, Self::Bank, Self::Teller, Self::Trips];
+    const ALL: [Self; 8] = [
+        Self::Unanimity,
+        Self::Order,
+        Self::Payment,
+        Self::Inventory,
+        Self::Bank,
+        Self::Teller,
+        Self::Trips,
+        Self::Outbox,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -41,6 +51,7 @@ impl Program {
             Self::Bank => "bank-service",
             Self::Teller => "teller-service",
             Self::Trips => "trip-saga",
+            Self::Outbox => "outbox-example",
         }
     }
 
