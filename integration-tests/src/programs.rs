@@ -130,6 +130,8 @@ fn build(directory: &Path) -> anyhow::Result<()> {
             "bank-transfer",
             "-p",
             "trip-saga",
+            "-p",
+            "outbox-example",
         ])
         // As `cargo test --workspace` builds them, whose test crates ask for it.
         .args(["--features", "unanimity-coordinator/failpoints,unanimity-sdk/failpoints"])
