@@ -151,14 +151,16 @@ async fn replay_dead_letters(stack: &Stack) -> anyhow::Result<BTreeSet<String>> 
     }
 }
 
+/// A row of the warehouse's picks, in the order of the columns that are asked for.
+type PickRow = (String, i64, i64, String, String, i64, String, i64);
+
 async fn read(stack: &Stack) -> anyhow::Result<Books> {
     let orders: Vec<(String,)> = rows(&stack.shop_db, "SELECT id FROM orders").await?;
     let sql = "SELECT order_id, line, message, customer, seq, sku, quantity FROM order_lines";
     let lines: Vec<(String, i64, String, String, i64, String, i64)> = rows(&stack.shop_db, sql).await?;
     let sql = "SELECT order_id, line, arrived, message, customer, seq, sku, quantity FROM picks
                ORDER BY customer, arrived";
-    let picks: Vec<(String, i64, i64, String, String, i64, String, i64)> =
-        rows(&stack.warehouse_db, sql).await?;
+    let picks: Vec<PickRow> = rows(&stack.warehouse_db, sql).await?;
     let shelves: Vec<(String, i64)> = rows(&stack.warehouse_db, "SELECT sku, taken FROM shelves").await?;
     let mut coordinator = PgConnection::connect(&stack.coordinator_db).await?;
     let history: Vec<(String, String, bool)> =
@@ -198,7 +200,7 @@ fn judge(books: &Books) -> Vec<String> {
         match books.lines.get(place) {
             None => problems.push(format!("{place:?} took effect and was never committed: {pick:?}")),
             Some(line) if line != pick => {
-                problems.push(format!("{place:?} arrived as {pick:?}, was {line:?}"))
+                problems.push(format!("{place:?} arrived as {pick:?}, was {line:?}"));
             }
             Some(_) => {}
         }
