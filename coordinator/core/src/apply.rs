@@ -4,7 +4,7 @@ mod forward;
 
 pub(crate) use forward::go_on;
 use unanimity_types::{
-    AbortReason, BranchId, BranchStatus, Decision, Limits, Mode, Operation, ResolveAs, Timestamp, Xid,
+    AbortReason, BranchId, BranchStatus, Decision, Limits, Mode, Operation, Timestamp, Xid,
 };
 
 use crate::command::{OperatorAction, Timer};
@@ -229,10 +229,7 @@ fn apply_to(
             let Some((branch, _)) = owed(transaction, branch_id) else {
                 return illegal("a resolution of what nobody is owed");
             };
-            branch.status = match resolve_as {
-                ResolveAs::Confirmed => BranchStatus::HeuristicConfirmed,
-                ResolveAs::Cancelled => BranchStatus::HeuristicCancelled,
-            };
+            branch.status = owed::by_hand(resolve_as);
             branch.next_attempt_at = None;
             branch.parked = false;
             branch.in_flight = false;
@@ -363,7 +360,7 @@ fn decided(
 /// Brings the decision to a branch. A rollback waits until the prepare that runs here has returned
 /// (protocol H3).
 fn tell(branch: &mut Branch, decision: Decision, effects: &mut Vec<Effect>) {
-    let status = owed::on_decision(branch, decision);
+    let status = owed::on_decision(branch.kind, branch.status, decision);
     if status == branch.status {
         return;
     }

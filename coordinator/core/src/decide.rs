@@ -4,7 +4,7 @@ mod operator;
 mod outcome;
 mod phase_one;
 
-use unanimity_types::{AbortReason, BranchStatus, Decision, Mode, Plan};
+use unanimity_types::{AbortReason, BranchId, BranchKind, BranchStatus, Decision, Mode, Plan};
 
 use crate::answer::{Answer, Refusal, Verdict};
 use crate::apply::parked_message;
@@ -112,25 +112,44 @@ pub(crate) fn decision_events(
     reason: Option<AbortReason>,
     by: Option<OperatorAction>,
 ) -> Vec<Event> {
+    decision_events_after(transaction, None, decision, reason, by)
+}
+
+/// The same after an event of this verdict that gives a branch another status.
+pub(crate) fn decision_events_after(
+    transaction: &Transaction,
+    changed: Option<(BranchId, BranchStatus)>,
+    decision: Decision,
+    reason: Option<AbortReason>,
+    by: Option<OperatorAction>,
+) -> Vec<Event> {
     let branches = u32::try_from(transaction.branches.len()).unwrap_or(u32::MAX);
     let mut events = vec![Event::Decided { decision, reason, branches, by }];
-    if is_end(transaction, decision) {
+    if is_end(transaction, changed, decision) {
         events.push(Event::Finished);
     }
     events
 }
 
 /// Whether the decision leaves nothing to do.
-fn is_end(transaction: &Transaction, decision: Decision) -> bool {
-    if transaction.mode == Some(Mode::Saga) {
-        return decision == Decision::Commit || saga::unsettled_after_turn(transaction, None) == 0;
-    }
-    transaction.branches.iter().all(|branch| owed::on_decision(branch, decision).is_settled())
+fn is_end(transaction: &Transaction, changed: Option<(BranchId, BranchStatus)>, decision: Decision) -> bool {
+    transaction.branches.iter().all(|branch| {
+        let status = match changed {
+            Some((id, status)) if id == branch.id => status,
+            _ => branch.status,
+        };
+        match (branch.kind, decision) {
+            // All steps are done, which is what decided it.
+            (BranchKind::Step, Decision::Commit) => true,
+            (BranchKind::Step, Decision::Abort) => saga::turned(branch, status).is_settled(),
+            _ => owed::on_decision(branch.kind, status, decision).is_settled(),
+        }
+    })
 }
 
 /// An abort that answers a command which wanted something else.
 pub(crate) fn abort_instead(transaction: &Transaction, reason: AbortReason) -> Verdict {
-    let finished = is_end(transaction, Decision::Abort);
+    let finished = is_end(transaction, None, Decision::Abort);
     Verdict {
         events: decision_events(transaction, Decision::Abort, Some(reason), None),
         answer: Err(Refusal::decided(Decision::Abort, finished, Some(reason))),

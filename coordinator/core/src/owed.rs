@@ -1,18 +1,27 @@
 //! What a branch is asked for: by its kind and the decision, and by its status.
 
-use unanimity_types::{BranchKind, BranchStatus, Decision, Operation};
+use unanimity_types::{BranchKind, BranchStatus, Decision, Operation, ResolveAs};
 
 use crate::transaction::Branch;
 use crate::{message, tcc, two_phase};
 
-/// A branch's status once it is decided. A saga's steps turn in an order of their own.
-pub(crate) fn on_decision(branch: &Branch, decision: Decision) -> BranchStatus {
-    match branch.kind {
+/// What becomes of a branch of a kind and status once it is decided. A saga's steps turn in an order of
+/// their own.
+pub(crate) const fn on_decision(kind: BranchKind, status: BranchStatus, decision: Decision) -> BranchStatus {
+    match kind {
         BranchKind::Tcc => tcc::on_decision(decision),
-        BranchKind::TwoPhase => two_phase::on_decision(branch.status, decision),
+        BranchKind::TwoPhase => two_phase::on_decision(status, decision),
         BranchKind::Message => message::on_decision(decision),
         BranchKind::Sender => BranchStatus::Answered,
-        BranchKind::Step => branch.status,
+        BranchKind::Step => status,
+    }
+}
+
+/// The status of a branch that an operator settled.
+pub(crate) const fn by_hand(resolve_as: ResolveAs) -> BranchStatus {
+    match resolve_as {
+        ResolveAs::Confirmed => BranchStatus::HeuristicConfirmed,
+        ResolveAs::Cancelled => BranchStatus::HeuristicCancelled,
     }
 }
 

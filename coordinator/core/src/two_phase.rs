@@ -14,7 +14,7 @@ use unanimity_types::{AbortReason, BranchKind, BranchStatus, Decision, Limits, V
 
 use crate::answer::{Answer, Refusal, Verdict};
 use crate::command::Context;
-use crate::decide::{abort_instead, already, decision_events};
+use crate::decide::{abort_instead, already, decision_events, decision_events_after};
 use crate::event::Event;
 use crate::transaction::{Branch, Transaction};
 
@@ -132,15 +132,8 @@ fn voted(transaction: &Transaction, branch: &Branch, vote: Vote) -> Vec<Event> {
     }
     let others_wait = transaction.branches.iter().any(|other| other.id != branch.id && is_late(other));
     if transaction.preparing.is_some() && !others_wait {
-        let branches = u32::try_from(transaction.branches.len()).unwrap_or(u32::MAX);
-        events.push(Event::Decided { decision: Decision::Commit, reason: None, branches, by: None });
-        let nothing_left = transaction.branches.iter().all(|other| {
-            let status = if other.id == branch.id { after_vote(vote) } else { other.status };
-            crate::owed::on_decision(&Branch { status, ..other.clone() }, Decision::Commit).is_settled()
-        });
-        if nothing_left {
-            events.push(Event::Finished);
-        }
+        let changed = Some((branch.id, after_vote(vote)));
+        events.extend(decision_events_after(transaction, changed, Decision::Commit, None, None));
     }
     events
 }

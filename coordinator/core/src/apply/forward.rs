@@ -161,7 +161,7 @@ pub(super) fn apply(
 /// The saga turns back: nothing more goes forward, and what may have run waits for its compensation.
 pub(super) fn turn(transaction: &mut Transaction) {
     for branch in &mut transaction.branches {
-        branch.status = saga::turned(branch);
+        branch.status = saga::turned(branch, branch.status);
         branch.next_attempt_at = None;
         branch.parked = false;
         if branch.status == BranchStatus::ToCompensate {

@@ -2,7 +2,7 @@
 
 use unanimity_types::{AbortReason, BranchId, BranchStatus, Decision, Mode, ResolveAs, StepRole};
 
-use super::is_last;
+use super::{decision_events_after, is_last};
 use crate::answer::{Answer, Refusal, Verdict};
 use crate::command::OperatorAction;
 use crate::event::Event;
@@ -97,25 +97,21 @@ fn resolve_undecided(
     let resolved = Event::BranchResolved { branch_id, resolve_as, by: by.clone() };
     let took_effect = resolve_as == ResolveAs::Confirmed;
     let decide = |decision, reason| {
-        let branches = u32::try_from(transaction.branches.len()).unwrap_or(u32::MAX);
-        Event::Decided { decision, reason, branches, by: Some(by.clone()) }
+        let changed = Some((branch_id, owed::by_hand(resolve_as)));
+        let decided = decision_events_after(transaction, changed, decision, reason, Some(by.clone()));
+        Verdict::events(std::iter::once(resolved.clone()).chain(decided).collect())
     };
     match (branch.status, branch.role()) {
         (BranchStatus::Delegated, _) => {
-            let decision = if took_effect {
+            if took_effect {
                 decide(Decision::Commit, None)
             } else {
                 decide(Decision::Abort, Some(AbortReason::Operator))
-            };
-            Verdict::events(vec![resolved, decision, Event::Finished])
+            }
         }
         // The pivot did nothing: the saga turns back, as with its own refusal.
         (BranchStatus::Running, Some(StepRole::Pivot)) if !took_effect => {
-            let mut events = vec![resolved, decide(Decision::Abort, Some(AbortReason::Operator))];
-            if saga::unsettled_after_turn(transaction, Some(branch_id)) == 0 {
-                events.push(Event::Finished);
-            }
-            Verdict::events(events)
+            decide(Decision::Abort, Some(AbortReason::Operator))
         }
         (BranchStatus::Running, Some(StepRole::Pivot | StepRole::ForwardOnly)) => {
             let mut events = vec![resolved];

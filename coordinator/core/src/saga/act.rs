@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use unanimity_types::{AbortReason, BranchStatus, Decision, Limits, StepRole};
 
-use super::{is_clean, no_way_back, order};
+use super::{is_clean, no_way_back};
 use crate::answer::{Answer, Refusal, Verdict};
 use crate::apply::clip;
 use crate::command::{Context, ResultOutcome};
-use crate::decide::{is_last, park};
+use crate::decide::{decision_events, decision_events_after, is_last, park};
 use crate::event::Event;
-use crate::transaction::{Branch, Transaction};
+use crate::transaction::{AttentionCode, Branch, Transaction};
 
 /// The action is done; with the last one, the saga.
 pub(crate) fn step_done(
@@ -34,7 +34,7 @@ pub(crate) fn end_if_last(transaction: &Transaction, branch: &Branch) -> Vec<Eve
     if transaction.decision.is_some() || !is_last(transaction, branch.status) {
         return Vec::new();
     }
-    vec![decided(transaction, Decision::Commit, None), Event::Finished]
+    decision_events(transaction, Decision::Commit, None, None)
 }
 
 fn too_large(transaction: &Transaction, result: &Bytes) -> Option<Box<str>> {
@@ -74,21 +74,10 @@ pub(crate) fn sealed(
     if branch.role() == Some(StepRole::ForwardOnly) {
         return turn_or_park(transaction, branch, error, AbortReason::Refused, context);
     }
-    let mut events =
-        vec![Event::ActionRefused { branch_id: branch.id, attempts: attempt, error }, refuses(transaction)];
-    if order::unsettled_after_turn(transaction, Some(branch.id)) == 0 {
-        events.push(Event::Finished);
-    }
+    let mut events = vec![Event::ActionRefused { branch_id: branch.id, attempts: attempt, error }];
+    let (changed, reason) = (Some((branch.id, BranchStatus::Refused)), Some(AbortReason::Refused));
+    events.extend(decision_events_after(transaction, changed, Decision::Abort, reason, None));
     Verdict::events(events)
-}
-
-fn refuses(transaction: &Transaction) -> Event {
-    decided(transaction, Decision::Abort, Some(AbortReason::Refused))
-}
-
-fn decided(transaction: &Transaction, decision: Decision, reason: Option<AbortReason>) -> Event {
-    let branches = u32::try_from(transaction.branches.len()).unwrap_or(u32::MAX);
-    Event::Decided { decision, reason, branches, by: None }
 }
 
 /// The step may have run, and no more attempts are to be made.
@@ -115,10 +104,8 @@ fn turn_or_park(
     let attempts = branch.attempts.saturating_add(1);
     // Only for the record: the step turns in the same verdict.
     let failed = Event::AttemptFailed { branch_id: branch.id, attempts, error, next_at: context.now };
-    let mut events = vec![failed, decided(transaction, Decision::Abort, Some(reason))];
-    if order::unsettled_after_turn(transaction, None) == 0 {
-        events.push(Event::Finished);
-    }
+    let mut events = vec![failed];
+    events.extend(decision_events(transaction, Decision::Abort, Some(reason), None));
     Verdict::events(events)
 }
 
@@ -174,15 +161,12 @@ pub(crate) fn overdue(transaction: &Transaction) -> Option<Verdict> {
     if !no_way_back(transaction) {
         return None;
     }
-    let known = transaction
-        .attention
-        .as_ref()
-        .is_some_and(|now| now.code >= crate::transaction::AttentionCode::Overdue);
+    let known = transaction.attention.as_ref().is_some_and(|now| now.code >= AttentionCode::Overdue);
     if known {
         return Some(Verdict::nothing(Answer::Status));
     }
     Some(Verdict::events(vec![Event::AttentionRaised {
-        code: crate::transaction::AttentionCode::Overdue,
+        code: AttentionCode::Overdue,
         branch_id: None,
         message: overdue_message(transaction),
     }]))

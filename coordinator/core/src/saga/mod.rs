@@ -23,7 +23,7 @@ pub(crate) use act::{
     abort_refused, end_if_last, ended_after_turn, gave_up, overdue, overdue_message, refused, sealed,
     step_done,
 };
-pub(crate) use order::{ready_to_compensate, ready_to_run, turned, unsettled_after_turn};
+pub(crate) use order::{ready_to_compensate, ready_to_run, turned};
 
 use unanimity_types::{BranchStatus, StepRole};
 

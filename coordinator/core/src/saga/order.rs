@@ -63,9 +63,9 @@ fn steps_before(branch: &Branch) -> impl Iterator<Item = BranchId> {
     branch.step.iter().flat_map(|step| step.after.iter().copied())
 }
 
-/// A step's status when its saga turns back.
-pub(crate) fn turned(branch: &Branch) -> BranchStatus {
-    match branch.status {
+/// What becomes of a step with this status when its saga turns back.
+pub(crate) fn turned(branch: &Branch, status: BranchStatus) -> BranchStatus {
+    match status {
         BranchStatus::Registered => BranchStatus::Skipped,
         // Also if it has nothing to undo: what comes before it waits until no attempt of it runs.
         BranchStatus::Running => BranchStatus::ToCompensate,
@@ -73,16 +73,6 @@ pub(crate) fn turned(branch: &Branch) -> BranchStatus {
         BranchStatus::Done => BranchStatus::Kept,
         other => other,
     }
-}
-
-/// How many steps have something to be undone when the saga turns back, besides one that just said
-/// that it did nothing.
-pub(crate) fn unsettled_after_turn(transaction: &Transaction, refused: Option<BranchId>) -> usize {
-    transaction
-        .branches
-        .iter()
-        .filter(|branch| Some(branch.id) != refused && !turned(branch).is_settled())
-        .count()
 }
 
 impl Transaction {
