@@ -54,8 +54,8 @@ mod witness;
 pub mod xa;
 
 pub use client::{
-    AbortCause, BranchInfo, Client, ClientBuilder, CommitError, GlobalTransaction, TransactionBuilder,
-    TransactionError, TransactionInfo,
+    AbortCause, BranchInfo, Client, ClientBuilder, CommitError, GlobalTransaction, NewBranch,
+    TransactionBuilder, TransactionError, TransactionInfo,
 };
 pub use context::Context;
 #[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]

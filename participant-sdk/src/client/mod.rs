@@ -1,5 +1,6 @@
 //! The transaction manager's side: begin and decide global transactions.
 
+mod branch;
 mod calls;
 mod error;
 mod info;
@@ -17,6 +18,7 @@ use unanimity_types::{Limits, LogId, Mode, Status, Xid};
 use crate::error::ClientError;
 use crate::witness::Witnesses;
 
+pub use branch::NewBranch;
 pub(crate) use calls::{Begun, Decided, parse_log_id};
 pub use error::{AbortCause, CommitError, TransactionError};
 pub use info::{BranchInfo, TransactionInfo};
