@@ -16,6 +16,7 @@
 mod block;
 mod chain;
 mod faulty;
+mod gather;
 mod history;
 mod memory;
 mod postgres;
@@ -97,7 +98,7 @@ pub struct Lease {
 }
 
 /// What can go wrong with a log.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The log was asked to do something and did definitely not do it, for a reason that may pass:

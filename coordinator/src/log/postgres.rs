@@ -4,8 +4,9 @@
 //! no LISTEN/NOTIFY. Every statement begins with a comment that names its purpose, so that it can be
 //! found in the server's logs and statistics.
 //!
-//! Every call runs in a task of its own. Its caller may be dropped at any moment (a gRPC deadline);
-//! the statement is not: it ends, or its connection is closed and the server ends it.
+//! Every call runs in a task of its own, appends in tasks that they share. Its caller may be dropped at
+//! any moment (a gRPC deadline); the statement is not: it ends, or its connection is closed and the
+//! server ends it.
 
 mod blocks;
 mod checks;
@@ -27,6 +28,7 @@ use unanimity_types::{PartitionId, Seq, Timestamp, Xid};
 use self::checks::Settings;
 use self::connections::Connections;
 pub use self::migrate::migrate_postgres;
+use super::gather::{BlockWriter, CrowdError, Gather};
 use super::{
     Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, Lease,
     LogFuture, LogIdentity, Tip, TransactionLog, chain, detached, rules,
@@ -35,8 +37,8 @@ use super::{
 /// How the log uses its database.
 #[derive(Debug, Clone, Copy)]
 pub struct PostgresOptions {
-    /// Connections for appends only, so that a page of history never delays a decision. Each
-    /// partition has one append under way; a server commits a few at a time anyway.
+    /// Connections for appends only, so that a page of history never delays a decision. Half of them
+    /// (rounded up) write what gathered from all partitions, the others what has to be offered alone.
     pub append_connections: u32,
     /// Connections for everything else.
     pub work_connections: u32,
@@ -65,8 +67,25 @@ pub struct PostgresLog {
     identity: LogIdentity,
     place: String,
     limits: PostgresOptions,
-    appends: Arc<Connections>,
+    appends: Arc<Gather<Appends>>,
     work: Arc<Connections>,
+}
+
+/// Writes to the log's own connections.
+struct Appends {
+    connections: Arc<Connections>,
+    limit: Duration,
+}
+
+impl BlockWriter for Appends {
+    async fn write_many(&self, blocks: &[&Block]) -> Result<Vec<PartitionId>, CrowdError> {
+        let lent = self.connections.lend().await.map_err(CrowdError::NotSent)?;
+        blocks::append_many(lent, blocks, self.limit).await.map_err(CrowdError::during)
+    }
+
+    async fn write_one(&self, block: &Block) -> Result<Appended, Error> {
+        blocks::append(self.connections.lend().await?, block, self.limit).await
+    }
 }
 
 impl PostgresLog {
@@ -78,8 +97,11 @@ impl PostgresLog {
     pub async fn open(url: &str, limits: PostgresOptions) -> Result<Self, Error> {
         let options = connect_options(url)?;
         let place = place(&options);
-        let appends =
-            Connections::new(options.clone(), limits.append_connections.max(1), limits.connect_limit);
+        let size = limits.append_connections.max(1);
+        let connections = Connections::new(options.clone(), size, limits.connect_limit);
+        let crowds = usize::try_from(size.div_ceil(2)).unwrap_or(1);
+        let alone = usize::try_from(size / 2).unwrap_or(1);
+        let appends = Gather::new(Appends { connections, limit: limits.append_limit }, crowds, alone);
         let work = Connections::new(options, limits.work_connections.max(1), limits.connect_limit);
         let mut lent = work.lend().await?;
         let check = async {
@@ -139,11 +161,9 @@ impl TransactionLog for PostgresLog {
     }
 
     fn append<'a>(&'a self, block: &'a Block) -> LogFuture<'a, Appended> {
-        let (appends, limit) = (Arc::clone(&self.appends), self.limits.append_limit);
-        let (identity, block) = (self.identity, block.clone());
-        detached(async move {
-            chain::check_offer(identity, &block)?;
-            blocks::append(appends.lend().await?, block, limit).await
+        Box::pin(async move {
+            chain::check_offer(self.identity, block)?;
+            Arc::clone(&self.appends).append(block.clone()).await
         })
     }
 
@@ -226,7 +246,7 @@ impl TransactionLog for PostgresLog {
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async {
-            tokio::join!(self.appends.close(), self.work.close());
+            tokio::join!(self.appends.writer().connections.close(), self.work.close());
         })
     }
 }

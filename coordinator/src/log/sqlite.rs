@@ -4,7 +4,8 @@
 //! before it is answered. A lock file beside the database keeps a second coordinator out; a tool that
 //! only looks ([`SqliteLog::open_read_only`]) needs no lock and works beside a coordinator.
 //!
-//! Every call runs in a task of its own, so that a caller that is dropped leaves no half transaction.
+//! Every call runs in a task of its own, appends in tasks that they share (several partitions' blocks
+//! in one transaction, that is, with one flush), so that a caller that is dropped leaves no half transaction.
 
 mod blocks;
 mod error;
@@ -26,6 +27,7 @@ use unanimity_types::{PartitionId, Seq, Timestamp, Xid};
 
 use self::lock::{DataLock, create_private};
 pub use self::migrate::migrate_sqlite;
+use super::gather::{BlockWriter, CrowdError, Gather};
 use super::{
     Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, Lease,
     LogFuture, LogIdentity, Tip, TransactionLog, chain, detached, rules,
@@ -43,6 +45,7 @@ pub struct SqliteLog {
     identity: LogIdentity,
     path: PathBuf,
     files: Arc<Files>,
+    appends: Arc<Gather<Arc<Files>>>,
 }
 
 struct Files {
@@ -100,7 +103,14 @@ impl SqliteLog {
             is_read_only: true,
             lock: std::sync::Mutex::new(None),
         };
-        Ok(Self { identity, path: path.to_owned(), files: Arc::new(files) })
+        Ok(Self::over(path, identity, files))
+    }
+
+    fn over(path: &Path, identity: LogIdentity, files: Files) -> Self {
+        let files = Arc::new(files);
+        // There is one writer; who offers alone takes turns with who offers together.
+        let appends = Gather::new(Arc::clone(&files), 1, 1);
+        Self { identity, path: path.to_owned(), files, appends }
     }
 
     async fn with(
@@ -116,7 +126,7 @@ impl SqliteLog {
             is_read_only: false,
             lock: std::sync::Mutex::new(Some(lock)),
         };
-        Ok(Self { identity, path: path.to_owned(), files: Arc::new(files) })
+        Ok(Self::over(path, identity, files))
     }
 }
 
@@ -186,6 +196,18 @@ impl Files {
     }
 }
 
+impl BlockWriter for Arc<Files> {
+    async fn write_many(&self, blocks: &[&Block]) -> Result<Vec<PartitionId>, CrowdError> {
+        let mut lent = self.writer().await;
+        let connection = lent.connection().map_err(CrowdError::NotSent)?;
+        blocks::append_many(connection, blocks).await.map_err(CrowdError::during)
+    }
+
+    async fn write_one(&self, block: &Block) -> Result<Appended, Error> {
+        blocks::append(self.writer().await.connection()?, block).await
+    }
+}
+
 /// Runs `work` between `begin` and COMMIT, or undoes it.
 async fn in_transaction<T>(
     connection: &mut SqliteConnection,
@@ -234,11 +256,9 @@ impl TransactionLog for SqliteLog {
     }
 
     fn append<'a>(&'a self, block: &'a Block) -> LogFuture<'a, Appended> {
-        let files = Arc::clone(&self.files);
-        let (identity, block) = (self.identity, block.clone());
-        detached(async move {
-            chain::check_offer(identity, &block)?;
-            blocks::append(files.writer().await.connection()?, &block).await
+        Box::pin(async move {
+            chain::check_offer(self.identity, block)?;
+            Arc::clone(&self.appends).append(block.clone()).await
         })
     }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cases;
+mod crowds;
 mod faulty;
 mod history;
 mod model;
@@ -48,6 +49,9 @@ for_every_log! {
     cases::two_owners_fight_and_one_wins_each_block,
     cases::leases_of_two_nodes,
     cases::the_clock_is_near_ours,
+    crowds::h18_one_deposed_partition_among_many,
+    crowds::h18_two_claimants_of_one_partition_among_many,
+    crowds::h18_a_definite_error_is_not_blamed_on_the_innocent,
     history::h12_rows_and_watermarks_change_upwards_only,
     history::m5_unstorable_text_does_not_stop_the_projection,
     history::rows_come_back_as_they_went_in,

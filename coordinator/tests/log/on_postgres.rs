@@ -16,17 +16,17 @@ use crate::history::{AS_A_SAGA, row, write};
 use crate::postgres::Database;
 use crate::subject::{Kind, P, Subject, after, fill};
 
-fn database(subject: &Subject) -> &Database {
+pub(crate) fn database(subject: &Subject) -> &Database {
     let Kind::Postgres(database) = &subject.kind else { unreachable!("a PostgreSQL subject") };
     database
 }
 
-async fn run(connection: &mut PgConnection, sql: &'static str) {
+pub(crate) async fn run(connection: &mut PgConnection, sql: &'static str) {
     sqlx::raw_sql(sql).execute(connection).await.expect(sql);
 }
 
 /// Waits until a backend of this database waits for a lock, and answers its process id.
-async fn until_blocked(connection: &mut PgConnection) -> i32 {
+pub(crate) async fn until_blocked(connection: &mut PgConnection) -> i32 {
     for _ in 0..200 {
         let waiting: Option<i32> = sqlx::query_scalar(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",

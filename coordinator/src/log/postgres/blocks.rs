@@ -12,19 +12,30 @@ use crate::log::chain::{self, ChainReader};
 use crate::log::row::{BlockRow, TipRow, to_sql};
 use crate::log::{Appended, Block, Checksum, Error, Tip, rules};
 
-/// At the end only: without the second condition a claimant whose view ends at a kept block would
-/// write into a place that a trim has freed.
+/// Blocks of different partitions, each on its own condition: its predecessor is its partition's last
+/// block. At the end only: without that a claimant whose view ends at a kept block would write into a
+/// place that a trim has freed.
 ///
-/// One statement, one implicit transaction: there is no COMMIT that could answer ROLLBACK unnoticed.
-/// `execute` reads up to the server's ready message, which comes after the commit.
-const APPEND: &str = "/* append_block */ \
+/// Ordered by partition, so that two nodes that fight over several partitions wait for each other in
+/// one direction only (protocol H18). One statement, one implicit transaction: there is no COMMIT that
+/// could answer ROLLBACK unnoticed. `fetch_all` reads up to the server's ready message, which comes
+/// after the commit.
+///
+/// The condition is a subquery for each row, which no planner turns into a join over the whole table.
+const APPEND: &str = "/* append_blocks */ \
     INSERT INTO log_blocks \
         (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 \
+    SELECT b.* \
+    FROM unnest($1::int4[], $2::int8[], $3::int4[], $4::int2[], $5::int8[], $6::int8[], $7::int8[], \
+        $8::bytea[], $9::bytea[], $10::bytea[]) \
+        AS b (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
     WHERE current_setting('synchronous_commit') IN ('on', 'remote_apply') \
-        AND EXISTS (SELECT 1 FROM log_blocks WHERE partition = $1 AND seq = $2 - 1 AND checksum = $8) \
-        AND NOT EXISTS (SELECT 1 FROM log_blocks WHERE partition = $1 AND seq > $2) \
-    ON CONFLICT (partition, seq) DO NOTHING";
+        AND (b.seq - 1, b.previous) = ( \
+            SELECT l.seq, l.checksum FROM log_blocks l \
+            WHERE l.partition = b.partition ORDER BY l.seq DESC LIMIT 1) \
+    ORDER BY b.partition \
+    ON CONFLICT (partition, seq) DO NOTHING \
+    RETURNING partition";
 
 const LOOK: &str = "/* look_at_refused_append */ \
     SELECT \
@@ -72,13 +83,14 @@ struct Look {
     synchronous_commit: String,
 }
 
-pub(super) async fn append(mut lent: Lent, block: Block, limit: Duration) -> Result<Appended, Error> {
+/// Writes one block, or finds out why it cannot.
+pub(super) async fn append(mut lent: Lent, block: &Block, limit: Duration) -> Result<Appended, Error> {
     for _ in 0..OFFERS {
-        if offer(&mut lent, &block, limit).await? {
+        if !offer(&mut lent, &[block], limit).await?.is_empty() {
             lent.give_back();
             return Ok(Appended::Written);
         }
-        let look = look(&mut lent, &block, limit).await?;
+        let look = look(&mut lent, block, limit).await?;
         let there = look.there.as_deref();
         let settled = if there == Some(&block.checksum.0) {
             Ok(Appended::AlreadyThere)
@@ -97,23 +109,39 @@ pub(super) async fn append(mut lent: Lent, block: Block, limit: Duration) -> Res
     Err(Error::Unavailable(format!("block {} was refused {OFFERS} times without a reason", block.seq)))
 }
 
-/// Answers whether the block was written.
-async fn offer(lent: &mut Lent, block: &Block, limit: Duration) -> Result<bool, Error> {
-    let query = sqlx::query(APPEND)
-        .bind(i32::from(block.partition.0))
-        .bind(to_sql(block.seq.0))
-        .bind(i32::from(block.version))
-        .bind(i16::from(block.kind.number()))
-        .bind(to_sql(block.epoch.0))
-        .bind(to_sql(block.floor.0))
-        .bind(to_sql(block.time.0))
-        .bind(&block.previous.0[..])
-        .bind(&block.checksum.0[..])
-        .bind(&block.body[..]);
+/// Writes blocks of different partitions, ascending by partition. Answers whose block was written.
+pub(super) async fn append_many(
+    mut lent: Lent,
+    blocks: &[&Block],
+    limit: Duration,
+) -> Result<Vec<PartitionId>, Error> {
+    let written = offer(&mut lent, blocks, limit).await?;
+    lent.give_back();
+    Ok(written)
+}
+
+async fn offer(lent: &mut Lent, blocks: &[&Block], limit: Duration) -> Result<Vec<PartitionId>, Error> {
+    fn column<T>(blocks: &[&Block], of: impl Fn(&Block) -> T) -> Vec<T> {
+        blocks.iter().map(|block| of(block)).collect()
+    }
+    fn bytes<'a>(blocks: &[&'a Block], of: impl Fn(&'a Block) -> &'a [u8]) -> Vec<&'a [u8]> {
+        blocks.iter().map(|block| of(block)).collect()
+    }
+    let query = sqlx::query_scalar::<_, i32>(APPEND)
+        .bind(column(blocks, |block| i32::from(block.partition.0)))
+        .bind(column(blocks, |block| to_sql(block.seq.0)))
+        .bind(column(blocks, |block| i32::from(block.version)))
+        .bind(column(blocks, |block| i16::from(block.kind.number())))
+        .bind(column(blocks, |block| to_sql(block.epoch.0)))
+        .bind(column(blocks, |block| to_sql(block.floor.0)))
+        .bind(column(blocks, |block| to_sql(block.time.0)))
+        .bind(bytes(blocks, |block| &block.previous.0))
+        .bind(bytes(blocks, |block| &block.checksum.0))
+        .bind(bytes(blocks, |block| &block.body));
     // When the time runs out the statement is not cancelled: the connection is closed and the server
     // goes on by itself. (A cancelled wait for a standby would answer success: protocol C4.)
-    match timeout(limit, query.execute(lent.connection())).await {
-        Ok(Ok(done)) => Ok(done.rows_affected() == 1),
+    match timeout(limit, query.fetch_all(lent.connection())).await {
+        Ok(Ok(rows)) => Ok(rows.into_iter().filter_map(|p| u16::try_from(p).ok()).map(PartitionId).collect()),
         Ok(Err(e)) => Err(error::writing(&e)),
         Err(_) => Err(Error::Unknown(format!("no answer to an append within {} s", limit.as_secs_f32()))),
     }

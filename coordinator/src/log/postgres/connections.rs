@@ -25,6 +25,12 @@ const PING_AFTER: Duration = Duration::from_secs(1);
 /// ones fade out.
 const LIFE_MAX: Duration = Duration::from_secs(30 * 60);
 
+/// After so many loans the statements are prepared anew. A plan that the server made while the log was
+/// a page or two reads the whole table, and a prepared statement keeps its plan until the server next
+/// collects statistics, which may be a minute and hundreds of thousands of blocks later. The price, one
+/// round trip and five plans in a thousand, cannot be measured.
+const REPLAN_AFTER: u32 = 1_000;
+
 /// How long closing waits for what is under way.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -38,15 +44,20 @@ pub(super) struct Connections {
 }
 
 struct Idle {
+    kept: Kept,
+    since: Instant,
+}
+
+struct Kept {
     connection: PgConnection,
     born: Instant,
-    since: Instant,
+    /// Loans since its statements were prepared.
+    loans: u32,
 }
 
 /// A connection on loan. Dropped, it is closed; [`Lent::give_back`] keeps it for the next.
 pub(super) struct Lent {
-    connection: PgConnection,
-    born: Instant,
+    kept: Kept,
     home: Arc<Connections>,
     _permit: OwnedSemaphorePermit,
 }
@@ -64,20 +75,26 @@ impl Connections {
             Ok(Err(_)) => return Err(Error::Unavailable("the log was closed".to_owned())),
             Err(_) => return Err(Error::Unavailable("every connection is in use".to_owned())),
         };
-        let (connection, born) = match self.reuse().await {
+        let mut kept = match self.reuse().await {
             Some(kept) => kept,
-            None => (self.connect().await?, Instant::now()),
+            None => Kept { connection: self.connect().await?, born: Instant::now(), loans: 0 },
         };
-        Ok(Lent { connection, born, home: Arc::clone(self), _permit: permit })
+        kept.loans += 1;
+        Ok(Lent { kept, home: Arc::clone(self), _permit: permit })
     }
 
-    async fn reuse(&self) -> Option<(PgConnection, Instant)> {
-        let Idle { mut connection, born, since } = self.pop_idle()?;
-        if since.elapsed() < PING_AFTER {
-            return Some((connection, born));
-        }
-        if let Ok(Ok(())) = timeout(self.connect_limit, connection.ping()).await {
-            return Some((connection, born));
+    async fn reuse(&self) -> Option<Kept> {
+        let Idle { mut kept, since } = self.pop_idle()?;
+        let renewed = if kept.loans >= REPLAN_AFTER {
+            kept.loans = 0;
+            timeout(self.connect_limit, kept.connection.clear_cached_statements()).await
+        } else if since.elapsed() >= PING_AFTER {
+            timeout(self.connect_limit, kept.connection.ping()).await
+        } else {
+            return Some(kept);
+        };
+        if let Ok(Ok(())) = renewed {
+            return Some(kept);
         }
         // What broke this one most likely broke its neighbours.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -86,7 +103,7 @@ impl Connections {
 
     fn pop_idle(&self) -> Option<Idle> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|idle| idle.born.elapsed() < LIFE_MAX);
+        idle.retain(|idle| idle.kept.born.elapsed() < LIFE_MAX);
         idle.pop()
     }
 
@@ -106,22 +123,22 @@ impl Connections {
         let _ = timeout(CLOSE_LIMIT, self.permits.acquire_many(self.size)).await;
         self.permits.close();
         let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
-        for Idle { connection, .. } in idle {
+        for Idle { kept, .. } in idle {
             // A polite goodbye; if it fails the server notices the closed socket.
-            let _ = timeout(Duration::from_secs(1), connection.close()).await;
+            let _ = timeout(Duration::from_secs(1), kept.connection.close()).await;
         }
     }
 }
 
 impl Lent {
     pub(super) fn connection(&mut self) -> &mut PgConnection {
-        &mut self.connection
+        &mut self.kept.connection
     }
 
     /// Keeps the connection for the next: only after everything on it succeeded.
     pub(super) fn give_back(self) {
-        let Self { connection, born, home, _permit } = self;
-        let idle = Idle { connection, born, since: Instant::now() };
+        let Self { kept, home, _permit } = self;
+        let idle = Idle { kept, since: Instant::now() };
         home.idle.lock().unwrap_or_else(PoisonError::into_inner).push(idle);
     }
 }

@@ -9,7 +9,7 @@ use crate::log::row::{BlockRow, TipRow, to_sql};
 use crate::log::{Appended, Block, Error, Tip, rules};
 
 /// At the end only, never into a place that a trim has freed.
-/// One statement, one implicit transaction. No RETURNING: a row would come before the commit.
+/// Alone it is one statement, one implicit transaction. No RETURNING: a row would come before the commit.
 const APPEND: &str = "/* append_block */ \
     INSERT INTO log_blocks \
         (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
@@ -49,7 +49,26 @@ struct Look {
     checksum: Vec<u8>,
 }
 
-pub(super) async fn append(connection: &mut SqliteConnection, block: &Block) -> Result<Appended, Error> {
+/// Writes blocks of different partitions in one transaction, that is, with one flush. Answers whose
+/// block was written.
+pub(super) async fn append_many(
+    connection: &mut SqliteConnection,
+    blocks: &[&Block],
+) -> Result<Vec<PartitionId>, Error> {
+    in_transaction(connection, "/* append_blocks */ BEGIN IMMEDIATE", async |connection| {
+        let mut written = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            if insert(connection, block).await? {
+                written.push(block.partition);
+            }
+        }
+        Ok(written)
+    })
+    .await
+}
+
+/// Answers whether the block was written.
+async fn insert(connection: &mut SqliteConnection, block: &Block) -> Result<bool, Error> {
     let done = sqlx::query(APPEND)
         .bind(i64::from(block.partition.0))
         .bind(to_sql(block.seq.0))
@@ -61,10 +80,15 @@ pub(super) async fn append(connection: &mut SqliteConnection, block: &Block) -> 
         .bind(&block.previous.0[..])
         .bind(&block.checksum.0[..])
         .bind(&block.body[..])
-        .execute(&mut *connection)
+        .execute(connection)
         .await
         .map_err(|e| error::writing(&e))?;
-    if done.rows_affected() == 1 {
+    Ok(done.rows_affected() == 1)
+}
+
+/// Writes one block, or finds out why it cannot.
+pub(super) async fn append(connection: &mut SqliteConnection, block: &Block) -> Result<Appended, Error> {
+    if insert(connection, block).await? {
         return Ok(Appended::Written);
     }
     let there: Option<Look> = sqlx::query_as(LOOK)
