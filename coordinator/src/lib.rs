@@ -10,6 +10,7 @@ mod failpoint;
 pub mod log;
 pub mod node;
 mod participant_database;
+mod process;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;

@@ -38,7 +38,7 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::BranchKindNotAllowed
         | ErrorCode::PayloadTooLarge
         | ErrorCode::MessageTooLarge => Code::InvalidArgument,
-        ErrorCode::TargetNotAllowed => Code::PermissionDenied,
+        ErrorCode::TargetNotAllowed | ErrorCode::WrongSecret => Code::PermissionDenied,
         ErrorCode::TransactionNotFound | ErrorCode::BranchNotFound => Code::NotFound,
         ErrorCode::RouteNotFound | ErrorCode::MethodNotAllowed => Code::Unimplemented,
         ErrorCode::AlreadyDecided

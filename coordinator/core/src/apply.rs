@@ -41,11 +41,12 @@ pub fn apply(
 ) -> Result<(), IllegalEvent> {
     let illegal = |what| Err(IllegalEvent { xid, what });
     match (state.as_mut(), event) {
-        (None, Event::Begun { mode, name, digest, deadline }) => {
+        (None, Event::Begun { mode, name, digest, deadline, decide_hash }) => {
             let mut transaction = new(xid, at, deadline);
             transaction.mode = Some(mode);
             transaction.name = name;
             transaction.digest = digest;
+            transaction.decide_hash = decide_hash;
             note(&mut transaction, at, TimelineKind::Begun, None, None);
             effects.push(Effect::SetTimer { at: deadline, timer: Timer::Deadline });
             *state = Some(transaction);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, Digest, Mode, Name, Operation,
-    Plan, ResolveAs, Timestamp, Vote, Xid,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, DecideHash, Digest, Mode, Name,
+    Operation, Plan, ResolveAs, Timestamp, Vote, Xid,
 };
 
 use crate::retry::RetryPolicy;
@@ -104,6 +104,9 @@ pub struct BeginSpec {
     pub timeout: Duration,
     /// What it is to do, if it decides by itself.
     pub plan: Plan,
+    /// Of a transaction begun without a call: whose secret decides it. It is not durable from birth
+    /// (protocol 1.2).
+    pub decide_hash: Option<DecideHash>,
 }
 
 /// What registers a branch.

@@ -61,7 +61,7 @@ fn unknown(command: Command, context: Context) -> Verdict {
 
 /// A begin for a new xid: with all that its plan brings, or not at all.
 fn begin(spec: BeginSpec, context: Context) -> Verdict {
-    let BeginSpec { mode, name, digest, timeout, plan } = spec;
+    let BeginSpec { mode, name, digest, timeout, plan, decide_hash } = spec;
     let submit = matches!(&plan, Plan::Message(message) if message.submit);
     let branches = match (mode, plan) {
         (Mode::Tcc | Mode::TwoPhase, Plan::Open) => Ok(Vec::new()),
@@ -80,7 +80,8 @@ fn begin(spec: BeginSpec, context: Context) -> Verdict {
     // All but the last event of a plan are its branches.
     let branches = u32::try_from(planned.len().saturating_sub(1)).unwrap_or(u32::MAX);
     let deadline = context.now.after(timeout);
-    let mut events = vec![Event::Begun { mode, name, digest, deadline }];
+    let mut events =
+        vec![Event::Begun { mode, name, digest, deadline, decide_hash: decide_hash.map(Box::new) }];
     events.extend(planned);
     if submit {
         events.push(Event::Decided { decision: Decision::Commit, reason: None, branches, by: None });

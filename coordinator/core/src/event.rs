@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, Decision, Digest, Mode, Name,
-    Operation, ResolveAs, Timestamp, Vote,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, DecideHash, Decision, Digest,
+    Mode, Name, Operation, ResolveAs, Timestamp, Vote,
 };
 
 use crate::command::{OperatorAction, TwoPhase};
@@ -25,7 +25,7 @@ pub enum Persistence {
 /// An event. Applied live and in recovery alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A transaction begun by call: durable from birth.
+    /// The transaction began.
     Begun {
         /// Its mode.
         mode: Mode,
@@ -35,6 +35,9 @@ pub enum Event {
         digest: Digest,
         /// Until when it must be decided.
         deadline: Timestamp,
+        /// Of a transaction begun without a call: whose secret decides it. Otherwise it was begun by call,
+        /// and is durable from birth.
+        decide_hash: Option<Box<DecideHash>>,
     },
     /// Somebody asked about an xid that nobody knew: aborted, for good (protocol C2).
     Presumed,
@@ -243,6 +246,8 @@ impl Event {
     #[must_use]
     pub const fn persistence(&self) -> Persistence {
         match self {
+            // A first contact is answered without a wait: its ticket is what makes that safe.
+            Self::Begun { decide_hash: Some(_), .. } => Persistence::Lazy,
             Self::Begun { .. }
             | Self::Presumed
             | Self::Registered { .. }
@@ -255,9 +260,10 @@ impl Event {
             | Self::Delegated { .. }
             | Self::ActionDone { .. }
             | Self::ActionRefused { .. }
-            | Self::Parked { .. }
-            | Self::Finished => Persistence::Waits,
+            | Self::Parked { .. } => Persistence::Waits,
+            // Only who waits for the end hurries its block, which the driver knows.
             Self::BranchSettled { .. }
+            | Self::Finished
             | Self::Voted { .. }
             | Self::PreparesAsked { .. }
             | Self::CheckBackAsked { .. }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchKind, BranchStatus, BranchTargets, CallPolicy, Decision, Digest,
-    Mode, Name, Status, StepRole, Timestamp, Vote, Xid,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchStatus, BranchTargets, CallPolicy, DecideHash,
+    Decision, Digest, Mode, Name, Status, StepRole, Timestamp, Vote, Xid,
 };
 
 use crate::command::TwoPhase;
@@ -45,6 +45,8 @@ pub struct Transaction {
     pub planned: bool,
     /// Its branches are asked to prepare, until then.
     pub preparing: Option<Timestamp>,
+    /// Of a transaction begun without a call: whose secret decides it (protocol H15).
+    pub decide_hash: Option<Box<DecideHash>>,
 }
 
 /// A decision and its circumstances.
@@ -412,7 +414,15 @@ impl Transaction {
             commit_asked: None,
             planned: false,
             preparing: None,
+            decide_hash: None,
         }
+    }
+
+    /// Whether it was begun without a call: its registrations are answered without a wait, and an unclean
+    /// change of owner aborts it while it is undecided (protocol 1.2).
+    #[must_use]
+    pub const fn is_ticketed(&self) -> bool {
+        self.decide_hash.is_some()
     }
 
     /// Completes a transaction that was built from a snapshot's fields: counts what is kept beside

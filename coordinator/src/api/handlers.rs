@@ -17,7 +17,7 @@ use super::cursor;
 use crate::config::Config;
 use crate::delivery::AllowList;
 use crate::engine::{
-    Begin, Begun, Commit, Coordinator, Error, Info, Inquiry, ListFilter, OperatorAction, Register,
+    Begin, Begun, Claim, Commit, Coordinator, Error, Info, Inquiry, ListFilter, OperatorAction, Register,
     Registered, Resolve, Standing, TransactionView, Wait,
 };
 
@@ -35,6 +35,8 @@ pub struct RegisterInput {
     pub register: Register,
     /// The log's identity as the caller knows it.
     pub log_id: Option<LogId>,
+    /// What the transaction is, if it began without a call.
+    pub claim: Claim,
 }
 
 /// What to list.
@@ -197,7 +199,7 @@ impl Handlers {
     /// # Errors
     /// `target_not_allowed`, `payload_too_large`, `not_mine`, or as [`Coordinator::register`].
     pub async fn register(&self, input: RegisterInput) -> Result<Registered, Error> {
-        let RegisterInput { register, log_id } = input;
+        let RegisterInput { register, log_id, claim } = input;
         let xid = register.xid;
         self.check_payload(&register.payload).map_err(|error| error.about(xid))?;
         if log_id.is_some_and(|log_id| log_id != self.coordinator.log_id()) {
@@ -214,7 +216,7 @@ impl Handlers {
                 .map_err(|why| Error::new(ErrorCode::TargetNotAllowed, why).about(xid))?;
         }
         let coordinator = self.coordinator.clone();
-        detached(async move { coordinator.register(register).await }).await
+        detached(async move { coordinator.register_as(register, claim).await }).await
     }
 
     /// A two-phase branch votes by itself.
@@ -235,12 +237,13 @@ impl Handlers {
         &self,
         xid: Xid,
         votes: Option<BTreeSet<BranchKey>>,
+        claim: Claim,
         wait: Wait,
         deadline: Instant,
     ) -> Result<Standing, Error> {
         let coordinator = self.coordinator.clone();
         let commit = Commit { xid, votes, wait: Wait::Decided };
-        let standing = detached(async move { coordinator.commit(commit).await }).await?;
+        let standing = detached(async move { coordinator.commit_as(commit, claim).await }).await?;
         self.follow(standing, wait, deadline).await
     }
 
@@ -252,6 +255,7 @@ impl Handlers {
         &self,
         xid: Xid,
         by: Option<OperatorAction>,
+        claim: Claim,
         wait: Wait,
         deadline: Instant,
     ) -> Result<Standing, Error> {
@@ -260,7 +264,7 @@ impl Handlers {
         let standing = detached(async move {
             match by {
                 Some(action) => coordinator.abort_by_operator(xid, action, Wait::Decided).await,
-                None => coordinator.abort(xid, Wait::Decided).await,
+                None => coordinator.abort_as(xid, claim, Wait::Decided).await,
             }
         })
         .await?;

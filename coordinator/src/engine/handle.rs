@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use unanimity_core::{Answer, BeginSpec, Command, Registration};
 use unanimity_types::{
     AbortReason, BranchKey, Decision, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Name,
-    PartitionId, Vote, Xid, partition_of,
+    PartitionId, Seq, Ticket, Vote, Xid, partition_of,
 };
 use uuid::Uuid;
 
@@ -21,8 +21,8 @@ use super::refuse::{
     already_decided, closed, not_running, open_elsewhere, outcome_unknown, too_busy, unavailable,
 };
 use super::request::{
-    Begin, Begun, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo, PartitionState,
-    Register, Registered, Resolve, Standing, TransactionView, Wait,
+    Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo,
+    PartitionState, Register, Registered, Resolve, Standing, TransactionView, Wait,
 };
 use crate::log::TransactionLog;
 
@@ -81,6 +81,15 @@ impl Coordinator {
     #[must_use]
     pub fn positions(&self) -> Vec<LogPosition> {
         self.shared.partitions.iter().filter_map(|partition| partition.state.borrow().position).collect()
+    }
+
+    /// What new xids are stamped with, for every partition that works here (protocol 1.2). A generation
+    /// lasts ten seconds.
+    #[must_use]
+    pub fn tickets(&self) -> Vec<(PartitionId, Ticket)> {
+        let tickets =
+            self.shared.partitions.iter().map(|partition| (partition.id, partition.state.borrow().ticket));
+        tickets.filter_map(|(id, ticket)| Some((id, ticket?))).collect()
     }
 
     /// Whether every partition works.
@@ -151,6 +160,7 @@ impl Coordinator {
             name: begin.name,
             timeout,
             plan: begin.plan,
+            decide_hash: None,
         };
         let digest = spec.digest;
         let unknown = if minted { Unknown::New } else { Unknown::AskHistory };
@@ -175,7 +185,16 @@ impl Coordinator {
     /// # Errors
     /// `already_decided`, `commit_in_progress`, `branch_key_reused`, `too_many_branches`,
     /// `lock_conflict`, or the engine's state.
-    pub async fn register(&self, mut register: Register) -> Result<Registered, Error> {
+    pub async fn register(&self, register: Register) -> Result<Registered, Error> {
+        self.register_as(register, Claim::default()).await
+    }
+
+    /// The same for a transaction that may have begun without a call. Such a one's registration without
+    /// lock keys is answered without a wait: its ticket makes that safe (protocol 1.1, C3).
+    ///
+    /// # Errors
+    /// As [`Coordinator::register`]; `already_decided` where the ticket is not good any more.
+    pub async fn register_as(&self, mut register: Register, claim: Claim) -> Result<Registered, Error> {
         if register.payload.len() > Limits::PAYLOAD_BYTES_MAX {
             let message = format!(
                 "a payload has at most {} bytes, this one has {}; keep large data in your database and pass its key",
@@ -203,7 +222,8 @@ impl Coordinator {
             policy: register.policy,
             lock_keys: register.lock_keys,
         };
-        match self.command(xid, Command::Register(registration), Wait::Accepted, Unknown::AskHistory).await? {
+        let command = Command::Register(registration);
+        match self.command_as(xid, command, claim, Wait::Accepted, Unknown::AskHistory).await? {
             Outcome::Done(reply) => match reply.answer {
                 Answer::Registered(branch_id) => Ok(Registered { branch_id, key, position: reply.position }),
                 Answer::Status | Answer::Undecided => {
@@ -233,8 +253,16 @@ impl Coordinator {
     /// `already_decided` with the true status if it is, or becomes, an abort; `outcome_unknown` if the
     /// engine cannot tell; or the engine's state.
     pub async fn commit(&self, commit: Commit) -> Result<Standing, Error> {
+        self.commit_as(commit, Claim::default()).await
+    }
+
+    /// The same for a transaction that may have begun without a call.
+    ///
+    /// # Errors
+    /// As [`Coordinator::commit`]; `wrong_secret`.
+    pub async fn commit_as(&self, commit: Commit, claim: Claim) -> Result<Standing, Error> {
         let Commit { xid, votes, wait } = commit;
-        self.decide(xid, Command::Commit { votes }, Decision::Commit, wait).await
+        self.decide(xid, Command::Commit { votes }, claim, Decision::Commit, wait).await
     }
 
     /// Asks for the decision Abort. Answers when it is durable, or when every branch is settled.
@@ -242,7 +270,15 @@ impl Coordinator {
     /// # Errors
     /// `already_decided` with the true status if it was committed; or the engine's state.
     pub async fn abort(&self, xid: Xid, wait: Wait) -> Result<Standing, Error> {
-        self.abort_because(xid, AbortReason::Requested, None, wait).await
+        self.abort_as(xid, Claim::default(), wait).await
+    }
+
+    /// The same for a transaction that may have begun without a call.
+    ///
+    /// # Errors
+    /// As [`Coordinator::abort`]; `wrong_secret`.
+    pub async fn abort_as(&self, xid: Xid, claim: Claim, wait: Wait) -> Result<Standing, Error> {
+        self.abort_because(xid, AbortReason::Requested, None, claim, wait).await
     }
 
     /// Where a decided transaction stands when it is finished, if that is asked for and comes soon.
@@ -265,7 +301,7 @@ impl Coordinator {
         action: OperatorAction,
         wait: Wait,
     ) -> Result<Standing, Error> {
-        self.abort_because(xid, AbortReason::Operator, Some(action), wait).await
+        self.abort_because(xid, AbortReason::Operator, Some(action), Claim::default(), wait).await
     }
 
     async fn abort_because(
@@ -273,10 +309,11 @@ impl Coordinator {
         xid: Xid,
         reason: AbortReason,
         action: Option<OperatorAction>,
+        claim: Claim,
         wait: Wait,
     ) -> Result<Standing, Error> {
         let command = Command::Abort { reason, by: action.map(into_core) };
-        self.decide(xid, command, Decision::Abort, wait).await
+        self.decide(xid, command, claim, Decision::Abort, wait).await
     }
 
     /// Sends a command that asks for a decision: pleased by the one that it wants, whoever made it.
@@ -284,10 +321,11 @@ impl Coordinator {
         &self,
         xid: Xid,
         command: Command,
+        claim: Claim,
         wants: Decision,
         wait: Wait,
     ) -> Result<Standing, Error> {
-        match self.command(xid, command, Wait::Decided, Unknown::AskHistory).await? {
+        match self.command_as(xid, command, claim, Wait::Decided, Unknown::AskHistory).await? {
             Outcome::Done(reply) => self.until(reply.standing(xid), wait).await,
             Outcome::InHistory(view, _) if view.status.decision() == Some(wants) => Ok(standing_of(&view)),
             Outcome::InHistory(view, _) => Err(already_decided(&view)),
@@ -462,16 +500,39 @@ impl Coordinator {
         wait: Wait,
         unknown: Unknown,
     ) -> Result<Outcome, Error> {
+        self.command_as(xid, command, Claim::default(), wait, unknown).await
+    }
+
+    async fn command_as(
+        &self,
+        xid: Xid,
+        command: Command,
+        claim: Claim,
+        wait: Wait,
+        unknown: Unknown,
+    ) -> Result<Outcome, Error> {
         let partition = self.partition(xid)?;
         let mut unknown = unknown;
         let mut open_in_history = false;
         loop {
             let (reply, answer) = oneshot::channel();
             let room = room_for(partition, &command)?;
-            let mail = Mail::Command { xid, command: Box::new(command.clone()), wait, unknown, room, reply };
+            let (command, claim) = (Box::new(command.clone()), claim.clone());
+            let mail = Mail::Command { xid, command, claim, wait, unknown, room, reply };
             self.send(partition, mail)?;
             match self.answer(partition, answer, ANSWER_WAIT_MAX).await?? {
                 Reply::Done(done) => return Ok(Outcome::Done(done)),
+                Reply::Foreign(ticket) => {
+                    let Ticket { epoch, epoch_tag, .. } = ticket;
+                    let id = partition.id;
+                    // A log that never had this epoch lost its tail, or another owner lives and this one
+                    // does not know yet (protocol C8, H6).
+                    self.hear(LogPosition { partition: id, epoch, epoch_tag, seq: Seq(0) }).await?;
+                    let message = format!("partition {id} went to another owner");
+                    return Err(Error::new(ErrorCode::NotOwner, message)
+                        .about(xid)
+                        .retry_after(Duration::from_millis(500)));
+                }
                 Reply::AskHistory { as_of } => {
                     if let Some((view, digest)) = self.history(&[xid]).await?.pop() {
                         if !view.status.is_terminal() {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use unanimity_core::{Answer, Command};
-use unanimity_types::{AbortReason, Digest, Epoch, LogPosition, Name, Status, Xid};
+use unanimity_types::{AbortReason, Digest, Epoch, LogPosition, Name, Status, Ticket, Xid};
 
 use super::error::Error;
-use super::request::{Inquiry, ListFilter, OperatorAction, Standing, TransactionView, Wait};
+use super::request::{Claim, Inquiry, ListFilter, OperatorAction, Standing, TransactionView, Wait};
 
 /// A moment in a partition's life: so many transactions had left its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,7 +47,11 @@ impl Done {
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
     Done(Done),
-    AskHistory { as_of: AsOf },
+    AskHistory {
+        as_of: AsOf,
+    },
+    /// The transaction's ticket is of an epoch that this log has never had: to be shown as a witness.
+    Foreign(Ticket),
 }
 
 /// How a command ended, after history was asked where need was.
@@ -74,6 +78,7 @@ pub(super) enum Mail {
     Command {
         xid: Xid,
         command: Box<Command>,
+        claim: Claim,
         wait: Wait,
         unknown: Unknown,
         /// The payload's share of the mailbox, given back when the command is taken out.

@@ -36,7 +36,8 @@ pub use dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};
 pub use error::Error;
 pub use handle::Coordinator;
 pub use request::{
-    Begin, Begun, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo, PartitionState,
-    Register, Registered, Resolve, Standing, StopReason, TransactionView, Wait,
+    Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionCounters,
+    PartitionInfo, PartitionState, Register, Registered, Resolve, Standing, StopReason, TransactionView,
+    Wait,
 };
 pub use start::Engine;

@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
 use unanimity_core::{Attention, BranchView, TimelineEntry, TwoPhase};
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, Decision, InquiryAnswer, LogId,
-    LogPosition, Mode, Name, PartitionId, Plan, ResolveAs, Status, Timestamp, Xid,
+    AbortReason, Birth, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, DecideHash, Decision,
+    InquiryAnswer, LogId, LogPosition, Mode, Name, PartitionId, Plan, ResolveAs, Status, Ticket, Timestamp,
+    Xid,
 };
 
 /// How far an answer waits.
@@ -46,6 +48,24 @@ pub struct Begun {
     pub status: Status,
     /// The durable place that says so.
     pub position: LogPosition,
+}
+
+/// What a caller shows about a transaction begun without a call (protocol 1.2, H15).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Claim {
+    /// What the transaction is, should this be the first that is heard of it.
+    pub birth: Option<Box<Birth>>,
+    /// The hash of the secret that the caller showed: who shows the right one may decide.
+    pub shown: Option<DecideHash>,
+}
+
+impl Claim {
+    /// A claim with a secret in clear, which is hashed and let go of.
+    #[must_use]
+    pub fn showing(birth: Option<Birth>, secret: &[u8]) -> Self {
+        let shown = (!secret.is_empty()).then(|| DecideHash(Sha256::digest(secret).into()));
+        Self { birth: birth.map(Box::new), shown }
+    }
 }
 
 /// Register a branch.
@@ -228,6 +248,37 @@ pub struct PartitionInfo {
     pub position: Option<LogPosition>,
     /// How many transactions it holds in memory.
     pub open: u64,
+    /// What xids of this partition are stamped with, while it works (protocol 1.2).
+    pub ticket: Option<Ticket>,
+    /// What it did since the node started.
+    pub counters: PartitionCounters,
+}
+
+/// What a partition did on this node since the node started: lives are added up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PartitionCounters {
+    /// Transactions that began, presumed aborts included.
+    pub begun: u64,
+    /// Decisions Commit.
+    pub committed: u64,
+    /// Decisions Abort.
+    pub aborted: u64,
+    /// Transactions whose last branch was settled.
+    pub finished: u64,
+    /// Events that went into blocks.
+    pub events: u64,
+    /// Blocks written.
+    pub blocks: u64,
+    /// Bytes of block rows.
+    pub block_bytes: u64,
+    /// Of those, snapshots that cleaning re-appended.
+    pub rewritten_bytes: u64,
+    /// Answers to callers that waited for a block.
+    pub held_answers: u64,
+    /// History rows written.
+    pub history_rows: u64,
+    /// Bytes of history rows, without the database's own overhead.
+    pub history_bytes: u64,
 }
 
 /// What a partition is doing.

@@ -11,7 +11,7 @@ use super::config::EngineConfig;
 use super::dispatch::Dispatcher;
 use super::handle::{Coordinator, Partition, Shared};
 use super::partition::PartitionTask;
-use super::request::{PartitionInfo, PartitionState, StopReason};
+use super::request::{PartitionCounters, PartitionInfo, PartitionState, StopReason};
 use crate::log::TransactionLog;
 
 /// The running engine. Dropped, it stops at once as if the process had been killed: nothing durable is
@@ -38,8 +38,14 @@ impl Engine {
         let mut mailboxes = Vec::new();
         for id in (0..log.identity().partitions).map(PartitionId) {
             let (mail, mailbox) = mpsc::channel(config.mailbox_max);
-            let info =
-                PartitionInfo { partition: id, state: PartitionState::Recovering, position: None, open: 0 };
+            let info = PartitionInfo {
+                partition: id,
+                state: PartitionState::Recovering,
+                position: None,
+                open: 0,
+                ticket: None,
+                counters: PartitionCounters::default(),
+            };
             let (state, watch) = watch::channel(info);
             let room = Arc::new(Semaphore::new(config.mailbox_bytes_max));
             partitions.push(Partition { id, mail, room, state: watch });

@@ -51,11 +51,13 @@ pub enum BlockKind {
     /// Block 0, written by `migrate`: its body is the log's id (16 bytes). Never trimmed.
     Birth,
     /// A new owner's first block; its body is a random nonce of 16 bytes, so that two epochs of one
-    /// number have different checksums. Never trimmed (protocol C7).
+    /// number have different checksums, and the epoch (8 bytes, big-endian) since which tickets are valid.
+    /// Never trimmed (protocol C7).
     Epoch,
     /// Events.
     Data,
-    /// The last block of an owner that stops: the next epoch block follows it cleanly (protocol 1.2).
+    /// The last block of an owner that stops: the next epoch block follows it cleanly (protocol 1.2). Its
+    /// body is the epoch (8 bytes) since which the owner's tickets were valid.
     Closing,
 }
 
@@ -164,6 +166,22 @@ impl Block {
         };
         block.checksum = block.compute();
         block
+    }
+
+    /// Of an epoch block: since which epoch tickets are valid (protocol 1.2). One that does not say, as those
+    /// of before tickets, vouches for itself alone.
+    #[must_use]
+    pub fn valid_since(&self) -> Epoch {
+        let bytes = self.body.get(16..24).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(self.epoch, |bytes| Epoch(u64::from_be_bytes(bytes)).min(self.epoch))
+    }
+
+    /// Of a closing block: since which epoch tickets were valid for its owner, and stay so. `None` for a
+    /// block that does not close, or not in that way: what follows it is unclean.
+    #[must_use]
+    pub fn closed_since(&self) -> Option<Epoch> {
+        let bytes = self.body.as_ref().try_into().ok().filter(|_| self.kind == BlockKind::Closing)?;
+        Some(Epoch(u64::from_be_bytes(bytes)))
     }
 
     /// The birth block of a partition.

@@ -91,6 +91,8 @@ codes! {
     NoWayBack = "no_way_back" / 409 / false,
     /// The decision was delegated to the transaction's only branch.
     Delegated = "delegated" / 409 / false,
+    /// Only who holds the secret of a transaction begun without a call decides it.
+    WrongSecret = "wrong_secret" / 403 / false,
     /// The action is not possible in this state.
     IllegalTransition = "illegal_transition" / 409 / false,
     /// The body or message is larger than the limit.

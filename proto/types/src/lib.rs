@@ -12,6 +12,7 @@ mod outcome;
 mod plan;
 mod position;
 mod slot;
+mod ticket;
 mod time;
 
 pub use branch::{BranchTargets, CallPolicy, Operation, Target, Vote};
@@ -26,4 +27,5 @@ pub use outcome::{
 pub use plan::{Delivery, MessagePlan, Plan, SagaPlan, SagaStep};
 pub use position::{Epoch, LogPosition, PartitionId, Seq};
 pub use slot::{SLOTS, partition_of, slot_of};
+pub use ticket::{Birth, DecideHash, GENERATION, ParseTicketError, TICKETED_TIMEOUT_MAX, Ticket};
 pub use time::Timestamp;

@@ -165,6 +165,8 @@ words!(
         OwnerChanged = "owner_changed",
         /// The attempts that a step's policy allows were used up.
         GaveUp = "gave_up",
+        /// It was begun without a call, and nothing was heard of it while its ticket was good (protocol 1.2).
+        TicketExpired = "ticket_expired",
     }
 );
 

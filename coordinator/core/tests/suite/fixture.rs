@@ -66,6 +66,7 @@ pub(crate) fn begin_as(body: u8) -> Command {
         digest: digest(body),
         timeout: TIMEOUT,
         plan: Plan::Open,
+        decide_hash: None,
     })
 }
 
@@ -79,7 +80,14 @@ pub(crate) fn register_as(n: u32, body: u8) -> Command {
 
 /// A begin with a plan.
 pub(crate) fn begin_with(mode: Mode, plan: Plan) -> Command {
-    Command::Begin(BeginSpec { mode, name: None, digest: digest(1), timeout: TIMEOUT, plan })
+    Command::Begin(BeginSpec {
+        mode,
+        name: None,
+        digest: digest(1),
+        timeout: TIMEOUT,
+        plan,
+        decide_hash: None,
+    })
 }
 
 /// A target that takes calls.

@@ -3,13 +3,19 @@
 use std::time::Duration;
 
 use unanimity_core::{BranchView, StepView};
-use unanimity_proto::{InvalidWire, policy_from_wire, position_to_wire, targets_from_wire, v1};
+use unanimity_proto::{
+    InvalidWire, birth_from_wire, policy_from_wire, position_to_wire, targets_from_wire, v1,
+};
 use unanimity_types::{BranchId, BranchKey, ErrorCode, LogId, Name, Timestamp, Xid};
 
 use super::service::{named, optional_name};
 use crate::api::handlers::{PageOutput, RegisterInput};
 use crate::api::kind::branch_kind;
-use crate::engine::{Error, Info, PartitionState, Register, Standing, TransactionView, TwoPhase, Wait};
+use crate::engine::{
+    Claim, Error, Info, PartitionCounters, PartitionState, Register, Standing, TransactionView, TwoPhase,
+    Wait,
+};
+use crate::process::ProcessUse;
 use crate::telemetry::state_word;
 
 impl From<InvalidWire> for Error {
@@ -93,7 +99,17 @@ pub(super) fn registration(request: v1::RegisterBranchRequest) -> Result<Registe
         lock_keys: request.lock_keys.into_iter().map(lock_key).collect::<Result<_, _>>()?,
         lock_wait: Duration::from_millis(request.lock_wait_ms),
     };
-    Ok(RegisterInput { register, log_id: log_id(&request.log_id)? })
+    Ok(RegisterInput { register, log_id: log_id(&request.log_id)?, claim: claim(request.birth, &[])? })
+}
+
+/// What a caller shows about a transaction begun without a call.
+pub(super) fn claim(birth: Option<v1::Birth>, secret: &[u8]) -> Result<Claim, Error> {
+    const SECRET_BYTES_MAX: usize = 64;
+    if secret.len() > SECRET_BYTES_MAX {
+        let message = format!("secret: at most {SECRET_BYTES_MAX} bytes");
+        return Err(Error::new(ErrorCode::InvalidRequest, message));
+    }
+    Ok(Claim::showing(birth.map(birth_from_wire).transpose()?, secret))
 }
 
 /// Where a transaction stands.
@@ -193,8 +209,30 @@ pub(super) fn info(info: Info) -> v1::Info {
                 detail: state_detail(&info.state).to_owned(),
                 position: info.position.map(position_to_wire),
                 open_transactions: info.open,
+                counters: Some(counters(&info.counters)),
             })
             .collect(),
+        process: Some(process(ProcessUse::now())),
+    }
+}
+
+fn process(used: ProcessUse) -> v1::ProcessInfo {
+    v1::ProcessInfo { cpu_us: used.cpu_us, resident_bytes: used.resident_bytes }
+}
+
+fn counters(counters: &PartitionCounters) -> v1::PartitionCounters {
+    v1::PartitionCounters {
+        begun: counters.begun,
+        committed: counters.committed,
+        aborted: counters.aborted,
+        finished: counters.finished,
+        events: counters.events,
+        blocks: counters.blocks,
+        block_bytes: counters.block_bytes,
+        rewritten_bytes: counters.rewritten_bytes,
+        held_answers: counters.held_answers,
+        history_rows: counters.history_rows,
+        history_bytes: counters.history_bytes,
     }
 }
 

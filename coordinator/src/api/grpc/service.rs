@@ -124,7 +124,8 @@ impl Coordinator for CoordinatorService {
             let xid = convert::xid(&request.xid)?;
             let votes = request.votes.map(|votes| vote_set(votes.keys)).transpose()?;
             let wait = convert::wait(request.wait, Wait::Decided)?;
-            let standing = self.handlers.commit(xid, votes, wait, deadline).await?;
+            let claim = convert::claim(request.birth, &request.secret)?;
+            let standing = self.handlers.commit(xid, votes, claim, wait, deadline).await?;
             Ok(convert::standing(&standing))
         };
         respond(work.await)
@@ -140,7 +141,8 @@ impl Coordinator for CoordinatorService {
             let xid = convert::xid(&request.xid)?;
             let wait = convert::wait(request.wait, Wait::Decided)?;
             let by = operator(request.operator, request.reason);
-            let standing = self.handlers.abort(xid, by, wait, deadline).await?;
+            let claim = convert::claim(request.birth, &request.secret)?;
+            let standing = self.handlers.abort(xid, by, claim, wait, deadline).await?;
             Ok(convert::standing(&standing))
         };
         respond(work.await)

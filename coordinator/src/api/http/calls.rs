@@ -18,7 +18,7 @@ use super::problem::{Failure, Problem};
 use crate::api::duration::parse_duration;
 use crate::api::grpc::{state_detail, vote_set};
 use crate::api::handlers::{InquireInput, ListInput, RegisterInput, remaining};
-use crate::engine::{OperatorAction, Wait};
+use crate::engine::{Claim, OperatorAction, Wait};
 use crate::telemetry::state_word;
 
 type Answer<T> = Result<axum::Json<T>, Failure>;
@@ -74,7 +74,8 @@ pub(super) async fn register(
     Json(body): Json<BranchBody>,
 ) -> Result<(StatusCode, axum::Json<RegisteredBody>), Failure> {
     let register = body.into_register(xid)?;
-    let registered = state.handlers.register(RegisterInput { register, log_id: None }).await?;
+    let registered =
+        state.handlers.register(RegisterInput { register, log_id: None, claim: Claim::default() }).await?;
     let body = RegisteredBody {
         branch_id: registered.branch_id.0,
         key: registered.key.to_string(),
@@ -131,7 +132,7 @@ pub(super) async fn commit(
 ) -> Answer<StandingBody> {
     let votes = body.votes.map(vote_set).transpose()?;
     let wait = body.wait.map_or(Wait::Decided, Wait::from);
-    let standing = state.handlers.commit(xid, votes, wait, deadline).await?;
+    let standing = state.handlers.commit(xid, votes, Claim::default(), wait, deadline).await?;
     Ok(axum::Json(standing.into()))
 }
 
@@ -160,7 +161,7 @@ pub(super) async fn abort(
         }),
     };
     let wait = body.wait.map_or(Wait::Decided, Wait::from);
-    let standing = state.handlers.abort(xid, by, wait, deadline).await?;
+    let standing = state.handlers.abort(xid, by, Claim::default(), wait, deadline).await?;
     Ok(axum::Json(standing.into()))
 }
 

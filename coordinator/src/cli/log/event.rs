@@ -37,13 +37,14 @@ fn present(fields: Fields) -> Fields {
 
 fn transaction(event: &Event) -> (&'static str, Fields) {
     match event {
-        Event::Begun { mode, name, digest, deadline } => (
+        Event::Begun { mode, name, digest, deadline, decide_hash } => (
             "begun",
             vec![
                 ("mode", json!(mode.as_str())),
                 ("name", json!(name.as_ref().map(ToString::to_string))),
                 ("deadline", json!(rfc3339(*deadline))),
                 ("digest", json!(format!("{digest:?}"))),
+                ("without_a_call", json!(decide_hash.is_some().then_some(true))),
             ],
         ),
         Event::Presumed => ("presumed", Vec::new()),

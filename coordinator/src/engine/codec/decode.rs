@@ -9,8 +9,8 @@ use unanimity_core::{
 };
 use unanimity_proto::log;
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchKind, BranchStatus, BranchTargets, CallPolicy, Decision, Digest,
-    Epoch, Mode, Name, Operation, ResolveAs, Seq, StepRole, Target, Timestamp, Vote, Xid,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchStatus, BranchTargets, CallPolicy, DecideHash,
+    Decision, Digest, Epoch, Mode, Name, Operation, ResolveAs, Seq, StepRole, Target, Timestamp, Vote, Xid,
 };
 
 use super::encode::{EARLY, ONE_PHASE};
@@ -80,6 +80,7 @@ fn decode_event(xid: Xid, event: log::record::Event) -> Result<Event> {
             name: optional_name(begun.name)?,
             digest: digest(&begun.digest)?,
             deadline: Timestamp(begun.deadline_ms),
+            decide_hash: decide_hash(&begun.decide_hash)?,
         },
         Wire::Presumed(_) => Event::Presumed,
         Wire::Registered(registered) => {
@@ -203,8 +204,19 @@ fn decode_snapshot(xid: Xid, snapshot: log::Snapshot) -> Result<Transaction> {
     transaction.planned = snapshot.planned;
     transaction.preparing =
         (snapshot.preparing_until_ms > 0).then_some(Timestamp(snapshot.preparing_until_ms));
+    transaction.decide_hash = decide_hash(&snapshot.decide_hash)?;
     Transaction::from_snapshot(transaction)
         .ok_or_else(|| invalid("a snapshot's branches are not numbered from 1"))
+}
+
+fn decide_hash(bytes: &[u8]) -> Result<Option<Box<DecideHash>>> {
+    match bytes.len() {
+        0 => Ok(None),
+        _ => bytes
+            .try_into()
+            .map(|bytes| Some(Box::new(DecideHash(bytes))))
+            .map_err(|_| invalid("a decide-hash has 32 bytes")),
+    }
 }
 
 fn decode_snapshot_branch(snapshot: log::SnapshotBranch) -> Result<Branch> {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use unanimity_core::{
     AttentionCode, Branch, BranchTraits, Event, LockEvent, OperatorAction, TimelineKind, Transaction,
 };
 use unanimity_proto::log;
 use unanimity_types::{
-    AbortReason, BranchId, BranchKind, BranchStatus, BranchTargets, CallPolicy, Decision, Mode, ResolveAs,
-    StepRole, Target, Timestamp, Vote, Xid,
+    AbortReason, BranchId, BranchKind, BranchStatus, BranchTargets, CallPolicy, DecideHash, Decision, Mode,
+    ResolveAs, StepRole, Target, Timestamp, Vote, Xid,
 };
 
 use super::PartitionEvent;
@@ -21,11 +22,12 @@ pub(super) const ONE_PHASE: u32 = 2;
 pub(crate) fn encode_event(xid: Xid, at_delta_ms: u32, event: &Event) -> Option<log::Record> {
     use log::record::Event as Wire;
     let event = match event {
-        Event::Begun { mode, name, digest, deadline } => Wire::Begun(log::Begun {
+        Event::Begun { mode, name, digest, deadline, decide_hash } => Wire::Begun(log::Begun {
             mode: mode_number(*mode),
             name: name.as_ref().map(ToString::to_string).unwrap_or_default(),
             digest: digest.0.to_vec().into(),
             deadline_ms: deadline.0,
+            decide_hash: encode_hash(decide_hash.as_deref()),
         }),
         Event::Presumed => Wire::Presumed(log::Presumed {}),
         Event::Registered { branch_id, key, targets, payload, digest, traits } => {
@@ -160,7 +162,13 @@ fn snapshot(transaction: &Transaction) -> log::Snapshot {
         attention_since_ms: millis(transaction.attention.as_ref().map(|raised| raised.since)),
         planned: transaction.planned,
         preparing_until_ms: millis(transaction.preparing),
+        decide_hash: encode_hash(transaction.decide_hash.as_deref()),
     }
+}
+
+/// Empty for a transaction begun by call.
+fn encode_hash(hash: Option<&DecideHash>) -> Bytes {
+    hash.map(|hash| Bytes::copy_from_slice(&hash.0)).unwrap_or_default()
 }
 
 fn snapshot_branch(branch: &Branch) -> log::SnapshotBranch {

@@ -10,8 +10,9 @@ use unanimity_core::{
 };
 use unanimity_proto::log;
 use unanimity_types::{
-    AbortReason, BranchId, BranchKey, BranchKind, BranchStatus, BranchTargets, CallPolicy, Decision, Digest,
-    Epoch, Mode, Name, Operation, PartitionId, ResolveAs, Seq, StepRole, Target, Timestamp, Vote, Xid,
+    AbortReason, BranchId, BranchKey, BranchKind, BranchStatus, BranchTargets, CallPolicy, DecideHash,
+    Decision, Digest, Epoch, Mode, Name, Operation, PartitionId, ResolveAs, Seq, StepRole, Target, Timestamp,
+    Vote, Xid,
 };
 
 use prost::Message as _;
@@ -78,6 +79,12 @@ fn xid(dice: &mut Rng) -> Xid {
 
 fn digest(dice: &mut Rng) -> Digest {
     Digest(dice.u128(..).to_be_bytes())
+}
+
+fn decide_hash(dice: &mut Rng) -> Box<DecideHash> {
+    let mut hash = [0; 32];
+    dice.fill(&mut hash);
+    Box::new(DecideHash(hash))
 }
 
 fn at(dice: &mut Rng) -> Timestamp {
@@ -199,6 +206,7 @@ fn event(dice: &mut Rng, xid: Xid) -> Event {
             name: maybe(dice, name),
             digest: digest(dice),
             deadline: at(dice),
+            decide_hash: maybe(dice, decide_hash),
         },
         1 => Event::Presumed,
         2 => Event::Registered {
@@ -350,7 +358,13 @@ fn m18_what_the_first_version_wrote_stays_readable() {
     };
     let traits = || Box::new(BranchTraits::of(BranchKind::Tcc));
     let expected = [
-        Event::Begun { mode: Mode::Tcc, name: Some(name("order")), digest, deadline: Timestamp(60_000) },
+        Event::Begun {
+            mode: Mode::Tcc,
+            name: Some(name("order")),
+            digest,
+            deadline: Timestamp(60_000),
+            decide_hash: None,
+        },
         Event::Registered {
             branch_id: BranchId(1),
             key: key("stock"),

@@ -131,7 +131,7 @@ impl Life {
             };
             let Some(transaction) = self.memory.transaction(xid) else {
                 debug_assert!(false, "an entry without a transaction");
-                self.memory.evict(xid);
+                self.memory.evict(xid, now);
                 continue;
             };
             let event = Event::Snapshot(Box::new(transaction.durable()));

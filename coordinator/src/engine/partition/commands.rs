@@ -1,8 +1,11 @@
 //! Mail: judged in memory, answered when durable.
 
-use unanimity_core::{Answer, Command, Persistence, Refusal, ResultOutcome, Timer, Verdict, apply, decide};
+use unanimity_core::{
+    Answer, Command, Event, Persistence, Refusal, ResultOutcome, Timer, Verdict, apply, decide,
+};
 use unanimity_types::{Decision, ErrorCode, LogPosition, Name, Operation, Seq, Target, Timestamp, Xid};
 
+use super::contact::{Contact, is_lazy_registration};
 use super::life::{Exit, Life};
 use super::memory::{Waiter, Who};
 use super::witness::Testimony;
@@ -14,7 +17,7 @@ use crate::engine::error::Error;
 use crate::engine::inquire::of_status;
 use crate::engine::list::matches;
 use crate::engine::mailbox::{AsOf, Done, Inquired, Mail, Reply, ReplyTo, Unknown};
-use crate::engine::request::{ListFilter, StopReason, TransactionView, Wait};
+use crate::engine::request::{Claim, ListFilter, StopReason, TransactionView, Wait};
 use crate::failpoint;
 
 /// When a participant comes back, what waits for it is tried at this rate (protocol M9).
@@ -23,9 +26,9 @@ const WAKE_EVERY_US: u64 = 500;
 impl Life {
     pub(super) fn mail(&mut self, mail: Mail) {
         match mail {
-            Mail::Command { xid, command, wait, unknown, room, reply } => {
+            Mail::Command { xid, command, claim, wait, unknown, room, reply } => {
                 drop(room);
-                self.command(xid, *command, wait, unknown, reply);
+                self.command(xid, *command, &claim, wait, unknown, reply);
             }
             Mail::Get { xid, wait, reply } => self.get(xid, wait, reply),
             Mail::List { filter, reply } => self.list(&filter, reply),
@@ -38,23 +41,46 @@ impl Life {
         }
     }
 
-    fn command(&mut self, xid: Xid, command: Command, wait: Wait, unknown: Unknown, reply: ReplyTo<Reply>) {
+    fn command(
+        &mut self,
+        xid: Xid,
+        command: Command,
+        claim: &Claim,
+        wait: Wait,
+        unknown: Unknown,
+        reply: ReplyTo<Reply>,
+    ) {
+        let mut begins = None;
         if self.memory.transaction(xid).is_none() {
-            let ask_history = match unknown {
-                Unknown::New => false,
-                Unknown::AskHistory => true,
-                Unknown::NotInHistory { as_of } => self.memory.may_have_left_since(xid, self.epoch, as_of),
-            };
-            if ask_history {
-                let as_of = self.memory.as_of(self.epoch);
-                drop(reply.send(Ok(Reply::AskHistory { as_of })));
-                return;
+            match self.contact(xid, claim.birth.as_deref(), unknown) {
+                Contact::AskHistory => {
+                    let as_of = self.memory.as_of(self.epoch);
+                    drop(reply.send(Ok(Reply::AskHistory { as_of })));
+                    return;
+                }
+                Contact::Foreign(ticket) => return drop(reply.send(Ok(Reply::Foreign(ticket)))),
+                Contact::Gone(reason) => {
+                    return drop(reply.send(self.gone(xid, &command, reason)));
+                }
+                Contact::Begins(spec) => begins = Some(spec),
+                Contact::NobodyKnows => {}
             }
         }
         if let Some(error) = self.too_full(xid, &command) {
             drop(reply.send(Err(error)));
             return;
         }
+        if let Some(spec) = begins
+            && self.judge(xid, Command::Begin(spec)).is_none()
+        {
+            return;
+        }
+        if let Some((error, gate)) = self.not_the_tm(xid, &command, claim) {
+            self.release(gate, Release::Answer(reply, Box::new(Err(error))));
+            return;
+        }
+        // The answer to a registration that nobody waits for says no more than that it was heard.
+        let lazily = self.is_lazy(xid, &command);
         let wants = match &command {
             Command::Commit { .. } => Some(Decision::Commit),
             Command::Abort { .. } => Some(Decision::Abort),
@@ -63,6 +89,7 @@ impl Life {
         let Some((answer, gate)) = self.judge(xid, command) else {
             return;
         };
+        let gate = if lazily && answer.is_ok() { Seq(0) } else { gate };
         self.answer(xid, answer, gate, wait, wants, reply);
     }
 
@@ -102,7 +129,9 @@ impl Life {
                 return;
             }
         };
-        let position = LogPosition { seq: gate, ..self.position() };
+        // What was answered without a wait witnesses only what is durable.
+        let durable = self.position();
+        let position = if gate == Seq(0) { durable } else { LogPosition { seq: gate, ..durable } };
         let Some(entry) = self.memory.entries.get_mut(&xid) else { return };
         let Some(transaction) = &entry.transaction else { return };
         let status = transaction.status();
@@ -134,8 +163,11 @@ impl Life {
         let mut effects = std::mem::take(&mut self.effects);
         for event in events {
             let persistence = event.persistence();
+            self.counters.begun += u64::from(matches!(event, Event::Begun { .. } | Event::Presumed));
             if persistence != Persistence::Volatile {
-                let waits = persistence == Persistence::Waits;
+                let known = self.memory.transaction(xid);
+                let waits = persistence == Persistence::Waits && !is_lazy_registration(known, &event);
+                self.counters.events += 1;
                 let (seq, bytes) = self.writer.push(now, waits, |delta| encode_event(xid, delta, &event))?;
                 self.memory.entry_or_new(xid, seq);
                 self.memory.written(xid, seq, bytes);

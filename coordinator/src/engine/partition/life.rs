@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use unanimity_core::Effect;
-use unanimity_types::{Epoch, ErrorCode, LogPosition, PartitionId, Seq, Xid};
+use unanimity_core::{Command, Effect};
+use unanimity_types::{AbortReason, Epoch, ErrorCode, LogPosition, PartitionId, Seq, Ticket, Xid};
 
 use super::clean::Cleaner;
 use super::locks::Locks;
@@ -25,7 +25,7 @@ use crate::engine::error::Error;
 use crate::engine::handle::Coordinator;
 use crate::engine::ownership::Ownership;
 use crate::engine::refuse::outcome_unknown;
-use crate::engine::request::{PartitionState, StopReason};
+use crate::engine::request::{PartitionCounters, PartitionState, StopReason};
 use crate::failpoint::Kinds;
 use crate::log::{Block, Lease, TransactionLog};
 
@@ -63,6 +63,12 @@ pub(super) struct Life {
     pub(super) coordinator: Coordinator,
     pub(super) epoch: Epoch,
     epoch_tag: u32,
+    /// Tickets of this epoch and later ones are good (protocol 1.2).
+    pub(super) valid_since: Epoch,
+    owner_changed: Vec<Xid>,
+    pub(super) counters: PartitionCounters,
+    /// The generation of tickets that was shown last.
+    shown_generation: u64,
     pub(super) epochs: Epochs,
     pub(super) clock: PartitionClock,
     pub(super) memory: Memory,
@@ -103,6 +109,10 @@ impl Life {
             coordinator: task.coordinator.clone(),
             epoch: recovered.epoch,
             epoch_tag: recovered.epoch_tag,
+            valid_since: recovered.valid_since,
+            owner_changed: recovered.owner_changed,
+            counters: task.state.borrow().counters,
+            shown_generation: 0,
             epochs: recovered.epochs,
             clock: recovered.clock,
             memory: recovered.memory,
@@ -154,6 +164,13 @@ impl Life {
     pub(super) async fn run(mut self, task: &mut PartitionTask) -> Exit {
         self.show(task);
         task.set_state(PartitionState::Running);
+        // Before anybody can ask: what an unclean end may have lost must not be committed (protocol C3).
+        for xid in std::mem::take(&mut self.owner_changed) {
+            let abort = Command::Abort { reason: AbortReason::OwnerChanged, by: None };
+            if self.judge(xid, abort).is_none() {
+                break;
+            }
+        }
         for (xid, effect) in std::mem::take(&mut self.owed) {
             self.effect(xid, Seq(0), &effect);
         }
@@ -238,6 +255,9 @@ impl Life {
         self.start_append(false);
         self.project(false);
         self.renew_lease();
+        if Ticket::generation_at(self.clock.now()) != self.shown_generation {
+            self.show(task);
+        }
     }
 
     /// Back-pressure: while the log is in trouble or the next block is full, nothing more is taken.
@@ -320,6 +340,8 @@ impl Life {
         match settled {
             Settled::Written => {
                 if let Some(durable) = self.writer.written() {
+                    self.counters.blocks += 1;
+                    self.counters.block_bytes += durable.bytes;
                     self.cleaner.add(durable.seq, durable.bytes);
                     debug_assert!(durable.floor <= durable.seq, "a floor above its own block");
                     for release in durable.released {
@@ -352,10 +374,13 @@ impl Life {
         }
     }
 
-    fn show(&self, task: &PartitionTask) {
+    fn show(&mut self, task: &PartitionTask) {
+        let generation = Ticket::generation_at(self.clock.now());
+        self.shown_generation = generation;
+        let ticket = Ticket { epoch: self.epoch, epoch_tag: self.epoch_tag, generation };
         // What is over and only waits for its row in history is not open.
         let open = self.memory.entries.len().saturating_sub(self.projector.backlog());
-        task.show(self.position(), open);
+        task.show(self.position(), open, ticket, self.counters);
     }
 
     fn recovered_from_trouble(&mut self, task: &PartitionTask) {
@@ -434,7 +459,7 @@ impl Life {
             }
         }
         if self.writer.is_idle() && self.exit.is_none() {
-            let block = self.writer.seal_closing(self.clock.now());
+            let block = self.writer.seal_closing(self.clock.now(), self.valid_since);
             let settled = settle(Arc::clone(&self.log), block, |_| {});
             // Without it the next owner knows that the end was not clean, which costs nothing now.
             if !matches!(tokio::time::timeout_at(limit, settled).await, Ok(Settled::Written)) {

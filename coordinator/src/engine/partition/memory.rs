@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use unanimity_core::{Timer, Transaction};
 use unanimity_types::{Decision, Epoch, Seq, Timestamp, Xid};
 
+use super::tickets::Left;
 use crate::engine::mailbox::{AsOf, Reply, ReplyTo};
 use crate::engine::request::{TransactionView, Wait};
 
@@ -77,6 +78,8 @@ pub(super) struct Memory {
     evicted: VecDeque<Xid>,
     evictions: u64,
     live_bytes: u64,
+    /// Ticketed transactions that left (protocol 1.2).
+    left: Left,
 }
 
 impl Memory {
@@ -160,8 +163,11 @@ impl Memory {
     }
 
     /// Lets go of a transaction that is over and in history (protocol C8d).
-    pub(super) fn evict(&mut self, xid: Xid) {
+    pub(super) fn evict(&mut self, xid: Xid, now: Timestamp) {
         if let Some(entry) = self.entries.remove(&xid) {
+            if entry.transaction.is_some_and(|transaction| transaction.is_ticketed()) {
+                self.left.add(xid, now);
+            }
             self.starts.remove(&(entry.first, xid));
             self.live_bytes -= entry.bytes;
             if self.evicted.len() == EVICTIONS_MAX {
@@ -170,6 +176,11 @@ impl Memory {
             self.evicted.push_back(xid);
             self.evictions += 1;
         }
+    }
+
+    /// The ticketed transactions that left in this life.
+    pub(super) const fn left(&self) -> &Left {
+        &self.left
     }
 
     /// Now, in the life of this epoch.
@@ -202,11 +213,11 @@ mod tests {
         for n in 1..=3 {
             memory.entry_or_new(xid(n), Seq(1));
         }
-        memory.evict(xid(1));
+        memory.evict(xid(1), Timestamp(0));
         let epoch = Epoch(1);
         let as_of = memory.as_of(epoch);
         assert!(!memory.may_have_left_since(xid(1), epoch, as_of));
-        memory.evict(xid(2));
+        memory.evict(xid(2), Timestamp(0));
         assert!(memory.may_have_left_since(xid(2), epoch, as_of));
         assert!(!memory.may_have_left_since(xid(3), epoch, as_of));
         // The look began in another life: nobody can tell.
@@ -214,7 +225,7 @@ mod tests {
         // More evictions than are remembered: nobody can tell.
         for n in 10..(12 + EVICTIONS_MAX as u128) {
             memory.entry_or_new(xid(n), Seq(1));
-            memory.evict(xid(n));
+            memory.evict(xid(n), Timestamp(0));
         }
         assert!(memory.may_have_left_since(xid(3), epoch, as_of));
     }
@@ -227,7 +238,7 @@ mod tests {
         for n in 2..(4 * TIMERS_MIN as u128) {
             memory.entry_or_new(xid(n), Seq(1));
             memory.set_timer(Timestamp(1_000_000), xid(n), Timer::Deadline);
-            memory.evict(xid(n));
+            memory.evict(xid(n), Timestamp(0));
         }
         assert!(memory.timers.len() <= TIMERS_MIN, "{} timers", memory.timers.len());
         assert_eq!(memory.pop_timer(Timestamp(5)), Some((xid(1), Timer::Deadline)));
@@ -244,7 +255,7 @@ mod tests {
         memory.moved(xid(1), Seq(9), 60);
         assert_eq!((memory.first_needed(), memory.live_bytes()), (Some(Seq(5)), 110));
         assert_eq!(memory.oldest_below(Seq(9)), Some(xid(2)));
-        memory.evict(xid(2));
+        memory.evict(xid(2), Timestamp(0));
         assert_eq!((memory.first_needed(), memory.live_bytes()), (Some(Seq(9)), 60));
     }
 }

@@ -11,6 +11,7 @@
 
 mod clean;
 mod commands;
+mod contact;
 mod life;
 mod locks;
 mod memory;
@@ -18,6 +19,7 @@ mod project;
 mod recover;
 mod release;
 mod settle;
+mod tickets;
 mod witness;
 mod writer;
 
@@ -26,7 +28,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use unanimity_types::{Epoch, LogPosition, PartitionId, Seq, Xid};
+use unanimity_types::{Epoch, LogPosition, PartitionId, Seq, Ticket, Xid};
 
 use self::life::{Exit, Life};
 use self::recover::{Failure, Trouble, recover};
@@ -35,7 +37,7 @@ use super::config::EngineConfig;
 use super::dispatch::Dispatcher;
 use super::handle::Coordinator;
 use super::mailbox::{Mail, ReplyTo};
-use super::request::{Inquiry, OperatorAction, PartitionInfo, PartitionState, StopReason};
+use super::request::{Inquiry, OperatorAction, PartitionCounters, PartitionInfo, PartitionState, StopReason};
 use crate::log::TransactionLog;
 
 /// What a life's own tasks report to its loop.
@@ -250,15 +252,21 @@ impl PartitionTask {
     fn set_state(&self, state: PartitionState) {
         self.state.send_modify(|info| {
             if info.state != PartitionState::Closed {
+                // Only a live owner's tickets are worth something.
+                if !matches!(state, PartitionState::Running | PartitionState::Unavailable(_)) {
+                    info.ticket = None;
+                }
                 info.state = state;
             }
         });
     }
 
-    fn show(&self, position: LogPosition, open: usize) {
+    fn show(&self, position: LogPosition, open: usize, ticket: Ticket, counters: PartitionCounters) {
         self.state.send_modify(|info| {
             info.position = Some(position);
             info.open = open as u64;
+            info.ticket = Some(ticket);
+            info.counters = counters;
         });
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use unanimity_core::{Effect, apply, pending};
 use unanimity_proto::log as wire;
-use unanimity_types::{Epoch, PartitionId, Seq, Timestamp, Xid};
+use unanimity_types::{Epoch, PartitionId, Seq, Status, Timestamp, Xid};
 use uuid::Uuid;
 
 use super::locks::Locks;
@@ -27,6 +27,10 @@ pub(super) struct Recovered {
     pub(super) last: Block,
     pub(super) epoch: Epoch,
     pub(super) epoch_tag: u32,
+    /// Tickets of this epoch and later ones are good (protocol 1.2).
+    pub(super) valid_since: Epoch,
+    /// Undecided ones whose last registrations an unclean end may have lost: to be aborted.
+    pub(super) owner_changed: Vec<Xid>,
     pub(super) epochs: Epochs,
     pub(super) memory: Memory,
     pub(super) locks: Locks,
@@ -139,10 +143,15 @@ async fn append_epoch(
         time: now.max(tip.time),
         previous: tip.checksum,
     };
-    let nonce = Uuid::new_v4();
-    let block = Block::new(header, Bytes::copy_from_slice(nonce.as_bytes()));
+    let valid_since = before.closed_since().unwrap_or(header.epoch);
+    let block = Block::new(header, epoch_body(Uuid::new_v4(), valid_since));
     append(log, &block, trouble).await?;
     Ok(block)
+}
+
+/// A nonce, which tells apart epochs of one number, and the epoch since which tickets are valid.
+fn epoch_body(nonce: Uuid, valid_since: Epoch) -> Bytes {
+    [nonce.as_bytes().as_slice(), &valid_since.0.to_be_bytes()].concat().into()
 }
 
 async fn append_events(
@@ -214,12 +223,14 @@ async fn replay(
     let mut lost_tail = None;
     let mut accepted = None;
     let mut epoch_tag = 0;
+    let mut valid_since = epoch;
     // Effects of replayed events are dropped; `pending` yields what is owed (protocol M7).
     let mut dropped = Vec::new();
     for block in &blocks {
         epochs.add(block);
         if block.kind == BlockKind::Epoch && block.epoch == epoch {
             epoch_tag = block.checksum.tag();
+            valid_since = block.valid_since();
         }
         if block.seq < last.floor {
             continue;
@@ -274,6 +285,8 @@ async fn replay(
         last,
         epoch,
         epoch_tag,
+        valid_since,
+        owner_changed: Vec::new(),
         epochs,
         memory,
         locks,
@@ -303,10 +316,16 @@ fn owe(recovered: &mut Recovered, in_history: Seq, now: Timestamp, timing: Timin
             continue;
         }
         recovered.open.push(*xid);
+        if recovered.valid_since == recovered.epoch
+            && transaction.is_ticketed()
+            && transaction.status() == Status::Active
+        {
+            recovered.owner_changed.push(*xid);
+        }
         let context = timing.context(*xid, now);
         recovered.owed.extend(pending(transaction, context).into_iter().map(|effect| (*xid, effect)));
     }
     for xid in known {
-        recovered.memory.evict(xid);
+        recovered.memory.evict(xid, now);
     }
 }

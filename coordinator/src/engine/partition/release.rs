@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use unanimity_core::{Effect, Refusal, ResultOutcome};
-use unanimity_types::{BranchId, LogPosition, Name, Operation, Seq, Xid};
+use unanimity_types::{BranchId, Decision, LogPosition, Name, Operation, Seq, Xid};
 
 use super::life::{Exit, Life};
 use super::memory::{Waiter, Who};
@@ -23,7 +23,15 @@ const FORWARD_RETRY: Duration = Duration::from_millis(250);
 impl Life {
     /// Lets a release out when block `gate` is durable: now, if it is.
     pub(super) fn release(&mut self, gate: Seq, release: Release) {
-        if let Some(release) = self.writer.hold(gate, release, self.clock.now()) {
+        self.release_at_leisure(gate, release, true);
+    }
+
+    fn release_at_leisure(&mut self, gate: Seq, release: Release, hurries: bool) {
+        let held = gate > self.writer.durable();
+        if held && release.is_answer() {
+            self.counters.held_answers += 1;
+        }
+        if let Some(release) = self.writer.hold(gate, release, self.clock.now(), hurries) {
             self.let_out(release);
         }
     }
@@ -61,8 +69,19 @@ impl Life {
             Effect::Dispatch { branch_id, operation, attempt } => {
                 self.release(gate, Release::Dispatch { xid, branch_id, operation, attempt });
             }
-            Effect::Decided(_) => self.release(gate, Release::Decided(xid)),
-            Effect::Finished => self.release(gate, Release::Finished(xid)),
+            Effect::Decided(decision) => {
+                match decision {
+                    Decision::Commit => self.counters.committed += 1,
+                    Decision::Abort => self.counters.aborted += 1,
+                }
+                self.release(gate, Release::Decided(xid));
+            }
+            Effect::Finished => {
+                self.counters.finished += 1;
+                // The table of protocol 1.1: only who waits for the end makes its block wait.
+                let awaited = self.memory.entries.get(&xid).is_some_and(|entry| !entry.waiters.is_empty());
+                self.release_at_leisure(gate, Release::Finished(xid), awaited);
+            }
         }
     }
 

@@ -33,6 +33,17 @@ impl Epochs {
         self.forgiven = self.forgiven.max(epoch);
     }
 
+    /// Whether the log had this epoch.
+    pub(super) fn has(&self, epoch: Epoch, tag: u32) -> bool {
+        // The present one is asked about nearly always.
+        self.known.iter().rev().any(|(known, known_tag, _)| *known == epoch && *known_tag == tag)
+    }
+
+    /// Whether an operator accepted the loss of such an epoch.
+    pub(super) fn is_forgiven(&self, epoch: Epoch) -> bool {
+        epoch <= self.forgiven
+    }
+
     /// Compares a witness with the log whose last durable block is `durable`.
     pub(super) fn hear(&self, witness: &LogPosition, durable: Seq) -> Testimony {
         // Places that history told have no tag: shown to callers, never a witness.

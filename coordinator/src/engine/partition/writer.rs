@@ -42,6 +42,19 @@ pub(super) enum Release {
 }
 
 impl Release {
+    /// Whether a caller waits for it.
+    pub(super) const fn is_answer(&self) -> bool {
+        match self {
+            Self::Answer(..)
+            | Self::View(..)
+            | Self::Views(..)
+            | Self::Inquired(..)
+            | Self::Heard(..)
+            | Self::Locked(..) => true,
+            Self::Dispatch { .. } | Self::Decided(_) | Self::Finished(_) | Self::Stop => false,
+        }
+    }
+
     /// The partition throws its memory away: callers are told `error`, effects are dropped
     /// (recovery yields what is owed).
     pub(super) fn fail(self, error: &Error) {
@@ -196,7 +209,15 @@ impl Writer {
     }
 
     /// Holds a release until block `gate` is durable; gives it back if it is.
-    pub(super) fn hold(&mut self, gate: Seq, release: Release, now: Timestamp) -> Option<Release> {
+    ///
+    /// Somebody waits for nearly all of them; an end that nobody waits for does not hurry its block.
+    pub(super) fn hold(
+        &mut self,
+        gate: Seq,
+        release: Release,
+        now: Timestamp,
+        hurries: bool,
+    ) -> Option<Release> {
         if gate <= self.durable {
             return Some(release);
         }
@@ -204,7 +225,7 @@ impl Writer {
             Some(in_flight) if in_flight.seq >= gate => in_flight.held.push(release),
             _ => {
                 let building = self.building(now);
-                building.waits = true;
+                building.waits |= hurries;
                 building.held.push(release);
             }
         }
@@ -233,8 +254,10 @@ impl Writer {
     }
 
     /// Seals a closing block: nothing may be building or in flight.
-    pub(super) fn seal_closing(&mut self, now: Timestamp) -> Block {
-        self.offer(BlockKind::Closing, now, self.durable_floor, Bytes::new(), Vec::new())
+    /// It says since which epoch tickets are valid: the next owner goes on from there.
+    pub(super) fn seal_closing(&mut self, now: Timestamp, valid_since: Epoch) -> Block {
+        let body = Bytes::copy_from_slice(&valid_since.0.to_be_bytes());
+        self.offer(BlockKind::Closing, now, self.durable_floor, body, Vec::new())
     }
 
     fn offer(

@@ -29,7 +29,14 @@ pub(super) fn random(kind: Kind, rng: &mut Rng) -> Random {
 
 fn begin(mode: Mode, plan: Plan) -> Command {
     let timeout = fixture::TIMEOUT;
-    Command::Begin(BeginSpec { mode, name: None, digest: fixture::digest(1), timeout, plan })
+    Command::Begin(BeginSpec {
+        mode,
+        name: None,
+        digest: fixture::digest(1),
+        timeout,
+        plan,
+        decide_hash: None,
+    })
 }
 
 pub(crate) fn target() -> Target {

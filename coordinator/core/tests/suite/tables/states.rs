@@ -182,6 +182,7 @@ pub(super) fn events_about(driven: &Driven, n: u32) -> Vec<(&'static str, Event)
                 name: None,
                 digest: digest(1),
                 deadline: Timestamp(2_000_000),
+                decide_hash: None,
             },
         ),
         ("Presumed", Event::Presumed),

@@ -1,0 +1,108 @@
+//! Commands about transactions begun without a call: the first contact, and who may decide (protocol 1.2,
+//! H15).
+
+use unanimity_core::{BeginSpec, Command, Event, Transaction};
+use unanimity_types::{AbortReason, Birth, ErrorCode, Plan, Seq, Status, Ticket, Xid};
+
+use super::life::Life;
+use super::tickets::{Worth, worth};
+use crate::engine::digest::begin_digest;
+use crate::engine::error::Error;
+use crate::engine::mailbox::{Done, Reply, Unknown};
+use crate::engine::request::Claim;
+
+/// What to do with an xid that memory does not hold.
+#[derive(Debug)]
+pub(super) enum Contact {
+    /// Judge the command: nobody knows the xid.
+    NobodyKnows,
+    /// It begins now, without a call.
+    Begins(BeginSpec),
+    /// It may be in history.
+    AskHistory,
+    /// What its ticket would begin is aborted.
+    Gone(AbortReason),
+    /// Its ticket is of an epoch that this log has never had.
+    Foreign(Ticket),
+}
+
+impl Life {
+    pub(super) fn contact(&self, xid: Xid, birth: Option<&Birth>, unknown: Unknown) -> Contact {
+        let not_in_history = match unknown {
+            Unknown::New => true,
+            Unknown::AskHistory => false,
+            Unknown::NotInHistory { as_of } => !self.memory.may_have_left_since(xid, self.epoch, as_of),
+        };
+        let Some(birth) = birth else {
+            return if not_in_history { Contact::NobodyKnows } else { Contact::AskHistory };
+        };
+        let left = self.memory.left();
+        let (good_from, now) = (left.good_from(), self.clock.now());
+        let (ticket, epochs) = (&birth.ticket, &self.epochs);
+        let never_here = match worth(ticket, epochs, self.epoch, self.valid_since, good_from, now) {
+            Worth::Foreign => return Contact::Foreign(*ticket),
+            Worth::Gone(reason) if not_in_history => return Contact::Gone(reason),
+            Worth::Gone(_) => return Contact::AskHistory,
+            // What this life let go of is remembered until the last such ticket is not good any more.
+            Worth::Own => !left.may_have(xid),
+            Worth::Inherited => false,
+        };
+        if !never_here && !not_in_history {
+            return Contact::AskHistory;
+        }
+        let Birth { decide_hash, timeout, ref name, mode, .. } = *birth;
+        Contact::Begins(BeginSpec {
+            mode,
+            digest: begin_digest(mode, name.as_ref(), timeout, &Plan::Open),
+            name: name.clone(),
+            timeout,
+            plan: Plan::Open,
+            decide_hash: Some(decide_hash),
+        })
+    }
+
+    /// What is said about a transaction whose ticket is not good any more: aborted, and nothing is written.
+    pub(super) fn gone(&self, xid: Xid, command: &Command, reason: AbortReason) -> Result<Reply, Error> {
+        if matches!(command, Command::Abort { .. }) {
+            return Ok(Reply::Done(Done {
+                answer: unanimity_core::Answer::Status,
+                status: Status::Aborted,
+                abort_reason: Some(reason),
+                position: self.position(),
+            }));
+        }
+        let refusal =
+            unanimity_core::Refusal::AlreadyDecided { status: Status::Aborted, reason: Some(reason) };
+        Err(Error::refused(xid, &refusal))
+    }
+
+    /// Refuses a decision by somebody who does not hold the secret of a transaction begun without a call.
+    /// Answers the refusal and the block that it has to wait for. Operators, deadlines and the engine itself
+    /// show none.
+    pub(super) fn not_the_tm(&self, xid: Xid, command: &Command, claim: &Claim) -> Option<(Error, Seq)> {
+        let decides =
+            matches!(command, Command::Commit { .. } | Command::Abort { reason: AbortReason::Requested, .. });
+        let entry = self.memory.entries.get(&xid).filter(|_| decides)?;
+        let hash = entry.transaction.as_ref()?.decide_hash.as_deref()?;
+        if claim.shown.as_ref() == Some(hash) {
+            return None;
+        }
+        let message =
+            "the transaction was begun without a call; only who holds its secret commits or aborts it";
+        Some((Error::new(ErrorCode::WrongSecret, message).about(xid), entry.last))
+    }
+
+    /// Whether the command is a registration that is answered without a wait (protocol 1.1).
+    pub(super) fn is_lazy(&self, xid: Xid, command: &Command) -> bool {
+        let Command::Register(registration) = command else { return false };
+        registration.lock_keys.is_empty()
+            && self.memory.transaction(xid).is_some_and(Transaction::is_ticketed)
+    }
+}
+
+/// Whether nobody waits for the event because it registers a branch of a ticketed transaction. With lock
+/// keys somebody does: a lock must not vanish while its effect is there (protocol H7).
+pub(super) fn is_lazy_registration(known: Option<&Transaction>, event: &Event) -> bool {
+    let Event::Registered { traits, .. } = event else { return false };
+    traits.lock_keys.is_empty() && known.is_some_and(Transaction::is_ticketed)
+}
