@@ -141,7 +141,7 @@ impl Life {
         let internal = self.internal.clone();
         tokio::spawn(async move {
             failpoint::reach("project.before");
-            let result = log.write_history(&batch).await;
+            let result = log.write_history(batch).await;
             failpoint::reach("project.after");
             // The life may be over: then nobody listens, and the next one writes again.
             let _ = internal.send(Internal::Projected(result));
@@ -207,7 +207,7 @@ impl Life {
             .filter(|until| *until > now);
         match until {
             Some(until) => self.projector.kept.push_back((until, xid)),
-            None => self.memory.evict(xid),
+            None => self.memory.evict(xid, now),
         }
     }
 
