@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 
+use super::Usage;
 use super::output::Output;
 use super::settings::Settings;
 use crate::config::DatabaseUrl;
@@ -32,6 +33,11 @@ impl Migrate {
         let migrated = match &database {
             DatabaseUrl::Postgres(_) => log::migrate_postgres(&database.expose(), config.partitions).await,
             DatabaseUrl::Sqlite(path) => log::migrate_sqlite(path, config.partitions).await,
+            DatabaseUrl::Memory => {
+                return Err(
+                    Usage("a log in memory has no tables: `unanimity serve` makes it".to_owned()).into()
+                );
+            }
         }
         .with_context(|| format!("cannot migrate {database}"))?;
         let identity = migrated.identity;

@@ -35,6 +35,11 @@ impl Serve {
         let builder = Node::builder().listen(config.listen).config(config.clone());
         let builder = match &database {
             DatabaseUrl::Postgres(_) => builder.postgres(database.expose()),
+            DatabaseUrl::Memory => {
+                tracing::warn!("the log is in memory: every transaction is forgotten with this process");
+                // As in Postgres: what is compared shall differ in the log alone.
+                builder.memory_with_partitions(config.partitions.unwrap_or(crate::log::PARTITIONS_DEFAULT))
+            }
             // Not made here: a typo in the path must not start an empty log (protocol C8).
             DatabaseUrl::Sqlite(path) => {
                 let log = crate::log::SqliteLog::open(path)

@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What stands in place of a password.
 const REDACTED: &str = "***";
+/// The whole name: nobody gets a log in memory by a slip in a path.
+const MEMORY: &str = "memory:";
 
 /// The log's database. `Debug`, `Display` and `Serialize` hide the password;
 /// [`DatabaseUrl::expose`] gives it to whoever connects.
@@ -17,6 +19,9 @@ pub enum DatabaseUrl {
     Postgres(String),
     /// A SQLite file: `sqlite:path`, `sqlite://path`, or a plain path.
     Sqlite(PathBuf),
+    /// `memory:`, a log that forgets everything with its process. For measuring what a log costs, never for
+    /// transactions that anybody needs.
+    Memory,
 }
 
 /// A text that names no database.
@@ -31,6 +36,7 @@ impl DatabaseUrl {
         match self {
             Self::Postgres(url) => url.clone(),
             Self::Sqlite(path) => format!("sqlite:{}", path.display()),
+            Self::Memory => MEMORY.to_owned(),
         }
     }
 }
@@ -42,6 +48,9 @@ impl FromStr for DatabaseUrl {
         let text = text.trim();
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
             return Ok(Self::Postgres(text.to_owned()));
+        }
+        if text == MEMORY {
+            return Ok(Self::Memory);
         }
         let path = match text.strip_prefix("sqlite:") {
             Some(rest) => rest.strip_prefix("//").unwrap_or(rest),
@@ -69,6 +78,7 @@ impl fmt::Display for DatabaseUrl {
         match self {
             Self::Postgres(url) => f.write_str(&redact(url)),
             Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            Self::Memory => f.write_str(MEMORY),
         }
     }
 }
@@ -151,6 +161,15 @@ mod tests {
         assert_eq!(parsed.to_string(), "postgres://u:***@h:5432/d?sslmode=require");
         let parsed: DatabaseUrl = "postgres://u@h/d".parse().expect("valid");
         assert_eq!(parsed.to_string(), "postgres://u@h/d");
+    }
+
+    #[test]
+    fn memory_is_said_outright() {
+        let parsed: DatabaseUrl = "memory:".parse().expect("valid");
+        assert_eq!((&parsed, parsed.to_string().as_str()), (&DatabaseUrl::Memory, "memory:"));
+        // Anything else is what it was: a file, or an error.
+        assert_eq!("memory".parse(), Ok(DatabaseUrl::Sqlite("memory".into())));
+        assert!("sqlite::memory:".parse::<DatabaseUrl>().is_err());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::Subcommand;
 
+use super::Usage;
 use super::output::Output;
 use crate::config::DatabaseUrl;
 use crate::log::{PostgresLog, PostgresOptions, SqliteLog, TransactionLog};
@@ -44,6 +45,11 @@ pub(super) async fn open(database: &DatabaseUrl) -> anyhow::Result<Arc<dyn Trans
             .map(|log| Arc::new(log) as Arc<dyn TransactionLog>),
         DatabaseUrl::Sqlite(path) => {
             SqliteLog::open_read_only(path).await.map(|log| Arc::new(log) as Arc<dyn TransactionLog>)
+        }
+        DatabaseUrl::Memory => {
+            return Err(
+                Usage("a log in memory can be looked at by nobody but its own process".to_owned()).into()
+            );
         }
     };
     opened.with_context(|| format!("cannot open the log at {database}"))
