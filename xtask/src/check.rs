@@ -3,7 +3,7 @@
 //! A check is a pure function from files or metadata to the list of what is wrong, with a planted violation in its
 //! tests: a check that cannot fail is worth nothing. Those that run a tool are in [`tools`].
 
-mod directions;
+pub(crate) mod directions;
 mod error_pages;
 mod failpoints;
 mod links;

@@ -1,13 +1,14 @@
 //! The chores of this repository: `cargo xtask help` lists them.
 //!
-//! `check` says whether a change may land, `test` sets the machine up and runs every test, `migrations` keeps the record
-//! of the migrations. Plain `cargo` remains enough to build and to run single tests.
+//! `check` says whether a change may land, `test` sets the machine up and runs every test, `bench` measures, `migrations`
+//! keeps the record of the migrations. Plain `cargo` remains enough to build and to run single tests.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a command-line tool speaks on its standard output"
 )]
 
+mod bench;
 mod check;
 mod files;
 mod test;
@@ -37,6 +38,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measures Unanimity beside PostgreSQL alone and beside rivals that are installed: docs/benchmarks.md.
+    Bench(bench::Options),
     /// Says which migrations are recorded, changed or new.
     Migrations {
         /// Adds new migrations to the record. Recorded ones must not change any more.
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().chore {
         Chore::Check { only } => check::run(&only),
         Chore::Test { arguments } => test::run(&arguments),
+        Chore::Bench(options) => bench::run(&options),
         Chore::Migrations { record } => check::migrations::run(record),
     };
     match outcome {

@@ -37,6 +37,7 @@ const PROTO: &str = "unanimity-proto";
 const CORE: &str = "unanimity-core";
 const COORDINATOR: &str = "unanimity-coordinator";
 const SDK: &str = "unanimity-sdk";
+const BENCH: &str = "unanimity-bench";
 const TESTING: &str = "unanimity-testing";
 const FAILPOINTS: &str = "unanimity-failpoints";
 const DATABASES: &str = "unanimity-test-databases";
@@ -48,11 +49,20 @@ const RULES: &[Rule] = &[
     Rule { package: PROTO, ours: &[TYPES], ours_in_tests: &[], others: Others::Not(&["sqlx"]) },
     Rule {
         package: COORDINATOR,
-        ours: &[TYPES, PROTO, CORE, FAILPOINTS],
+        // The bench for its command line alone, so that whoever has the binary can measure it: it talks to a
+        // running coordinator as every other client does, and brings the SDK along.
+        ours: &[TYPES, PROTO, CORE, FAILPOINTS, BENCH],
         ours_in_tests: &[],
         others: Others::Any,
     },
     Rule { package: SDK, ours: &[TYPES, PROTO, FAILPOINTS], ours_in_tests: &[TESTING], others: Others::Any },
+    // A client like others; it never sees the coordinator that it measures, its tests apart.
+    Rule {
+        package: BENCH,
+        ours: &[TYPES, PROTO, SDK],
+        ours_in_tests: &[COORDINATOR, TESTING],
+        others: Others::Any,
+    },
     // Servers for tests and examples: knows nothing of Unanimity.
     Rule { package: DATABASES, ours: &[], ours_in_tests: &[], others: Others::Any },
     Rule { package: FAILPOINTS, ours: &[], ours_in_tests: &[], others: Others::Only(&[]) },
@@ -125,7 +135,7 @@ pub(super) fn find(root: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 /// `cargo metadata` of the workspace's own crates.
-pub(super) fn metadata(root: &Path) -> anyhow::Result<Value> {
+pub(crate) fn metadata(root: &Path) -> anyhow::Result<Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version=1"])
         .current_dir(root)
