@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::time::Instant;
+use unanimity_proto::{birth_to_wire, v1};
 use unanimity_types::{BranchKey, Limits, LogId, Xid};
 
 use crate::wire::{CallId, InvalidContext, WireContext, print_votes};
@@ -99,6 +100,11 @@ impl Context {
         self.inner.wire.log_id
     }
 
+    /// What the transaction is, for a call that may be the first that the coordinator hears of it.
+    pub(crate) fn birth(&self) -> Option<v1::Birth> {
+        self.inner.wire.birth.as_ref().map(birth_to_wire)
+    }
+
     /// The time left until the transaction's deadline; `None` if the caller did not say. Only a
     /// hint: the deadline itself is the coordinator's.
     #[must_use]
@@ -115,6 +121,7 @@ impl Context {
             call: Some(call.clone()),
             timeout: self.remaining(),
             log_id: self.inner.wire.log_id,
+            birth: self.inner.wire.birth.clone(),
             others: self.inner.wire.others.clone(),
         };
         wire.to_string()

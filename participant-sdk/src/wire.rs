@@ -1,7 +1,7 @@
 //! The propagated values as text: the context header and the votes header.
 //!
 //! ```text
-//! unanimity-xid:   0191e7a4-…;call=8c1f…;timeout=9400;log=5b0e…;later=kept
+//! unanimity-xid:   0191e7a4-…;call=8c1f…;timeout=9400;log=5b0e…;birth=3.0badcafe.…;later=kept
 //! unanimity-votes: inventory%2Freserve%231@8c1f…,payment%2Fdebit%231@77aa…
 //! ```
 //!
@@ -11,9 +11,10 @@ use std::fmt::{self, Write as _};
 use std::str::FromStr;
 use std::time::Duration;
 
-use unanimity_types::{BranchKey, LogId, Xid};
+use unanimity_proto::{birth_from_text, birth_to_text, percent_decode};
+use unanimity_types::{Birth, BranchKey, LogId, Xid};
 
-/// The longest context header that is read. A real one has about 150 bytes.
+/// The longest context header that is read. A real one has about 300 bytes, 700 with the longest name.
 pub(crate) const CONTEXT_BYTES_MAX: usize = 1_024;
 /// The most parameters in a context header.
 const PARAMETERS_MAX: usize = 16;
@@ -83,6 +84,8 @@ pub struct WireContext {
     pub timeout: Option<Duration>,
     /// The log in which the transaction lives.
     pub log_id: Option<LogId>,
+    /// What the transaction is, if it was begun without a call.
+    pub birth: Option<Birth>,
     /// Parameters of later versions, in their order.
     pub others: Vec<(String, String)>,
 }
@@ -99,7 +102,7 @@ impl FromStr for WireContext {
         }
         let mut parts = text.split(';');
         let xid = parts.next().unwrap_or_default().trim().parse().map_err(|_| InvalidContext::Xid)?;
-        let mut context = Self { xid, call: None, timeout: None, log_id: None, others: Vec::new() };
+        let mut context = Self { xid, call: None, timeout: None, log_id: None, birth: None, others: Vec::new() };
         for (count, part) in parts.enumerate() {
             if count >= PARAMETERS_MAX {
                 return Err(InvalidContext::TooLong);
@@ -126,6 +129,10 @@ impl WireContext {
             "log" => {
                 let id = uuid::Uuid::try_parse(value).map_err(|_| InvalidContext::Parameter("log"))?;
                 self.log_id.replace(LogId(id)).is_some()
+            }
+            "birth" => {
+                let birth = birth_from_text(value).map_err(|_| InvalidContext::Parameter("birth"))?;
+                self.birth.replace(birth).is_some()
             }
             _ => {
                 let fits = !key.is_empty()
@@ -154,6 +161,9 @@ impl fmt::Display for WireContext {
         }
         if let Some(log) = self.log_id {
             write!(f, ";log={log}")?;
+        }
+        if let Some(birth) = &self.birth {
+            write!(f, ";birth={}", birth_to_text(birth))?;
         }
         self.others.iter().try_for_each(|(key, value)| write!(f, ";{key}={value}"))
     }
@@ -197,22 +207,6 @@ pub(crate) fn parse_votes(text: &str) -> Option<Vec<BranchKey>> {
         .collect()
 }
 
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte == b'%' {
-            let high = char::from(rest.next()?).to_digit(16)?;
-            let low = char::from(rest.next()?).to_digit(16)?;
-            // Two hexadecimal digits: at most 255.
-            bytes.push((high * 16 + low) as u8);
-        } else {
-            bytes.push(byte);
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +228,7 @@ mod tests {
             format!("{XID};timeout=+1"),
             format!("{XID};timeout=99999999999999999999999"),
             format!("{XID};log=nothing"),
+            format!("{XID};birth=3.0badcafe.1"),
             format!("{XID};UPPER=1"),
             format!("{XID};=1"),
             format!("{XID};a=1;a=2"),
@@ -280,6 +275,7 @@ mod tests {
                 call: call.map(|call| call.parse().expect("valid")),
                 timeout: timeout.map(Duration::from_millis),
                 log_id: log.map(|log| LogId(uuid::Uuid::from_u128(log))),
+                birth: None,
                 // White space around a parameter is not part of it.
                 others: others.into_iter().map(|(key, value)| (key, value.trim().to_owned())).collect(),
             };

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use unanimity_types::{
+    TICKETED_TIMEOUT_MAX, 
     BranchKey, ErrorCode, Limits, LogId, LogPosition, Mode, Name, PartitionId, Plan, Status, Target,
     Timestamp, Vote, Xid,
 };
@@ -17,7 +18,7 @@ use super::cursor;
 use crate::config::Config;
 use crate::delivery::AllowList;
 use crate::engine::{
-    Begin, Begun, Claim, Commit, Coordinator, Error, Info, Inquiry, ListFilter, OperatorAction, Register,
+    Asked, Begin, Begun, Claim, Commit, Coordinator, Error, Info, Inquiry, ListFilter, OperatorAction, Register,
     Registered, Resolve, Standing, TransactionView, Wait,
 };
 
@@ -74,6 +75,9 @@ pub struct PageOutput {
 pub struct InquireInput {
     /// Which transactions.
     pub xids: Vec<Xid>,
+    /// How old the asker's own record of each is, in milliseconds and in the order of the xids; empty if
+    /// it does not say.
+    pub ages_ms: Vec<u64>,
     /// The log that the branches were registered with.
     pub log_id: Option<LogId>,
     /// The highest places that the caller saw.
@@ -182,6 +186,14 @@ impl Handlers {
         Ok(())
     }
 
+    /// A birth that does not say how long it may stay undecided gets what is configured.
+    fn timed(&self, mut claim: Claim) -> Claim {
+        if let Some(birth) = &mut claim.birth {
+            birth.timeout.get_or_insert(self.transaction_timeout.min(TICKETED_TIMEOUT_MAX));
+        }
+        claim
+    }
+
     fn check_payload(&self, payload: &Bytes) -> Result<(), Error> {
         if payload.len() <= self.payload_bytes_max {
             return Ok(());
@@ -200,6 +212,7 @@ impl Handlers {
     /// `target_not_allowed`, `payload_too_large`, `not_mine`, or as [`Coordinator::register`].
     pub async fn register(&self, input: RegisterInput) -> Result<Registered, Error> {
         let RegisterInput { register, log_id, claim } = input;
+        let claim = self.timed(claim);
         let xid = register.xid;
         self.check_payload(&register.payload).map_err(|error| error.about(xid))?;
         if log_id.is_some_and(|log_id| log_id != self.coordinator.log_id()) {
@@ -241,6 +254,7 @@ impl Handlers {
         wait: Wait,
         deadline: Instant,
     ) -> Result<Standing, Error> {
+        let claim = self.timed(claim);
         let coordinator = self.coordinator.clone();
         let commit = Commit { xid, votes, wait: Wait::Decided };
         let standing = detached(async move { coordinator.commit_as(commit, claim).await }).await?;
@@ -260,11 +274,13 @@ impl Handlers {
         deadline: Instant,
     ) -> Result<Standing, Error> {
         let by = by.map(checked).transpose()?;
+        let claim = self.timed(claim);
+        let first = if claim.birth.is_some() { wait.min(Wait::Decided) } else { Wait::Decided };
         let coordinator = self.coordinator.clone();
         let standing = detached(async move {
             match by {
                 Some(action) => coordinator.abort_by_operator(xid, action, Wait::Decided).await,
-                None => coordinator.abort_as(xid, claim, Wait::Decided).await,
+                None => coordinator.abort_as(xid, claim, first).await,
             }
         })
         .await?;
@@ -317,7 +333,13 @@ impl Handlers {
     /// # Errors
     /// `log_lost_tail` if a witness knows of more than the log holds, or as [`Coordinator::inquire`].
     pub async fn inquire(&self, input: InquireInput) -> Result<Vec<Inquiry>, Error> {
-        let InquireInput { xids, log_id, witnesses } = input;
+        let InquireInput { xids, ages_ms, log_id, witnesses } = input;
+        if !ages_ms.is_empty() && ages_ms.len() != xids.len() {
+            let message = "ages_ms: one for each xid, or none at all";
+            return Err(Error::new(ErrorCode::InvalidRequest, message));
+        }
+        let ages = ages_ms.into_iter().map(|age| Some(Duration::from_millis(age))).chain(std::iter::repeat(None));
+        let asked: Vec<Asked> = xids.into_iter().zip(ages).map(|(xid, age)| Asked { xid, age }).collect();
         if witnesses.len() > usize::from(unanimity_types::SLOTS) {
             let message = "witnesses: at most one for each partition";
             return Err(Error::new(ErrorCode::InvalidRequest, message));
@@ -331,7 +353,7 @@ impl Handlers {
                 Ok(())
             };
             // A partition that a witness stopped answers nothing any more; the others do.
-            let answers = coordinator.inquire(log_id, xids).await;
+            let answers = coordinator.inquire(log_id, asked).await;
             match (heard, answers) {
                 (Err(error), Ok(answers)) if answers.is_empty() => Err(error),
                 (Err(error), Err(_)) => Err(error),

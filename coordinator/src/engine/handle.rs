@@ -21,7 +21,7 @@ use super::refuse::{
     already_decided, closed, not_running, open_elsewhere, outcome_unknown, too_busy, unavailable,
 };
 use super::request::{
-    Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo,
+    Asked, Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo,
     PartitionState, Register, Registered, Resolve, Standing, TransactionView, Wait,
 };
 use crate::log::TransactionLog;
@@ -325,7 +325,9 @@ impl Coordinator {
         wants: Decision,
         wait: Wait,
     ) -> Result<Standing, Error> {
-        match self.command_as(xid, command, claim, Wait::Decided, Unknown::AskHistory).await? {
+        // Less than the decision is asked for by who wants no more than to be heard.
+        let first = wait.min(Wait::Decided);
+        match self.command_as(xid, command, claim, first, Unknown::AskHistory).await? {
             Outcome::Done(reply) => self.until(reply.standing(xid), wait).await,
             Outcome::InHistory(view, _) if view.status.decision() == Some(wants) => Ok(standing_of(&view)),
             Outcome::InHistory(view, _) => Err(already_decided(&view)),
@@ -386,16 +388,22 @@ impl Coordinator {
     ///
     /// # Errors
     /// `invalid_request` for too many xids, or the engine's state.
-    pub async fn inquire(&self, log_id: Option<LogId>, xids: Vec<Xid>) -> Result<Vec<Inquiry>, Error> {
-        if xids.len() > Limits::INQUIRY_XIDS_MAX {
+    pub async fn inquire(
+        &self,
+        log_id: Option<LogId>,
+        asked: Vec<impl Into<Asked>>,
+    ) -> Result<Vec<Inquiry>, Error> {
+        if asked.len() > Limits::INQUIRY_XIDS_MAX {
             let message = format!("an inquiry has at most {} xids", Limits::INQUIRY_XIDS_MAX);
             return Err(Error::new(ErrorCode::InvalidRequest, message));
         }
+        let asked: Vec<Asked> = asked.into_iter().map(Into::into).collect();
         if log_id.is_some_and(|log_id| log_id != self.log_id()) {
-            let not_mine = |xid| Inquiry { xid, answer: InquiryAnswer::NotMine, settled: false };
-            return Ok(xids.into_iter().map(not_mine).collect());
+            let not_mine =
+                |asked: Asked| Inquiry { xid: asked.xid, answer: InquiryAnswer::NotMine, settled: false };
+            return Ok(asked.into_iter().map(not_mine).collect());
         }
-        super::inquire::inquire(self, xids).await
+        super::inquire::inquire(self, asked).await
     }
 
     /// Operator: try what is owed again now.

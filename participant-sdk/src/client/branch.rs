@@ -71,9 +71,7 @@ impl NewBranch {
         }
         let abort = Some(target_to_wire(&self.targets.1.check()?));
         Ok(match self.kind {
-            v1::BranchKind::TwoPhase => {
-                v1::BranchTargets { commit, rollback: abort, ..Default::default() }
-            }
+            v1::BranchKind::TwoPhase => v1::BranchTargets { commit, rollback: abort, ..Default::default() },
             _ => v1::BranchTargets { confirm: commit, cancel: abort, ..Default::default() },
         })
     }
@@ -111,6 +109,7 @@ impl GlobalTransaction {
             targets: Some(branch.targets()?),
             payload: branch.payload,
             log_id: context.log_id().map(|id| id.to_string()).unwrap_or_default(),
+            birth: context.birth(),
             kind: branch.kind.into(),
             two_phase: early.then(|| v1::TwoPhaseOptions { early, ..Default::default() }),
             ..Default::default()

@@ -6,6 +6,7 @@ use unanimity_proto::v1;
 use unanimity_types::{AbortReason, BranchKey, LogId, LogPosition, Mode, Status, Xid};
 
 use crate::backoff::retried;
+use crate::client::birth::Claim;
 use crate::client::info::info_from_wire;
 use crate::client::{Client, TransactionInfo};
 use crate::error::ClientError;
@@ -99,12 +100,15 @@ impl Client {
         &self,
         xid: Xid,
         votes: Option<&[BranchKey]>,
+        claim: &Claim,
     ) -> Result<Decided, ClientError> {
         let options = self.options();
         let message = v1::CommitRequest {
             xid: xid.to_string(),
             votes: votes.map(|votes| v1::VoteSet { keys: votes.iter().map(ToString::to_string).collect() }),
             wait: v1::Wait::Decided.into(),
+            birth: claim.birth.clone(),
+            secret: claim.secret.clone(),
         };
         let answer = retried(options.commit_retry_for, options.call_timeout, || async {
             let request = with_deadline(message.clone(), options.call_timeout);
@@ -115,10 +119,21 @@ impl Client {
     }
 
     /// Asks for the decision Abort.
-    pub(crate) async fn abort_for(&self, xid: Xid, bound: Duration) -> Result<(), ClientError> {
+    pub(crate) async fn abort_for(
+        &self,
+        xid: Xid,
+        bound: Duration,
+        claim: &Claim,
+        wait: v1::Wait,
+    ) -> Result<(), ClientError> {
         let timeout = self.options().call_timeout;
-        let message =
-            v1::AbortRequest { xid: xid.to_string(), wait: v1::Wait::Decided.into(), ..Default::default() };
+        let message = v1::AbortRequest {
+            xid: xid.to_string(),
+            wait: wait.into(),
+            birth: claim.birth.clone(),
+            secret: claim.secret.clone(),
+            ..Default::default()
+        };
         let answer = retried(bound, timeout, || async {
             let request = with_deadline(message.clone(), timeout);
             Ok(self.service().abort(request).await?.into_inner())
@@ -161,10 +176,11 @@ impl Client {
         info_from_wire(answer)
     }
 
-    /// Asks about branches in doubt: at most 1,000 xids of one log.
+    /// Asks about branches in doubt: at most 1,000 xids of one log, each with the age in milliseconds of
+    /// what is known of it here. Without its age the coordinator presumes what it forgot (protocol C8).
     pub(crate) async fn inquire(
         &self,
-        xids: Vec<String>,
+        asked: Vec<(Xid, u64)>,
         log_id: Option<LogId>,
     ) -> Result<Vec<v1::Inquiry>, ClientError> {
         // Witnesses belong to the log that was met; shown with another log's id they would accuse
@@ -172,8 +188,10 @@ impl Client {
         let mine = log_id.is_none() || log_id == self.log_id();
         let witnesses = if mine { self.witnesses().to_wire() } else { Vec::new() };
         let timeout = self.options().call_timeout;
+        let (xids, ages_ms) = asked.into_iter().map(|(xid, age)| (xid.to_string(), age)).unzip();
         let message = v1::InquireRequest {
             xids,
+            ages_ms,
             log_id: log_id.map(|id| id.to_string()).unwrap_or_default(),
             witnesses,
         };

@@ -1,10 +1,12 @@
 //! The transaction manager's side: begin and decide global transactions.
 
+mod birth;
 mod branch;
 mod calls;
 mod error;
 mod info;
 mod run;
+mod tickets;
 mod transaction;
 
 use std::sync::Arc;
@@ -13,12 +15,14 @@ use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use unanimity_proto::v1;
 use unanimity_proto::v1::coordinator_client::CoordinatorClient;
-use unanimity_types::{Limits, LogId, Mode, Status, Xid};
+use unanimity_types::{Limits, LogId, Mode, Status, Ticket, Xid};
 
+use crate::client::tickets::Tickets;
 use crate::error::ClientError;
 use crate::witness::Witnesses;
 
 pub use branch::NewBranch;
+pub(crate) use birth::Claim;
 pub(crate) use calls::{Begun, Decided, parse_log_id};
 pub use error::{AbortCause, CommitError, TransactionError};
 pub use info::{BranchInfo, TransactionInfo};
@@ -55,6 +59,7 @@ struct Shared {
     channel: Channel,
     options: Options,
     witnesses: Witnesses,
+    tickets: Tickets,
 }
 
 #[derive(Debug, Clone)]
@@ -137,6 +142,7 @@ impl ClientBuilder {
             channel: endpoint.connect_lazy(),
             options: self.options,
             witnesses: Witnesses::default(),
+            tickets: Tickets::default(),
         };
         Ok(Client { shared: Arc::new(shared) })
     }
@@ -212,7 +218,8 @@ impl Client {
     /// [`ClientError::Refused`] with the code `already_decided` and the true status if it was
     /// committed.
     pub async fn abort(&self, xid: Xid) -> Result<(), ClientError> {
-        self.abort_for(xid, self.options().call_timeout).await
+        let wait = v1::Wait::Decided;
+        self.abort_for(xid, self.options().call_timeout, &Claim::default(), wait).await
     }
 
     /// The log of the coordinator, once it answered.
@@ -248,6 +255,11 @@ impl Client {
 
     pub(crate) fn witnesses(&self) -> &Witnesses {
         &self.shared.witnesses
+    }
+
+    /// What a new xid is stamped with, if it is known.
+    fn ticket_for(&self, xid: Xid) -> Option<Ticket> {
+        self.shared.tickets.ticket_for(xid)
     }
 
     fn options(&self) -> &Options {

@@ -18,12 +18,13 @@ pub struct TransactionBuilder {
     name: String,
     timeout: Option<Duration>,
     xid: Option<Xid>,
+    durable: bool,
     finished: bool,
 }
 
 impl TransactionBuilder {
     pub(super) fn new(client: Client, mode: Mode, name: String) -> Self {
-        Self { client, mode, name, timeout: None, xid: None, finished: false }
+        Self { client, mode, name, timeout: None, xid: None, durable: false, finished: false }
     }
 
     /// Until when it must be decided, counted from its begin; the coordinator's default (60 s) if
@@ -37,6 +38,19 @@ impl TransactionBuilder {
     /// The same work under the same xid takes effect at most once.
     pub fn xid(mut self, xid: Xid) -> Self {
         self.xid = Some(xid);
+        self
+    }
+
+    /// Makes the transaction durable from its birth: a begin by call, and registrations that wait for their
+    /// block.
+    ///
+    /// Without it a transaction begins without a call, and its first durable word is its decision: nothing
+    /// waits before that. The price is that a coordinator which is killed aborts what was undecided
+    /// (`owner_changed`), to be repeated from the start. Durable from birth are also transactions with an
+    /// [`TransactionBuilder::xid`] of one's own, with a timeout of more than 5 minutes, and those that begin
+    /// before the coordinator was heard of.
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
         self
     }
 
@@ -54,6 +68,14 @@ impl TransactionBuilder {
     /// [`ClientError`]; then nothing was begun, or it ends by its deadline without an effect.
     pub async fn begin(self) -> Result<GlobalTransaction, ClientError> {
         check_begin(&self.name, self.timeout)?;
+        // An xid of one's own may have been used before: only the coordinator can tell.
+        if self.xid.is_none()
+            && !self.durable
+            && let Some(log_id) = self.client.log_id()
+            && let Some((xid, born)) = self.client.born(self.mode, &self.name, self.timeout)
+        {
+            return Ok(GlobalTransaction::born(self.client, xid, log_id, born, self.finished));
+        }
         let xid = self.xid.unwrap_or_else(|| Xid::new(uuid::Uuid::new_v4()));
         let log_id = self.client.begin_call(xid, self.mode, &self.name, self.timeout).await?;
         // The coordinator's own default is a matter of its configuration: nothing is told of it.

@@ -6,9 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use unanimity_proto::{birth_to_wire, v1};
 use unanimity_types::{LogId, Status, Xid};
 
 use crate::client::Client;
+use crate::client::birth::{Born, Claim};
 use crate::client::calls::Decided;
 use crate::client::error::{AbortCause, CommitError, TransactionError};
 use crate::context::Context;
@@ -45,6 +47,8 @@ pub struct GlobalTransaction {
 struct Inner {
     client: Client,
     context: Context,
+    /// What makes this process the one that may decide.
+    claim: Claim,
     finished: bool,
     phase: Mutex<Phase>,
     /// Drop may happen outside of the runtime.
@@ -68,15 +72,30 @@ impl GlobalTransaction {
         timeout: Option<Duration>,
         finished: bool,
     ) -> Self {
-        let context = Context::from_wire(WireContext {
+        let wire =
+            WireContext { xid, call: Some(CallId::mint()), timeout, log_id, birth: None, others: Vec::new() };
+        Self::of(client, wire, Claim::default(), finished)
+    }
+
+    /// A transaction begun without a call: it exists as soon as somebody registers for it (protocol 1.2).
+    pub(super) fn born(client: Client, xid: Xid, log_id: LogId, born: Born, finished: bool) -> Self {
+        let Born { birth, secret } = born;
+        let claim = Claim { birth: Some(birth_to_wire(&birth)), secret };
+        let wire = WireContext {
             xid,
             call: Some(CallId::mint()),
-            timeout,
-            log_id,
+            timeout: birth.timeout,
+            log_id: Some(log_id),
+            birth: Some(birth),
             others: Vec::new(),
-        });
-        let phase = Mutex::new(Phase::Active);
-        Self { inner: Arc::new(Inner { client, context, finished, phase, runtime: Handle::current() }) }
+        };
+        Self::of(client, wire, claim, finished)
+    }
+
+    fn of(client: Client, wire: WireContext, claim: Claim, finished: bool) -> Self {
+        let context = Context::from_wire(wire);
+        let (phase, runtime) = (Mutex::new(Phase::Active), Handle::current());
+        Self { inner: Arc::new(Inner { client, context, claim, finished, phase, runtime }) }
     }
 
     /// The transaction's id.
@@ -148,7 +167,7 @@ impl GlobalTransaction {
     async fn send_commit(&self) -> Result<(), CommitError> {
         let xid = self.xid();
         let votes = self.inner.context.votes();
-        let decided = match self.inner.client.commit_call(xid, Some(&votes)).await {
+        let decided = match self.inner.client.commit_call(xid, Some(&votes), &self.inner.claim).await {
             Ok(decided) => decided,
             // "Already decided" is an answer: it brings the true status.
             Err(ClientError::Refused { status: Some(status), abort_reason, .. })
@@ -204,7 +223,10 @@ impl GlobalTransaction {
         });
         let this = self.clone();
         let task = tokio::spawn(async move {
-            let result = this.inner.client.abort_for(this.xid(), ABORT_RETRY_FOR).await;
+            let Inner { client, claim, .. } = &*this.inner;
+            // Who never sent a commit need not wait for the abort's block (protocol 1.1).
+            let wait = if before == Phase::Active { v1::Wait::Accepted } else { v1::Wait::Decided };
+            let result = client.abort_for(this.xid(), ABORT_RETRY_FOR, claim, wait).await;
             match &result {
                 Ok(()) => {
                     this.change(|_| Phase::Aborted);
@@ -257,10 +279,10 @@ impl Inner {
         if before != Phase::Active {
             return;
         }
-        let (client, xid) = (self.client.clone(), self.context.xid());
+        let (client, claim, xid) = (self.client.clone(), self.claim.clone(), self.context.xid());
         tracing::debug!(%xid, "dropped undecided: aborting");
         self.runtime.spawn(async move {
-            if let Err(error) = client.abort_for(xid, ABORT_RETRY_FOR).await {
+            if let Err(error) = client.abort_for(xid, ABORT_RETRY_FOR, &claim, v1::Wait::Accepted).await {
                 tracing::warn!(%xid, %error, "abort could not be told; the deadline does it");
             }
         });

@@ -95,6 +95,7 @@ impl Client {
             }),
             payload,
             log_id: context.log_id().map(|id| id.to_string()).unwrap_or_default(),
+            birth: context.birth(),
             kind: v1::BranchKind::Message.into(),
             policy: policy_to_wire(&policy),
             ..Default::default()

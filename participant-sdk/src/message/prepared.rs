@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use unanimity_types::{LogId, LogPosition, Status, Xid};
 
-use crate::client::{AbortCause, Begun, Client, CommitError, Decided, TransactionError};
+use crate::client::{AbortCause, Begun, Claim, Client, CommitError, Decided, TransactionError};
 use crate::error::ClientError;
 
 /// A message that the coordinator keeps until it knows how the local transaction ended.
@@ -53,7 +53,7 @@ impl PreparedMessage {
     pub async fn submit(&self) -> Result<(), CommitError> {
         let xid = self.xid;
         let unknown = |error| TransactionError::OutcomeUnknown { xid, error };
-        let decided = match self.client.commit_call(xid, None).await {
+        let decided = match self.client.commit_call(xid, None, &Claim::default()).await {
             Ok(decided) => decided,
             // "Already decided" is an answer: it brings the true status.
             Err(ClientError::Refused { status: Some(status), abort_reason, .. })

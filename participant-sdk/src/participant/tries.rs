@@ -148,6 +148,7 @@ async fn register_and_try<DB: FenceDatabase>(
         targets: Some(v1::BranchTargets { one: Some(target_to_wire(target)), ..Default::default() }),
         payload: payload.clone().into(),
         log_id: context.log_id().map(|id| id.to_string()).unwrap_or_default(),
+        birth: context.birth(),
         kind: v1::BranchKind::Tcc.into(),
         lock_wait_ms: options.lock_wait_ms(left),
         lock_keys: options.lock_keys,

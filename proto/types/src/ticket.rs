@@ -93,8 +93,9 @@ pub struct Birth {
     pub ticket: Ticket,
     /// Whose secret decides it.
     pub decide_hash: DecideHash,
-    /// How long it may stay undecided, from the first contact on.
-    pub timeout: Duration,
+    /// How long it may stay undecided, from the first contact on; the coordinator's default if it does not
+    /// say.
+    pub timeout: Option<Duration>,
     /// What it is for people.
     pub name: Option<Name>,
     /// `tcc` or `two_phase`.

@@ -73,9 +73,11 @@ pub(super) async fn register(
     PathXid(xid): PathXid,
     Json(body): Json<BranchBody>,
 ) -> Result<(StatusCode, axum::Json<RegisteredBody>), Failure> {
+    let mut body = body;
+    let claim = body.claim()?;
     let register = body.into_register(xid)?;
     let registered =
-        state.handlers.register(RegisterInput { register, log_id: None, claim: Claim::default() }).await?;
+        state.handlers.register(RegisterInput { register, log_id: None, claim }).await?;
     let body = RegisteredBody {
         branch_id: registered.branch_id.0,
         key: registered.key.to_string(),
@@ -247,6 +249,7 @@ pub(super) async fn inquire(
         .transpose()?;
     let input = InquireInput {
         xids: body.xids.iter().map(|text| xid(text)).collect::<Result<_, _>>()?,
+        ages_ms: body.ages_ms,
         log_id,
         witnesses: body.witnesses.into_iter().map(Into::into).collect(),
     };

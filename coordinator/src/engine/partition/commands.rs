@@ -11,11 +11,11 @@ use super::memory::{Waiter, Who};
 use super::witness::Testimony;
 use super::writer::Release;
 use crate::engine::codec::{PartitionEvent, encode_event, encode_partition_event};
-use crate::engine::detail::live_view;
+use crate::engine::detail::{brief_view, live_view};
 use crate::engine::dispatch::BranchReply;
 use crate::engine::error::Error;
 use crate::engine::inquire::of_status;
-use crate::engine::list::matches;
+use crate::engine::list::newest;
 use crate::engine::mailbox::{AsOf, Done, Inquired, Mail, Reply, ReplyTo, Unknown};
 use crate::engine::request::{Claim, ListFilter, StopReason, TransactionView, Wait};
 use crate::failpoint;
@@ -80,7 +80,7 @@ impl Life {
             return;
         }
         // The answer to a registration that nobody waits for says no more than that it was heard.
-        let lazily = self.is_lazy(xid, &command);
+        let lazily = self.is_lazy(xid, &command, wait);
         let wants = match &command {
             Command::Commit { .. } => Some(Decision::Commit),
             Command::Abort { .. } => Some(Decision::Abort),
@@ -226,23 +226,14 @@ impl Life {
 
     fn list(&mut self, filter: &ListFilter, reply: ReplyTo<Vec<TransactionView>>) {
         let position = self.position();
-        let mut found: Vec<_> = self
-            .memory
-            .entries
-            .values()
-            .filter_map(|entry| entry.transaction.as_ref().map(|transaction| (entry.last, transaction)))
-            .filter(|(_, transaction)| matches(filter, transaction))
-            .collect();
-        let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
-        found.sort_unstable_by_key(|(_, transaction)| {
-            std::cmp::Reverse((transaction.begun_at, transaction.xid))
-        });
-        found.truncate(limit);
-        let gate = found.iter().map(|(last, _)| *last).max().unwrap_or_default();
-        let views = found
-            .into_iter()
-            .map(|(seq, transaction)| live_view(transaction, LogPosition { seq, ..position }))
-            .collect();
+        let open = self.memory.entries.values().filter_map(|entry| entry.transaction.as_ref());
+        let (mut gate, mut views) = (Seq(0), Vec::new());
+        for xid in newest(filter, open) {
+            let Some(entry) = self.memory.entries.get(&xid) else { continue };
+            let Some(transaction) = &entry.transaction else { continue };
+            gate = gate.max(entry.last);
+            views.push(brief_view(transaction, LogPosition { seq: entry.last, ..position }));
+        }
         self.release(gate, Release::Views(reply, views));
     }
 

@@ -2,14 +2,16 @@
 //! H15).
 
 use unanimity_core::{BeginSpec, Command, Event, Transaction};
-use unanimity_types::{AbortReason, Birth, ErrorCode, Plan, Seq, Status, Ticket, Xid};
+use unanimity_types::{
+    AbortReason, Birth, ErrorCode, Limits, Plan, Seq, Status, TICKETED_TIMEOUT_MAX, Ticket, Xid,
+};
 
 use super::life::Life;
 use super::tickets::{Worth, worth};
 use crate::engine::digest::begin_digest;
 use crate::engine::error::Error;
 use crate::engine::mailbox::{Done, Reply, Unknown};
-use crate::engine::request::Claim;
+use crate::engine::request::{Claim, Wait};
 
 /// What to do with an xid that memory does not hold.
 #[derive(Debug)]
@@ -51,6 +53,7 @@ impl Life {
             return Contact::AskHistory;
         }
         let Birth { decide_hash, timeout, ref name, mode, .. } = *birth;
+        let timeout = timeout.unwrap_or(Limits::TIMEOUT_DEFAULT).min(TICKETED_TIMEOUT_MAX);
         Contact::Begins(BeginSpec {
             mode,
             digest: begin_digest(mode, name.as_ref(), timeout, &Plan::Open),
@@ -92,11 +95,16 @@ impl Life {
         Some((Error::new(ErrorCode::WrongSecret, message).about(xid), entry.last))
     }
 
-    /// Whether the command is a registration that is answered without a wait (protocol 1.1).
-    pub(super) fn is_lazy(&self, xid: Xid, command: &Command) -> bool {
-        let Command::Register(registration) = command else { return false };
-        registration.lock_keys.is_empty()
-            && self.memory.transaction(xid).is_some_and(Transaction::is_ticketed)
+    /// Whether the command, if it is taken, is answered without a wait (protocol 1.1): the registration of a
+    /// ticketed transaction, and the abort of one by a TM that has never sent a commit for it, which is who
+    /// asks to wait for no more than that it was heard. Should it be lost, an unclean end aborts as well.
+    pub(super) fn is_lazy(&self, xid: Xid, command: &Command, wait: Wait) -> bool {
+        let lazy = match command {
+            Command::Register(registration) => registration.lock_keys.is_empty(),
+            Command::Abort { reason: AbortReason::Requested, .. } => wait == Wait::Accepted,
+            _ => false,
+        };
+        lazy && self.memory.transaction(xid).is_some_and(Transaction::is_ticketed)
     }
 }
 

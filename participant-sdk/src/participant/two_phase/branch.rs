@@ -222,6 +222,7 @@ impl<DB: FenceDatabase> TwoPhaseBranch<'_, DB> {
             targets: Some(v1::BranchTargets { one: Some(target_to_wire(target)), ..Default::default() }),
             payload: payload.into(),
             log_id: context.log_id().map(|id| id.to_string()).unwrap_or_default(),
+            birth: context.birth(),
             kind: v1::BranchKind::TwoPhase.into(),
             two_phase: Some(v1::TwoPhaseOptions {
                 early: !self.late,

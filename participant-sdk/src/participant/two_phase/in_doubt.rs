@@ -4,16 +4,16 @@
 //! At the start everything that is prepared is asked about, since whoever prepared it may have died
 //! with it; after that only what stays prepared for longer than ordinary transactions take.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use unanimity_types::{InquiryAnswer, LogId, Operation, Xid};
 
 use crate::error::ClientError;
-use crate::fence::FenceDatabase;
+use crate::fence::{FenceDatabase, now_ms};
 use crate::participant::Shared;
-use crate::participant::in_doubt::{ask_about, older_than, pause};
+use crate::participant::in_doubt::{ask_about, is_over, older_than, pause};
 use crate::participant::order::Answer;
 use crate::participant::two_phase::{Named, apply, managers};
 use crate::xa::{Gid, TwoPhaseCall, XaError};
@@ -98,10 +98,13 @@ async fn sweep_one<DB: FenceDatabase>(
 ) -> Result<(), PassError> {
     let listed = named.1.list_in_doubt(log_id).await?;
     let old = listed.ours.into_iter().filter(|branch| branch.age >= age);
-    let gids: Vec<Gid> = old.map(|branch| branch.gid).filter(|gid| seen.insert(*gid)).collect();
-    let answers = answers(shared, log_id, gids.iter().map(Gid::xid)).await?;
+    let branches: Vec<_> = old.filter(|branch| seen.insert(branch.gid)).collect();
+    let ages = branches.iter().map(|branch| {
+        (branch.gid.xid(), u64::try_from(branch.age.as_millis()).unwrap_or(u64::MAX))
+    });
+    let answers = answers(shared, log_id, ages).await?;
     let mut work = Vec::new();
-    for gid in gids {
+    for gid in branches.into_iter().map(|branch| branch.gid) {
         let operation = match answers.get(&gid.xid()).map(|(answer, _)| *answer) {
             Some(InquiryAnswer::Committed) => Operation::Commit,
             Some(InquiryAnswer::Aborted) => Operation::Rollback,
@@ -153,10 +156,14 @@ async fn collect<DB: FenceDatabase>(shared: &Arc<Shared<DB>>, named: &Named) -> 
         let rows = named.1.list_settled(log_id, before, after.clone(), PAGE).await?;
         let Some(last) = rows.last() else { return Ok(collected) };
         after = Some(last.clone());
-        let answers = answers(shared, log_id, rows.iter().map(|row| row.gid.xid())).await?;
+        let now = now_ms();
+        let ages = rows.iter().map(|row| {
+            (row.gid.xid(), u64::try_from(now.saturating_sub(row.updated_at_ms)).unwrap_or(0))
+        });
+        let answers = answers(shared, log_id, ages).await?;
         for row in &rows {
             // Settled, not only decided: no operation of it can come any more (protocol H9).
-            if answers.get(&row.gid.xid()).is_some_and(|(_, settled)| *settled)
+            if answers.get(&row.gid.xid()).is_some_and(|answer| is_over(*answer))
                 && named.1.run_forget(&row.gid).await?
             {
                 collected += 1;
@@ -171,12 +178,16 @@ async fn collect<DB: FenceDatabase>(shared: &Arc<Shared<DB>>, named: &Named) -> 
 async fn answers<DB: FenceDatabase>(
     shared: &Shared<DB>,
     log_id: LogId,
-    xids: impl Iterator<Item = Xid>,
+    aged: impl Iterator<Item = (Xid, u64)>,
 ) -> Result<BTreeMap<Xid, (InquiryAnswer, bool)>, ClientError> {
-    let xids: BTreeSet<Xid> = xids.collect();
-    if xids.is_empty() {
+    let mut ages: BTreeMap<Xid, u64> = BTreeMap::new();
+    for (xid, age) in aged {
+        let oldest = ages.entry(xid).or_default();
+        *oldest = age.max(*oldest);
+    }
+    if ages.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let answers = ask_about(shared, BTreeMap::from([(Some(log_id), xids)])).await?;
+    let answers = ask_about(shared, BTreeMap::from([(Some(log_id), ages)])).await?;
     Ok(answers.into_iter().map(|((xid, _), answer)| (xid, answer)).collect())
 }

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use unanimity_proto::birth_from_text;
 use unanimity_types::{BranchKind, BranchTargets, ErrorCode, Name, Xid};
 use utoipa::ToSchema;
 
 use super::target::{RetryBody, TargetBody, branch_policy, key, payload};
 use crate::api::http::problem::Failure;
 use crate::api::kind::branch_kind;
-use crate::engine::{Register, TwoPhase};
+use crate::engine::{Claim, Register, TwoPhase};
 
 /// Register a branch, with one of: `participant` and `operation` (attached, told which operation it is) ·
 /// `confirm` and `cancel` (TCC) · `commit` and `rollback`, with or without `prepare` (two-phase) · `deliver` (a
@@ -59,9 +60,19 @@ pub(crate) struct BranchBody {
     /// Any JSON; given back with every operation of the branch. At most 1 MiB.
     #[schema(value_type = Option<Object>)]
     pub(crate) payload: Option<Box<RawValue>>,
+    /// The parameter `birth` of the context that came with the call, if there is one: the transaction may
+    /// have begun without a call, and this registration be the first that is heard of it.
+    pub(crate) birth: Option<String>,
 }
 
 impl BranchBody {
+    /// What the caller shows about a transaction begun without a call.
+    pub(in crate::api::http) fn claim(&mut self) -> Result<Claim, Failure> {
+        let birth = self.birth.take().map(|text| birth_from_text(&text)).transpose();
+        let birth = birth.map_err(|invalid| Failure::new(invalid.code, invalid.message))?;
+        Ok(Claim { birth: birth.map(Box::new), shown: None })
+    }
+
     /// What the engine is asked.
     pub(in crate::api::http) fn into_register(mut self, xid: Xid) -> Result<Register, Failure> {
         let key = self.key.take().map(|text| key("key", text)).transpose()?;

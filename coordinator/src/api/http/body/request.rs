@@ -96,6 +96,10 @@ pub(crate) struct ResolveBody {
 pub(crate) struct InquiryBody {
     /// At most 1,000.
     pub(crate) xids: Vec<String>,
+    /// How long ago you made your own record of each, in the order of the xids. What nobody knows and is older
+    /// than the history that is kept is answered `forgotten`; without an age it is aborted.
+    #[serde(default)]
+    pub(crate) ages_ms: Vec<u64>,
     /// The log that the branches were registered with.
     pub(crate) log_id: Option<String>,
     /// The highest positions that you saw.

@@ -1,0 +1,92 @@
+//! The tickets that the coordinator gave out last, by partition (protocol 1.2).
+
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use unanimity_proto::{ticket_from_wire, v1};
+use unanimity_types::{SLOTS, Ticket, Xid, partition_of};
+
+/// A ticket that was heard longer ago is not used: whoever gave it out has not been heard of for a
+/// generation, so a begin by call, which finds out, is the better way.
+const FRESH_FOR: Duration = Duration::from_secs(15);
+
+/// What was heard.
+#[derive(Debug, Default)]
+pub(crate) struct Tickets {
+    heard: RwLock<Heard>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// How many partitions the log has; 0 before it is known (protocol M17: it is never compiled in).
+    partitions: u16,
+    /// By partition: the ticket, and when it was heard.
+    tickets: Vec<Option<(Ticket, Instant)>>,
+}
+
+impl Tickets {
+    /// Takes what a coordinator says. What is impossible is left out: then transactions begin by call.
+    pub(crate) fn hear(&self, told: &v1::Tickets) {
+        let partitions = u16::try_from(told.partitions).unwrap_or(0);
+        if partitions == 0 || partitions > SLOTS {
+            return;
+        }
+        let now = Instant::now();
+        let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        heard.partitions = partitions;
+        heard.tickets.resize(usize::from(partitions), None);
+        for told in &told.tickets {
+            let ticket = told.ticket.as_ref().and_then(|ticket| ticket_from_wire(ticket).ok());
+            let place = usize::try_from(told.partition).ok().and_then(|place| heard.tickets.get_mut(place));
+            if let (Some(ticket), Some(place)) = (ticket, place) {
+                *place = Some((ticket, now));
+            }
+        }
+    }
+
+    /// What to stamp an xid with; `None` if nothing recent is known about its partition.
+    pub(crate) fn ticket_for(&self, xid: Xid) -> Option<Ticket> {
+        let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        if heard.partitions == 0 {
+            return None;
+        }
+        let partition = partition_of(xid, heard.partitions);
+        let (ticket, at) = heard.tickets.get(usize::from(partition.0)).copied().flatten()?;
+        (at.elapsed() < FRESH_FOR).then_some(ticket)
+    }
+
+    /// Forgets all: they belong to another log, or to nobody.
+    pub(crate) fn clear(&self) {
+        self.heard.write().unwrap_or_else(PoisonError::into_inner).tickets.fill(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ticket_is_good_while_its_owner_is_heard_of() {
+        let tickets = Tickets::default();
+        let xid = Xid::new(uuid::Uuid::new_v4());
+        assert_eq!(tickets.ticket_for(xid), None);
+        let ticket = |generation| v1::Ticket { epoch: 3, epoch_tag: 7, generation };
+        let told = |generation| v1::Tickets {
+            tickets: (0..4)
+                .map(|partition| v1::PartitionTicket { partition, ticket: Some(ticket(generation)) })
+                .collect(),
+            partitions: 4,
+        };
+        tickets.hear(&told(8));
+        assert_eq!(tickets.ticket_for(xid).map(|ticket| ticket.generation), Some(8));
+        tickets.hear(&v1::Tickets { partitions: 100_000, ..told(9) });
+        assert_eq!(tickets.ticket_for(xid).map(|ticket| ticket.generation), Some(8), "nonsense is not heard");
+        tokio::time::advance(FRESH_FOR).await;
+        assert_eq!(tickets.ticket_for(xid), None);
+        tickets.hear(&told(9));
+        assert!(tickets.ticket_for(xid).is_some());
+        tickets.clear();
+        assert_eq!(tickets.ticket_for(xid), None);
+    }
+}
