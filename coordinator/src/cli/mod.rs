@@ -3,6 +3,7 @@
 //! Answers go to stdout, everything else to stderr. Exit status: 0 done, 1 it failed, 2 it was asked
 //! wrongly (an unknown flag, a broken configuration).
 
+mod bench;
 mod check;
 mod check_database;
 mod check_participant;
@@ -67,6 +68,8 @@ enum Command {
     Log(log::LogCommand),
     /// The coordinator that answers, and its partitions.
     Cluster(cluster::Cluster),
+    /// Put load on a running coordinator, and measure it.
+    Bench(bench::Bench),
 }
 
 /// Runs the command that the process' arguments name.
@@ -102,5 +105,6 @@ async fn run(command: Command, output: &Output) -> anyhow::Result<ExitCode> {
         Command::Tx(command) => command.run(output).await,
         Command::Log(command) => command.run(output).await,
         Command::Cluster(command) => command.run(output).await,
+        Command::Bench(command) => command.run(output).await,
     }
 }

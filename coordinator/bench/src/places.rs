@@ -1,0 +1,44 @@
+//! Where the participants are: what their process tells the generators.
+
+use serde::{Deserialize, Serialize};
+use unanimity_sdk::StepTarget;
+
+/// The operation of all branches.
+pub(crate) const OPERATION: &str = "work";
+
+/// Where the coordinator finds the participants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Places {
+    /// Participants that the branches are spread over.
+    pub(crate) services: u32,
+    pub(crate) kind: PlaceKind,
+}
+
+/// How they are reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum PlaceKind {
+    /// Over their sessions.
+    Attached,
+    /// At these addresses, one for each service.
+    Grpc(Vec<String>),
+    /// At these URLs, one for each service.
+    Http(Vec<String>),
+}
+
+impl Places {
+    /// Where a branch goes, counted from 0.
+    pub(crate) fn target(&self, branch: u32) -> StepTarget {
+        let service = branch % self.services;
+        let place = usize::try_from(service).unwrap_or(0);
+        match &self.kind {
+            PlaceKind::Attached => StepTarget::participant(service_name(service), OPERATION),
+            PlaceKind::Grpc(addresses) => StepTarget::grpc(&addresses[place]),
+            PlaceKind::Http(urls) => StepTarget::http(&urls[place]),
+        }
+    }
+}
+
+/// The name of a service, counted from 0.
+pub(crate) fn service_name(service: u32) -> String {
+    format!("bench-{}", service + 1)
+}
