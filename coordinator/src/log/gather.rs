@@ -29,7 +29,7 @@ use super::{Appended, Block, Error};
 /// most 4,096; the rest is room for offers whose callers were dropped.
 const WAITING_MAX: usize = 8_192;
 
-/// Blocks of one write: more do not make the share of one flush noticeably smaller.
+/// Blocks of one write: with so many the share that each has in one flush is below a hundredth.
 const CROWD_BLOCKS_MAX: usize = 128;
 
 /// Bytes of one write, if it has more than one block: an answer for a small block does not wait for

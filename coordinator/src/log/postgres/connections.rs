@@ -27,8 +27,8 @@ const LIFE_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// After so many loans the statements are prepared anew. A plan that the server made while the log was
 /// a page or two reads the whole table, and a prepared statement keeps its plan until the server next
-/// collects statistics, which may be a minute and hundreds of thousands of blocks later. The price, one
-/// round trip and five plans in a thousand, cannot be measured.
+/// collects statistics, which may be a minute and many thousands of blocks later. The price is one round
+/// trip and a few plans in a thousand statements.
 const REPLAN_AFTER: u32 = 1_000;
 
 /// How long closing waits for what is under way.
