@@ -21,19 +21,25 @@
 //!            tombstone: the coordinator was told that it never will (protocol H5)
 //! ```
 //!
-//! **Insert first.** Who comes first to a branch inserts its row; who comes second conflicts, waits
-//! for the first one's transaction (bounded), and reads what it left. Nobody looks for a row that
-//! is not there and then inserts it, so many cancels of one branch cannot deadlock (Seata #6679).
+//! **Insert and see.** Who comes first to a branch inserts its row; who comes second conflicts, waits
+//! for the first one's transaction (bounded), and reads what it left. Whether a row is there is never
+//! concluded from a look: a cancel that changed no row inserts one, and a conflict tells it to change
+//! that. No statement keeps others from inserting, so many cancels of one branch cannot deadlock
+//! (Seata #6679).
 //!
-//! **The last statement is ours.** After a hook we change the row's state and check that exactly
-//! one row changed, right before the commit. PostgreSQL answers `COMMIT` in a failed transaction
-//! with a rollback and no error, and sqlx does not look: a hook that swallowed a statement's error
-//! would otherwise be acknowledged without an effect (measured, reliability 3.1.1). The row must
-//! still be as this transaction's first statement left it, inserted or marked: SQLite rolls a
-//! transaction back by itself (a full disk, `RAISE(ROLLBACK)`), and what follows is outside of it.
+//! **Two round trips, and the begin.** The first statement writes the row as it will be: nobody sees it
+//! before the commit. The last message completes it (a try's answer), and commits.
+//!
+//! **The end is ours.** PostgreSQL answers `COMMIT` in a failed transaction with a rollback and no
+//! error, and sqlx does not look: a hook that swallowed a statement's error would otherwise be
+//! acknowledged without an effect (measured, reliability 3.1.1). And a hook can end the transaction, or
+//! SQLite does by itself (a full disk, `RAISE(ROLLBACK)`), and what follows is outside of it. So before
+//! the commit we make sure, by a mark, that it is the transaction of our first statement.
 
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "postgres")]
+mod postgres_finish;
 mod row;
 mod rules;
 mod sender;
@@ -47,11 +53,8 @@ use std::time::Duration;
 use sqlx::Pool;
 
 pub(crate) use crate::durability::Durability;
-pub(crate) use row::{Cursor, FenceRow, FenceState, NewRow, Tally, now_ms};
-pub(crate) use rules::{
-    SecondPhase, TryStart, close, finish_delivery, finish_second_phase, finish_try, start_second_phase,
-    start_try,
-};
+pub(crate) use row::{Claim, Closing, Cursor, FenceRow, FenceState, NewRow, Place, Tally, now_ms};
+pub(crate) use rules::{NO_ANSWER, SecondPhase, TryStart, close, finish, start_second_phase, start_try};
 pub(crate) use sender::{SenderSays, check_back, mark_open, mark_sent};
 #[cfg(feature = "sqlite")]
 pub use sqlite::sqlite_pool;
@@ -138,6 +141,9 @@ pub struct Fence<DB: FenceDatabase> {
 
 impl<DB: FenceDatabase> Fence<DB> {
     /// A fence in the database of this pool, which must be the one that the hooks write to.
+    ///
+    /// A PostgreSQL pool saves a round trip per operation with `test_before_acquire(false)`: the
+    /// participant's own operations take another connection when the server has closed theirs.
     #[must_use]
     pub fn new(pool: Pool<DB>) -> Self {
         // Longer than an ordinary transaction holds a row, shorter than the coordinator waits.

@@ -64,7 +64,7 @@ pub struct NewRow {
     pub(crate) witness: Option<LogPosition>,
 }
 
-/// A row as it is.
+/// A row as it is. Pages leave the payload and the answer out.
 #[derive(Debug, Clone)]
 pub struct FenceRow {
     pub(crate) kind: BranchKind,
@@ -78,6 +78,44 @@ pub struct FenceRow {
     pub(crate) witness: Option<LogPosition>,
     pub(crate) created_at_ms: i64,
     pub(crate) updated_at_ms: i64,
+}
+
+/// What a transaction's first statement left in a row: by this its end finds it again.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub(crate) xid: Xid,
+    pub(crate) key: BranchKey,
+    /// What the row says now.
+    pub(crate) from: FenceState,
+    /// What it says when the transaction has committed. Mostly the same: only the commit makes it true.
+    pub(crate) to: FenceState,
+    /// What stands where the time of the last change does.
+    pub(crate) mark: i64,
+}
+
+impl FenceRow {
+    /// The claim of the transaction that has just settled it.
+    pub(crate) fn claim(&self) -> Claim {
+        Claim {
+            xid: self.xid,
+            key: self.key.clone(),
+            from: self.state,
+            to: self.state,
+            mark: self.updated_at_ms,
+        }
+    }
+}
+
+/// Where a branch is registered: the log, and the place in it that a registration's answer named.
+pub(crate) type Place = (Option<LogId>, Option<LogPosition>);
+
+/// What a transaction writes into its row before it commits.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Closing<'a> {
+    /// A try's answer or an action's result. `None`: what is there stays.
+    pub(crate) answer: Option<&'a [u8]>,
+    /// What a registration that ended after the first statement has brought.
+    pub(crate) registered: Option<Place>,
 }
 
 /// Where a scan goes on.

@@ -1,20 +1,25 @@
 //! What an operation may do, by what the fence's row says. Crash contract: all of these run inside
 //! the caller's local transaction, so before its commit nothing has happened.
+//!
+//! The first statement writes the row as it will be: what is refused after that rolls back. The end
+//! of the transaction ([`FenceDatabase`]'s `finish`) makes sure that the first statement still counts.
 
-use unanimity_types::{BranchKey, BranchKind, LogId, Operation, Xid};
+use unanimity_types::{BranchKind, LogId, Operation};
 
-use crate::fence::FenceError;
-use crate::fence::row::{FenceRow, FenceState, NewRow};
+use crate::fence::row::{Claim, Closing, FenceRow, FenceState, NewRow};
 use crate::fence::statements::FenceDatabase;
+use crate::fence::{FenceError, LocalTransaction};
+
+/// What a row that needs no better answer holds: the answer of `()`.
+pub(crate) const NO_ANSWER: &[u8] = b"null";
 
 /// What a try, an action or a delivery finds.
 #[derive(Debug)]
 pub(crate) enum TryStart {
     /// Nobody was here: run the hook.
-    Fresh,
-    /// An external try began before and its end is not known: run the hook again. With the mark of
-    /// this claim.
-    Again(i64),
+    Fresh(Claim),
+    /// An external try began before and its end is not known: run the hook again.
+    Again(Claim),
     /// It was done before: answer this.
     Repeat(Vec<u8>),
     /// The branch was cancelled before: an error, never a success (K3, DTM #453).
@@ -25,13 +30,16 @@ pub(crate) enum TryStart {
     OtherLog(LogId),
 }
 
-/// Claims the branch's row for a try, an action or a delivery.
+/// Claims the branch's row for a try, an action or a delivery that leaves it in state `to`; in state
+/// `Trying` for the first half of the external form.
 pub(crate) async fn start_try<DB: FenceDatabase>(
     connection: &mut DB::Connection,
     new: &NewRow,
+    to: FenceState,
 ) -> Result<TryStart, FenceError> {
-    if DB::insert(connection, new, FenceState::Trying).await? {
-        return Ok(TryStart::Fresh);
+    let claim = |from, mark| Claim { xid: new.xid, key: new.key.clone(), from, to, mark };
+    if let Some(mark) = DB::insert(connection, new, to).await? {
+        return Ok(TryStart::Fresh(claim(to, mark)));
     }
     let row = DB::read_locked(connection, new.xid, &new.key).await?.ok_or(FenceError::Contended)?;
     if let (Some(mine), Some(theirs)) = (row.log_id, new.log_id)
@@ -45,7 +53,7 @@ pub(crate) async fn start_try<DB: FenceDatabase>(
         _ if row.operation != new.operation || row.payload != new.payload => TryStart::Reused,
         FenceState::Trying => {
             let row = DB::claim(connection, new.xid, &new.key).await?.ok_or(FenceError::Contended)?;
-            TryStart::Again(row.updated_at_ms)
+            TryStart::Again(claim(FenceState::Trying, row.updated_at_ms))
         }
         FenceState::Tried | FenceState::Confirmed => {
             let answer =
@@ -55,27 +63,22 @@ pub(crate) async fn start_try<DB: FenceDatabase>(
     })
 }
 
-/// Records a try's answer or an action's result: the transaction's last statement.
-pub(crate) async fn finish_try<DB: FenceDatabase>(
-    connection: &mut DB::Connection,
-    xid: Xid,
-    key: &BranchKey,
-    mark: Option<i64>,
-    answer: &[u8],
+/// Writes what there is to write into the claimed row and commits. After `Ok` all of the transaction
+/// is durable; after [`FenceError::TransactionLost`] nothing of it is there.
+pub(crate) async fn finish<DB: FenceDatabase>(
+    mut tx: LocalTransaction<'static, DB>,
+    claim: &Claim,
+    closing: Closing<'_>,
 ) -> Result<(), FenceError> {
-    let (from, to) = (FenceState::Trying, FenceState::Tried);
-    one_row(DB::set_state(connection, xid, key, from, to, mark, Some(answer)).await?)
-}
-
-/// Records that a message is delivered: the transaction's last statement.
-pub(crate) async fn finish_delivery<DB: FenceDatabase>(
-    connection: &mut DB::Connection,
-    xid: Xid,
-    key: &BranchKey,
-    mark: Option<i64>,
-) -> Result<(), FenceError> {
-    let (from, to) = (FenceState::Trying, FenceState::Confirmed);
-    one_row(DB::set_state(connection, xid, key, from, to, mark, Some(b"null")).await?)
+    if claim.from == claim.to {
+        return DB::finish(tx, claim, closing).await;
+    }
+    let (from, to, mark) = (claim.from, claim.to, Some(claim.mark));
+    match DB::set_state(&mut tx, claim.xid, &claim.key, from, to, mark, closing.answer).await? {
+        1 => Ok(tx.commit().await?),
+        // Our transaction is over, by its hook or by the database. What it wrote first is gone.
+        _ => Err(FenceError::TransactionLost),
+    }
 }
 
 /// Closes an open row of a transaction that is over: its effect stays, or, where nobody knows whether
@@ -108,18 +111,26 @@ pub(crate) enum SecondPhase {
 }
 
 /// Looks at, and claims, the branch's row for a confirm, a cancel or a compensation.
+///
+/// The row is there in all but a few cases, so it is changed first; where it is not, what ends a branch
+/// without a try inserts a row, and looks again when that conflicts. Neither statement waits while it
+/// holds something that the other kind of caller needs.
 pub(crate) async fn start_second_phase<DB: FenceDatabase>(
     connection: &mut DB::Connection,
     operation: Operation,
     new: &NewRow,
 ) -> Result<SecondPhase, FenceError> {
     let confirm = operation == Operation::Confirm;
-    if !confirm && DB::insert(connection, new, FenceState::Tombstone).await? {
-        return Ok(SecondPhase::Done);
+    let to = if confirm { FenceState::Confirmed } else { FenceState::Cancelled };
+    let mut taken = DB::take(connection, new.xid, &new.key, to).await?;
+    if taken.is_none() && !confirm {
+        if DB::insert(connection, new, FenceState::Tombstone).await?.is_some() {
+            return Ok(SecondPhase::Done);
+        }
+        taken = DB::take(connection, new.xid, &new.key, to).await?;
     }
-    let claimed = DB::claim(connection, new.xid, &new.key).await?;
-    let is_claimed = claimed.is_some();
-    let row = match claimed {
+    let is_taken = taken.is_some();
+    let row = match taken {
         Some(row) => Some(row),
         None => DB::read_locked(connection, new.xid, &new.key).await?,
     };
@@ -127,10 +138,6 @@ pub(crate) async fn start_second_phase<DB: FenceDatabase>(
         // For a cancel: the row that it conflicted with is gone again. It comes back.
         return if confirm { Ok(SecondPhase::NotYet) } else { Err(FenceError::Contended) };
     };
-    if !is_claimed && matches!(row.state, FenceState::Trying | FenceState::Tried) {
-        // Its try ended between our two statements.
-        return Err(FenceError::Contended);
-    }
     if let (Some(mine), Some(theirs)) = (row.log_id, new.log_id)
         && mine != theirs
     {
@@ -139,9 +146,15 @@ pub(crate) async fn start_second_phase<DB: FenceDatabase>(
     if row.kind != new.kind {
         return Ok(SecondPhase::OtherKind(row.kind));
     }
+    if is_taken {
+        return Ok(SecondPhase::Run(row));
+    }
     Ok(match (confirm, row.state) {
         (true, FenceState::Trying) => SecondPhase::NotYet,
-        (true, FenceState::Tried) | (false, FenceState::Trying | FenceState::Tried) => SecondPhase::Run(row),
+        // Its try ended between our two statements.
+        (true, FenceState::Tried) | (false, FenceState::Trying | FenceState::Tried) => {
+            return Err(FenceError::Contended);
+        }
         (true, FenceState::Confirmed) | (false, FenceState::Cancelled | FenceState::Tombstone) => {
             SecondPhase::Done
         }
@@ -149,21 +162,4 @@ pub(crate) async fn start_second_phase<DB: FenceDatabase>(
             SecondPhase::Contradicts(row.state)
         }
     })
-}
-
-/// Records what was done: the transaction's last statement.
-pub(crate) async fn finish_second_phase<DB: FenceDatabase>(
-    connection: &mut DB::Connection,
-    operation: Operation,
-    row: &FenceRow,
-) -> Result<(), FenceError> {
-    let to = if operation == Operation::Confirm { FenceState::Confirmed } else { FenceState::Cancelled };
-    let mark = Some(row.updated_at_ms);
-    one_row(DB::set_state(connection, row.xid, &row.key, row.state, to, mark, None).await?)
-}
-
-/// Zero rows: our transaction is over, by its hook or by the database. What it wrote first, the
-/// inserted row or the mark in it, is gone.
-fn one_row(changed: u64) -> Result<(), FenceError> {
-    if changed == 1 { Ok(()) } else { Err(FenceError::TransactionLost) }
 }

@@ -8,12 +8,10 @@
 use unanimity_types::LogId;
 
 use crate::fence::row::{FenceState, NewRow};
+use crate::fence::rules::NO_ANSWER;
 use crate::fence::statements::FenceDatabase;
 use crate::fence::{Fence, FenceError, LocalTransaction};
 use crate::message::PreparedMessage;
-
-/// A row that says "done" has an answer; this one is for nobody.
-const ANSWER: &[u8] = b"null";
 
 /// What a sender can say about its local transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +32,7 @@ pub(crate) async fn check_back<DB: FenceDatabase>(
     connection: &mut DB::Connection,
     new: &NewRow,
 ) -> Result<SenderSays, FenceError> {
-    if DB::insert(connection, new, FenceState::Tombstone).await? {
+    if DB::insert(connection, new, FenceState::Tombstone).await?.is_some() {
         return Ok(SenderSays::No);
     }
     let row = DB::read_locked(connection, new.xid, &new.key).await?.ok_or(FenceError::Contended)?;
@@ -68,7 +66,7 @@ pub(crate) async fn mark_sent<DB: FenceDatabase>(
     new: &NewRow,
 ) -> Result<(), FenceError> {
     let (from, to) = (FenceState::Trying, FenceState::Tried);
-    match DB::set_state(connection, new.xid, &new.key, from, to, None, Some(ANSWER)).await? {
+    match DB::set_state(connection, new.xid, &new.key, from, to, None, Some(NO_ANSWER)).await? {
         1 => Ok(()),
         _ => Err(FenceError::TransactionLost),
     }
@@ -79,7 +77,7 @@ async fn mark<DB: FenceDatabase>(
     new: &NewRow,
     state: FenceState,
 ) -> Result<(), FenceError> {
-    if DB::insert(connection, new, state).await? {
+    if DB::insert(connection, new, state).await?.is_some() {
         return Ok(());
     }
     let row = DB::read_locked(connection, new.xid, &new.key).await?.ok_or(FenceError::Contended)?;

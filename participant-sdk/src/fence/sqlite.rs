@@ -13,7 +13,7 @@ use uuid::fmt::Hyphenated;
 
 use crate::durability::Durability;
 use crate::fence::FenceError;
-use crate::fence::row::{Cursor, FenceRow, FenceState, NewRow, Tally};
+use crate::fence::row::{Claim, Closing, Cursor, FenceRow, FenceState, NewRow, Place, Tally};
 use crate::fence::statements::sealed::Statements;
 use crate::fence::statements::{FenceDatabase, read_row, run_migrations, shared_statements};
 
@@ -36,11 +36,14 @@ pub async fn sqlite_pool(path: impl AsRef<Path>) -> Result<SqlitePool, FenceErro
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(5))
         .foreign_keys(true);
-    // One writes at a time; the others read.
-    Ok(SqlitePoolOptions::new().max_connections(8).connect_with(options).await?)
+    // One writes at a time; the others read. A file does not hang up: nothing to test before use.
+    Ok(SqlitePoolOptions::new().max_connections(8).test_before_acquire(false).connect_with(options).await?)
 }
 
 impl Statements for Sqlite {
+    /// It keeps every other writer out.
+    const SHARED: bool = false;
+
     async fn begin(
         pool: &Pool<Self>,
         _lock_timeout: Duration,
@@ -99,5 +102,24 @@ impl Statements for Sqlite {
         Ok(found)
     }
 
-    shared_statements!(SqliteConnection, Hyphenated, "");
+    fn mark(_now_ms: i64) -> i64 {
+        // No time is below zero, so that no other transaction's value is like it.
+        -fastrand::i64(1..)
+    }
+
+    /// SQLite rolls a transaction back by itself where the disk is full or a trigger says so, and what
+    /// follows takes effect at once. Then the mark is gone.
+    async fn finish(
+        mut tx: Transaction<'static, Self>,
+        claim: &Claim,
+        closing: Closing<'_>,
+    ) -> Result<(), FenceError> {
+        let Claim { xid, key, from, to, mark } = claim;
+        match Self::set_state(&mut tx, *xid, key, *from, *to, Some(*mark), closing.answer).await? {
+            1 => Ok(tx.commit().await?),
+            _ => Err(FenceError::TransactionLost),
+        }
+    }
+
+    shared_statements!(SqliteConnection, Hyphenated, "", "x'' AS payload, NULL AS answer");
 }

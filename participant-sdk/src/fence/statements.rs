@@ -8,7 +8,7 @@ use unanimity_types::{BranchKey, Xid};
 
 use crate::durability::Durability;
 use crate::fence::FenceError;
-use crate::fence::row::{Cursor, FenceRow, FenceState, NewRow, Tally};
+use crate::fence::row::{Claim, Closing, Cursor, FenceRow, FenceState, NewRow, Place, Tally};
 
 /// A database that can hold a fence: `sqlx::Postgres`, `sqlx::Sqlite`. Its methods are this
 /// crate's own; the trait is sealed.
@@ -21,6 +21,9 @@ pub(crate) mod sealed {
 
     /// The statements. Each runs in the caller's transaction.
     pub trait Statements: Database {
+        /// Whether an open transaction leaves others their work, so that a registration may run beside it.
+        const SHARED: bool;
+
         /// Begins a transaction that can write and whose waits for locks are bounded.
         fn begin(
             pool: &Pool<Self>,
@@ -30,12 +33,30 @@ pub(crate) mod sealed {
         fn check_durability(
             connection: &mut Self::Connection,
         ) -> impl Future<Output = Result<Vec<Durability>, FenceError>> + Send;
-        /// Inserts a row; `false` if the branch has one. Waits for a transaction that inserts it.
+        /// What stands where a row's last change does until its transaction ends.
+        fn mark(now_ms: i64) -> i64;
+        /// Inserts a row, and answers its mark; `None` if the branch has one. Waits for a transaction
+        /// that inserts it. A row that is done has the answer of `()`.
         fn insert(
             connection: &mut Self::Connection,
             row: &NewRow,
             state: FenceState,
-        ) -> impl Future<Output = Result<bool, FenceError>> + Send;
+        ) -> impl Future<Output = Result<Option<i64>, FenceError>> + Send;
+        /// Settles a row that a confirm (one that is tried) or a cancel (one that is open) may settle,
+        /// and reads it.
+        fn take(
+            connection: &mut Self::Connection,
+            xid: Xid,
+            key: &BranchKey,
+            to: FenceState,
+        ) -> impl Future<Output = Result<Option<FenceRow>, FenceError>> + Send;
+        /// Completes the row that this transaction's first statement left, makes sure that it is still
+        /// this transaction, and commits.
+        fn finish(
+            tx: Transaction<'static, Self>,
+            claim: &Claim,
+            closing: Closing<'_>,
+        ) -> impl Future<Output = Result<(), FenceError>> + Send;
         /// Reads a row and keeps others from changing it.
         fn read_locked(
             connection: &mut Self::Connection,
@@ -59,7 +80,15 @@ pub(crate) mod sealed {
             mark: Option<i64>,
             answer: Option<&[u8]>,
         ) -> impl Future<Output = Result<u64, FenceError>> + Send;
-        /// A page of rows that are open (`true`) or settled, not touched since `before_ms`.
+        /// Where the newest rows that are open (`true`) or settled were registered.
+        fn newest(
+            connection: &mut Self::Connection,
+            participant: &str,
+            open: bool,
+            limit: i64,
+        ) -> impl Future<Output = Result<Vec<Place>, FenceError>> + Send;
+        /// A page of rows that are open (`true`) or settled, not touched since `before_ms`. Without their
+        /// payloads and answers, which may be large.
         fn page(
             connection: &mut Self::Connection,
             participant: &str,
@@ -96,19 +125,22 @@ pub(crate) mod sealed {
 
 /// The statements that read alike in both databases.
 macro_rules! shared_statements {
-    ($connection:ty, $xid:ty, $for_update:literal) => {
+    ($connection:ty, $xid:ty, $for_update:literal, $no_bytes:literal) => {
         async fn insert(
             connection: &mut $connection,
             row: &NewRow,
             state: FenceState,
-        ) -> Result<bool, FenceError> {
+        ) -> Result<Option<i64>, FenceError> {
             let now = $crate::fence::row::now_ms();
             let witness = row.witness;
+            let is_done = matches!(state, FenceState::Tried | FenceState::Confirmed);
+            let mark = if is_done { Self::mark(now) } else { now };
+            let answer = is_done.then_some($crate::fence::rules::NO_ANSWER);
             let done = sqlx::query(
                 "-- unanimity fence: insert
                  INSERT INTO unanimity_fence (xid, branch_key, participant, operation, state, log_id, payload,
-                     witness_partition, witness_epoch, witness_epoch_tag, witness_seq, created_at_ms, updated_at_ms, kind)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13)
+                     witness_partition, witness_epoch, witness_epoch_tag, witness_seq, created_at_ms, updated_at_ms, kind, answer)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
                  ON CONFLICT (xid, branch_key) DO NOTHING",
             )
             .bind(<$xid>::from(row.xid.uuid()))
@@ -123,10 +155,33 @@ macro_rules! shared_statements {
             .bind(witness.map(|w| i64::from(w.epoch_tag)))
             .bind(witness.map(|w| w.seq.0.cast_signed()))
             .bind(now)
+            .bind(mark)
             .bind(row.kind.as_str())
+            .bind(answer)
             .execute(connection)
             .await?;
-            Ok(done.rows_affected() == 1)
+            Ok((done.rows_affected() == 1).then_some(mark))
+        }
+
+        async fn take(
+            connection: &mut $connection,
+            xid: Xid,
+            key: &BranchKey,
+            to: FenceState,
+        ) -> Result<Option<FenceRow>, FenceError> {
+            let rows = sqlx::query(
+                "-- unanimity fence: take
+                 UPDATE unanimity_fence SET state = $3, updated_at_ms = $4
+                 WHERE xid = $1 AND branch_key = $2
+                   AND (state = 'tried' OR (state = 'trying' AND $3 <> 'confirmed')) RETURNING *",
+            )
+            .bind(<$xid>::from(xid.uuid()))
+            .bind(key.as_str())
+            .bind(to.as_str())
+            .bind(Self::mark($crate::fence::row::now_ms()))
+            .fetch_all(connection)
+            .await?;
+            rows.first().map(read_row).transpose()
         }
 
         async fn read_locked(
@@ -194,6 +249,28 @@ macro_rules! shared_statements {
             Ok(done.rows_affected())
         }
 
+        async fn newest(
+            connection: &mut $connection,
+            participant: &str,
+            open: bool,
+            limit: i64,
+        ) -> Result<Vec<Place>, FenceError> {
+            let sql = if open {
+                "-- unanimity fence: newest open rows
+                 SELECT log_id, witness_partition, witness_epoch, witness_epoch_tag, witness_seq
+                 FROM unanimity_fence WHERE participant = $1 AND state IN ('trying', 'tried')
+                 ORDER BY created_at_ms DESC, xid DESC, branch_key DESC LIMIT $2"
+            } else {
+                "-- unanimity fence: newest settled rows
+                 SELECT log_id, witness_partition, witness_epoch, witness_epoch_tag, witness_seq
+                 FROM unanimity_fence
+                 WHERE participant = $1 AND state IN ('confirmed', 'cancelled', 'tombstone')
+                 ORDER BY updated_at_ms DESC, xid DESC, branch_key DESC LIMIT $2"
+            };
+            let rows = sqlx::query(sql).bind(participant).bind(limit).fetch_all(connection).await?;
+            rows.iter().map(|row| Ok((read_log_id(row)?, read_witness(row)?))).collect()
+        }
+
         async fn page(
             connection: &mut $connection,
             participant: &str,
@@ -203,17 +280,27 @@ macro_rules! shared_statements {
             limit: i64,
         ) -> Result<Vec<FenceRow>, FenceError> {
             let sql = if open {
-                "-- unanimity fence: page of open rows
-                 SELECT * FROM unanimity_fence
+                concat!(
+                    "-- unanimity fence: page of open rows
+                 SELECT kind, xid, branch_key, operation, state, log_id, witness_partition, witness_epoch,
+                     witness_epoch_tag, witness_seq, created_at_ms, updated_at_ms, ",
+                    $no_bytes,
+                    " FROM unanimity_fence
                  WHERE participant = $1 AND state IN ('trying', 'tried') AND created_at_ms < $2
                    AND (created_at_ms, xid, branch_key) > ($3, $4, $5)
                  ORDER BY created_at_ms, xid, branch_key LIMIT $6"
+                )
             } else {
-                "-- unanimity fence: page of settled rows
-                 SELECT * FROM unanimity_fence
+                concat!(
+                    "-- unanimity fence: page of settled rows
+                 SELECT kind, xid, branch_key, operation, state, log_id, witness_partition, witness_epoch,
+                     witness_epoch_tag, witness_seq, created_at_ms, updated_at_ms, ",
+                    $no_bytes,
+                    " FROM unanimity_fence
                  WHERE participant = $1 AND state IN ('confirmed', 'cancelled', 'tombstone') AND updated_at_ms < $2
                    AND (updated_at_ms, xid, branch_key) > ($3, $4, $5)
                  ORDER BY updated_at_ms, xid, branch_key LIMIT $6"
+                )
             };
             let rows = sqlx::query(sql)
                 .bind(participant)
@@ -300,26 +387,31 @@ macro_rules! shared_statements {
 /// Reads a row, for the database of the module that uses it.
 macro_rules! read_row {
     ($row:ty, $xid:ty) => {
-        fn read_row(row: &$row) -> Result<FenceRow, FenceError> {
-            let unreadable = |what: &str| FenceError::Unreadable(what.to_owned());
-            let xid = uuid::Uuid::from(row.try_get::<$xid, _>("xid")?);
+        fn read_witness(row: &$row) -> Result<Option<LogPosition>, FenceError> {
             let partition: Option<i64> = row.try_get("witness_partition")?;
             let epoch: Option<i64> = row.try_get("witness_epoch")?;
             let tag: Option<i64> = row.try_get("witness_epoch_tag")?;
             let seq: Option<i64> = row.try_get("witness_seq")?;
-            let witness = match (partition.and_then(|p| u16::try_from(p).ok()), epoch, tag, seq) {
+            Ok(match (partition.and_then(|p| u16::try_from(p).ok()), epoch, tag, seq) {
                 (Some(partition), Some(epoch), Some(tag), Some(seq)) => Some(LogPosition {
                     partition: PartitionId(partition),
                     epoch: Epoch(epoch.cast_unsigned()),
-                    epoch_tag: u32::try_from(tag).map_err(|_| unreadable("witness"))?,
+                    epoch_tag: u32::try_from(tag).map_err(|_| FenceError::Unreadable("witness".into()))?,
                     seq: Seq(seq.cast_unsigned()),
                 }),
                 _ => None,
-            };
+            })
+        }
+
+        fn read_log_id(row: &$row) -> Result<Option<LogId>, FenceError> {
             let log_id: Option<String> = row.try_get("log_id")?;
-            let log_id = log_id
-                .map(|text| uuid::Uuid::try_parse(&text).map(LogId).map_err(|_| unreadable("log_id")))
-                .transpose()?;
+            let parse = |text: String| uuid::Uuid::try_parse(&text).map(LogId);
+            log_id.map(parse).transpose().map_err(|_| FenceError::Unreadable("log_id".into()))
+        }
+
+        fn read_row(row: &$row) -> Result<FenceRow, FenceError> {
+            let unreadable = |what: &str| FenceError::Unreadable(what.to_owned());
+            let xid = uuid::Uuid::from(row.try_get::<$xid, _>("xid")?);
             Ok(FenceRow {
                 kind: row.try_get::<&str, _>("kind")?.parse().map_err(|_| unreadable("kind"))?,
                 xid: Xid::new(xid),
@@ -327,10 +419,10 @@ macro_rules! read_row {
                     .map_err(|_| unreadable("branch_key"))?,
                 operation: row.try_get("operation")?,
                 state: FenceState::parse(row.try_get("state")?)?,
-                log_id,
+                log_id: read_log_id(row)?,
                 payload: row.try_get("payload")?,
                 answer: row.try_get("answer")?,
-                witness,
+                witness: read_witness(row)?,
                 created_at_ms: row.try_get("created_at_ms")?,
                 updated_at_ms: row.try_get("updated_at_ms")?,
             })

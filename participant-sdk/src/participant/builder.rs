@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use unanimity_types::{Limits, LogId, Name, Target};
 
 use crate::client::Client;
-use crate::fence::{Cursor, Durability, Fence, FenceDatabase, FenceError, now_ms};
+use crate::fence::{Durability, Fence, FenceDatabase, FenceError};
 use crate::message::{MessageHooks, TypedReceiver};
 use crate::participant::error::BuildError;
 use crate::participant::health::AttentionList;
@@ -309,17 +309,16 @@ async fn remember_log<DB: FenceDatabase>(
     client: &Client,
 ) -> Result<(), FenceError> {
     let mut connection = fence.pool().acquire().await?;
-    // A sample is enough: every page that is left out only makes the witness weaker.
-    let open = DB::page(&mut connection, participant, true, now_ms(), &Cursor::start(), 1_000).await?;
-    if let Some(log_id) = open.iter().rev().find_map(|row| row.log_id) {
+    // The newest are enough: every row that is left out only makes the witness weaker.
+    let open = DB::newest(&mut connection, participant, true, 1_000).await?;
+    if let Some(log_id) = open.iter().find_map(|(log_id, _)| *log_id) {
         // Another one may be known already, from another participant of this client; the session
         // will tell.
         if client.witnesses().meet(log_id).is_ok() {
-            let settled =
-                DB::page(&mut connection, participant, false, now_ms(), &Cursor::start(), 1_000).await?;
-            for row in open.iter().chain(&settled).filter(|row| row.log_id == Some(log_id)) {
-                if let Some(position) = row.witness {
-                    client.witnesses().observe(position);
+            let settled = DB::newest(&mut connection, participant, false, 1_000).await?;
+            for (_, position) in open.iter().chain(&settled).filter(|(known, _)| *known == Some(log_id)) {
+                if let Some(position) = position {
+                    client.witnesses().observe(*position);
                 }
             }
         }

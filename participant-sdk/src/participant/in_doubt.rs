@@ -168,8 +168,8 @@ async fn page<DB: FenceDatabase>(
     before: i64,
     cursor: &Cursor,
 ) -> Result<Vec<FenceRow>, FenceError> {
-    // Rows carry payloads of up to 1 MiB, so a page is smaller than an inquiry may be.
-    const PAGE: i64 = 250;
+    // One inquiry.
+    const PAGE: i64 = Limits::INQUIRY_XIDS_MAX as i64;
     let fence = shared.fence.as_ref().ok_or(FenceError::Absent)?;
     let mut connection = fence.pool().acquire().await?;
     DB::page(&mut connection, &shared.name, open, before, cursor, PAGE).await

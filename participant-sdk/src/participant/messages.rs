@@ -3,7 +3,9 @@
 use unanimity_types::BranchKind;
 
 use crate::failpoint;
-use crate::fence::{FenceDatabase, SenderSays, TryStart, check_back, finish_delivery, start_try};
+use crate::fence::{
+    Closing, FenceDatabase, FenceState, NO_ANSWER, SenderSays, TryStart, check_back, finish, start_try,
+};
 use crate::message::RawMessage;
 use crate::participant::hooks::HookError;
 use crate::participant::order::{Answer, Order};
@@ -18,9 +20,8 @@ pub(super) async fn deliver<DB: FenceDatabase>(shared: &Shared<DB>, order: Order
     };
     let row = order.row(BranchKind::Message, &shared.name, &name);
     let mut tx = shared.begin_local().await?;
-    let mark = match start_try::<DB>(&mut tx, &row).await? {
-        TryStart::Fresh => None,
-        TryStart::Again(mark) => Some(mark),
+    let claim = match start_try::<DB>(&mut tx, &row, FenceState::Confirmed).await? {
+        TryStart::Fresh(claim) | TryStart::Again(claim) => claim,
         TryStart::Repeat(_) => {
             tx.rollback().await?;
             return Ok(Ok(Answer::Done));
@@ -50,9 +51,10 @@ pub(super) async fn deliver<DB: FenceDatabase>(shared: &Shared<DB>, order: Order
         }
         Err(_) => return Ok(Err(HookError::failed("the hook took longer than it may"))),
     }
-    finish_delivery::<DB>(&mut tx, row.xid, &row.key, mark).await?;
+    // A fresh row has its answer; one that an attempt left open has none.
+    let answer = (claim.from != claim.to).then_some(NO_ANSWER);
     failpoint::reach("try.before_commit");
-    tx.commit().await?;
+    finish::<DB>(tx, &claim, Closing { answer, registered: None }).await?;
     failpoint::reach("try.after_commit");
     Ok(Ok(Answer::Done))
 }

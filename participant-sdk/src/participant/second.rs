@@ -7,9 +7,7 @@ use std::sync::atomic::Ordering;
 use unanimity_types::{BranchKind, Operation};
 
 use crate::failpoint;
-use crate::fence::{
-    FenceDatabase, FenceError, FenceRow, SecondPhase, finish_second_phase, start_second_phase,
-};
+use crate::fence::{Closing, FenceDatabase, FenceError, FenceRow, SecondPhase, finish, start_second_phase};
 use crate::participant::hooks::{HookError, RawBranch};
 use crate::participant::order::{Answer, Order};
 use crate::participant::{HookSet, Shared, messages, steps, two_phase};
@@ -162,9 +160,8 @@ async fn settle<DB: FenceDatabase>(shared: &Shared<DB>, order: Order) -> Fenced 
         }
         Err(_) => return Ok(Err(HookError::failed("the hook took longer than it may"))),
     }
-    finish_second_phase::<DB>(&mut tx, operation, &row).await?;
     failpoint::reach("second.before_commit");
-    tx.commit().await?;
+    finish::<DB>(tx, &row.claim(), Closing::default()).await?;
     failpoint::reach("second.after_commit");
     Ok(Ok(Answer::Done))
 }

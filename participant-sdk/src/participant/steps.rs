@@ -6,7 +6,9 @@ use tokio::time::Instant;
 use unanimity_types::{BranchKind, Limits, StepRole};
 
 use crate::failpoint;
-use crate::fence::{FenceDatabase, FenceError, FenceState, NewRow, TryStart, finish_try, start_try};
+use crate::fence::{
+    Claim, Closing, FenceDatabase, FenceError, FenceState, NO_ANSWER, NewRow, TryStart, finish, start_try,
+};
 use crate::participant::hooks::{HookError, Refused};
 use crate::participant::order::{Answer, Order};
 use crate::participant::second::Fenced;
@@ -39,21 +41,23 @@ pub(super) async fn action<DB: FenceDatabase>(shared: &Shared<DB>, order: Order)
     let mut is_first = false;
     if *external {
         let mut tx = shared.begin_local().await?;
-        let start = start_try::<DB>(&mut tx, &row).await?;
-        is_first = matches!(start, TryStart::Fresh);
-        if let Some(answer) = ended(shared, &order, start) {
+        let start = start_try::<DB>(&mut tx, &row, FenceState::Trying).await?;
+        is_first = matches!(start, TryStart::Fresh(_));
+        if let Err(answer) = ended(shared, &order, start) {
             tx.rollback().await?;
             return Ok(Ok(answer));
         }
         tx.commit().await?;
     }
     let mut tx = shared.begin_local().await?;
-    let start = start_try::<DB>(&mut tx, &row).await?;
-    let mark = if let TryStart::Again(mark) = &start { Some(*mark) } else { None };
-    if let Some(answer) = ended(shared, &order, start) {
-        tx.rollback().await?;
-        return Ok(Ok(answer));
-    }
+    let start = start_try::<DB>(&mut tx, &row, FenceState::Tried).await?;
+    let claim = match ended(shared, &order, start) {
+        Ok(claim) => claim,
+        Err(answer) => {
+            tx.rollback().await?;
+            return Ok(Ok(answer));
+        }
+    };
     // Our row is in place, so from here on a compensation waits for us. One that came so long ago that
     // its tombstone may have been collected left nothing to see.
     // And who asked has stopped waiting: what begins now would only have to be found out about later.
@@ -86,9 +90,9 @@ pub(super) async fn action<DB: FenceDatabase>(shared: &Shared<DB>, order: Order)
             return Ok(Err(refused.into()));
         }
     };
-    finish_try::<DB>(&mut tx, row.xid, &row.key, mark, &result).await?;
+    let answer = (claim.from != claim.to || result != NO_ANSWER).then_some(result.as_slice());
     failpoint::reach("try.before_commit");
-    tx.commit().await?;
+    finish::<DB>(tx, &claim, Closing { answer, registered: None }).await?;
     failpoint::reach("try.after_commit");
     Ok(Ok(Answer::Result(result)))
 }
@@ -112,7 +116,7 @@ async fn seal<DB: FenceDatabase>(
     if external {
         DB::delete_refused(&mut tx, row.xid, &row.key).await?;
     }
-    if DB::insert(&mut tx, row, FenceState::Tombstone).await? {
+    if DB::insert(&mut tx, row, FenceState::Tombstone).await?.is_some() {
         tx.commit().await?;
         return Ok(Ok(Answer::Sealed(refused.to_string())));
     }
@@ -142,26 +146,24 @@ fn fits(result: Vec<u8>) -> Result<Vec<u8>, HookError> {
     Err(Refused::new(format!("the action's result has {bytes} bytes, at most {most} are kept")).into())
 }
 
-/// What an action answers without running its hook; `None` if the hook must run.
-fn ended<DB: FenceDatabase>(shared: &Shared<DB>, order: &Order, start: TryStart) -> Option<Answer> {
-    match start {
-        TryStart::Fresh | TryStart::Again(_) => None,
-        TryStart::Repeat(answer) => Some(Answer::Result(answer)),
+/// The claim under which the hook must run, or what an action answers without it.
+fn ended<DB: FenceDatabase>(shared: &Shared<DB>, order: &Order, start: TryStart) -> Result<Claim, Answer> {
+    Err(match start {
+        TryStart::Fresh(claim) | TryStart::Again(claim) => return Ok(claim),
+        TryStart::Repeat(answer) => Answer::Result(answer),
         // H3: it overtook its own compensation, or comes from an owner that was deposed.
         // Refused before, and that answer was lost; or its compensation came first, after which nothing
         // may happen either.
         TryStart::Late(FenceState::Tombstone) if may_end(order) => {
-            Some(Answer::Sealed("the step was refused before, or its compensation came first".into()))
+            Answer::Sealed("the step was refused before, or its compensation came first".into())
         }
-        TryStart::Late(state) => {
-            Some(Answer::Refused(format!("the step is {state}: too late for its action")))
-        }
+        TryStart::Late(state) => Answer::Refused(format!("the step is {state}: too late for its action")),
         TryStart::Reused => {
             let why = "a step whose key was used with another operation or payload before";
-            Some(shared.not_ours(order, "contradiction", why))
+            shared.not_ours(order, "contradiction", why)
         }
         TryStart::OtherLog(mine) => {
-            Some(shared.not_ours(order, "not_mine", &format!("a step of another log, {mine}")))
+            shared.not_ours(order, "not_mine", &format!("a step of another log, {mine}"))
         }
-    }
+    })
 }

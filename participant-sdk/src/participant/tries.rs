@@ -1,4 +1,6 @@
-//! The try: registration at the coordinator, then fence and hook in one local transaction.
+//! The try: registration at the coordinator; fence and hook in one local transaction.
+
+mod local;
 
 use std::any::{TypeId, type_name};
 use std::sync::Arc;
@@ -9,12 +11,12 @@ use unanimity_proto::{target_to_wire, v1};
 use unanimity_types::{BranchKey, BranchKind, Limits};
 
 use crate::context::Context;
-use crate::failpoint;
-use crate::fence::{FenceDatabase, NewRow, TryStart, finish_try, start_try};
+use crate::fence::{FenceDatabase, NewRow};
 use crate::participant::error::{TryError, payload_too_large};
-use crate::participant::hooks::{ErasedHooks, HookError, RawBranch, TccHooks};
+use crate::participant::hooks::TccHooks;
 use crate::participant::options::BranchOptions;
 use crate::participant::{HookSet, Participant, Shared};
+use local::Attempt;
 
 impl<DB: FenceDatabase> Participant<DB> {
     /// Tries a branch of the **current** transaction: registers it, runs the hooks' `try_` with its
@@ -26,6 +28,10 @@ impl<DB: FenceDatabase> Participant<DB> {
     /// [`Participant::try_labelled`].
     ///
     /// Goes on in the background when the future is dropped.
+    ///
+    /// In PostgreSQL the registration runs beside the local transaction, which commits only when it is
+    /// acknowledged; so `try_` may run for a branch that is then refused, and may run twice. What it
+    /// wrote through `tx` is rolled back.
     ///
     /// # Errors
     /// [`TryError`]. Fail the request with it: without its vote the transaction aborts.
@@ -155,92 +161,33 @@ async fn register_and_try<DB: FenceDatabase>(
         ..Default::default()
     };
     let lock_wait = Duration::from_millis(request.lock_wait_ms);
-    let registered = shared
-        .client
-        .register_branch(request, left.min(shared.settings.register_for + lock_wait), lock_wait)
-        .await
-        .map_err(TryError::Registration)?;
-    tracing::debug!(xid = %context.xid(), %key, branch = registered.branch_id, "branch registered");
+    // Who waits for a lock elsewhere must not hold rows here: the lock's holder may want those.
+    let beside = DB::SHARED && !*external && request.lock_keys.is_empty();
+    let bound = left.min(shared.settings.register_for + lock_wait);
+    let registration = async {
+        let registered = shared.client.register_branch(request, bound, lock_wait).await?;
+        tracing::debug!(xid = %context.xid(), %key, branch = registered.branch_id, "branch registered");
+        Ok((registered.log_id, registered.position))
+    };
     let row = NewRow {
         kind: BranchKind::Tcc,
         xid: context.xid(),
         key: key.clone(),
         participant: shared.name.clone(),
         operation,
-        log_id: registered.log_id.or(context.log_id()),
+        log_id: context.log_id(),
         payload,
-        witness: registered.position,
+        witness: None,
     };
-    let answer = fenced_try(&shared, hooks.as_ref(), *external, &row, started).await;
+    let attempt = Attempt { shared: &shared, hooks: hooks.as_ref(), external: *external, row, started };
+    let answer = match beside {
+        true => attempt.beside(registration).await,
+        false => attempt.after(registration.await.map_err(TryError::Registration)?).await,
+    };
     match &answer {
         // After the commit of the local transaction: the vote says that the try is durable.
         Ok(_) => context.add_votes([key]),
-        Err(error) => tracing::debug!(xid = %row.xid, %key, %error, "try failed"),
+        Err(error) => tracing::debug!(xid = %context.xid(), %key, %error, "try failed"),
     }
     answer
-}
-
-/// Runs fence and hook. After it returns `Ok` the try is durable; after an error it is rolled back,
-/// or, if the commit's answer was lost, unknown; if it never returns the row tells.
-async fn fenced_try<DB: FenceDatabase>(
-    shared: &Shared<DB>,
-    hooks: &dyn ErasedHooks<DB>,
-    external: bool,
-    row: &NewRow,
-    started: Instant,
-) -> Result<Vec<u8>, TryError> {
-    if external {
-        let mut tx = shared.begin_local().await?;
-        let start = start_try::<DB>(&mut tx, row).await?;
-        if let Some(answer) = ended(start) {
-            tx.rollback().await.map_err(crate::fence::FenceError::from)?;
-            return answer;
-        }
-        tx.commit().await.map_err(crate::fence::FenceError::from)?;
-    }
-    let mut tx = shared.begin_local().await?;
-    let start = start_try::<DB>(&mut tx, row).await?;
-    let mark = if let TryStart::Again(mark) = &start { Some(*mark) } else { None };
-    if let Some(answer) = ended(start) {
-        tx.rollback().await.map_err(crate::fence::FenceError::from)?;
-        return answer;
-    }
-    // Our row is in place, so from here on a cancel waits for us. Was there a cancel so long ago
-    // that its tombstone may have been collected? Then our registration is older than that.
-    if started.elapsed() >= shared.settings.collect_after {
-        return Err(TryError::TooLate);
-    }
-    let branch = RawBranch { xid: row.xid, key: row.key.clone(), payload: row.payload.clone() };
-    let hook = hooks.run_try(&mut tx, branch);
-    let outcome = tokio::time::timeout(shared.settings.hook_timeout, hook).await;
-    let answer = match outcome {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => {
-            // What rolls back by itself when it is dropped; asked for, it is done when we answer.
-            let _ = tx.rollback().await;
-            return Err(match error {
-                HookError::Refused(refused) => TryError::Refused(refused.to_string()),
-                HookError::Failed(error) => TryError::Hook(error),
-            });
-        }
-        Err(_) => return Err(TryError::HookTimeout),
-    };
-    finish_try::<DB>(&mut tx, row.xid, &row.key, mark, &answer).await?;
-    failpoint::reach("try.before_commit");
-    tx.commit().await.map_err(crate::fence::FenceError::from)?;
-    failpoint::reach("try.after_commit");
-    Ok(answer)
-}
-
-/// What a try answers without running its hook; `None` if the hook must run.
-fn ended(start: TryStart) -> Option<Result<Vec<u8>, TryError>> {
-    match start {
-        TryStart::Fresh | TryStart::Again(_) => None,
-        TryStart::Repeat(answer) => Some(Ok(answer)),
-        TryStart::Late(state) => {
-            tracing::debug!(%state, "a try came after its cancel");
-            Some(Err(TryError::Cancelled))
-        }
-        TryStart::Reused | TryStart::OtherLog(_) => Some(Err(TryError::KeyReused)),
-    }
 }

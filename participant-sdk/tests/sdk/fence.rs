@@ -25,7 +25,7 @@ impl<DB: TestDatabase> World<DB>
 where
     Reserve: TccHooks<DB, Payload = Take, Output = i64>,
 {
-    async fn start(external: bool) -> Option<Self> {
+    pub(crate) async fn start(external: bool) -> Option<Self> {
         let Some((fence, guard)) = fence::<DB>().await else {
             eprintln!("SKIPPED: no server for this database on this machine");
             return None;
@@ -43,7 +43,7 @@ where
         Some(Self { fake, fence, hooks, participant, _guard: guard })
     }
 
-    async fn stock(&self) -> (i64, i64, i64) {
+    pub(crate) async fn stock(&self) -> (i64, i64, i64) {
         stock(self.fence.pool()).await
     }
 

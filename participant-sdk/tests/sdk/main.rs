@@ -11,6 +11,8 @@ mod messages;
 mod outbox;
 mod participant;
 mod propagation;
+mod registration;
+mod round_trips;
 mod sagas;
 mod steps;
 mod support;

@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub(crate) fail_begins: usize,
     pub(crate) registered: HashMap<(String, String), v1::RegisterBranchRequest>,
     pub(crate) refuse_registrations: bool,
+    /// Registrations are done, and answered when this has a permit.
+    pub(crate) hold_registrations: Option<Arc<tokio::sync::Semaphore>>,
     pub(crate) commits: Vec<v1::CommitRequest>,
     pub(crate) on_commit: VecDeque<OnCommit>,
     pub(crate) aborts: Vec<String>,
@@ -231,7 +233,8 @@ impl Coordinator for Fake {
         request: Request<v1::RegisterBranchRequest>,
     ) -> Result<Response<v1::RegisterBranchResponse>, Status> {
         let request = request.into_inner();
-        self.with(|state| {
+        let held = self.with(|state| state.hold_registrations.clone());
+        let answer = self.with(|state| {
             if state.refuse_registrations {
                 let detail = v1::ErrorDetail { status: v1::Status::Aborted.into(), ..Default::default() };
                 return Err(refused(ErrorCode::AlreadyDecided, detail));
@@ -249,7 +252,11 @@ impl Coordinator for Fake {
                 position: Self::position(state),
                 log_id: state.log_id.to_string(),
             }))
-        })
+        });
+        if let Some(held) = held {
+            let _ = held.acquire().await.unwrap();
+        }
+        answer
     }
 
     async fn commit(

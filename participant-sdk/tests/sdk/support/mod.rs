@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub(crate) mod counter;
 pub(crate) mod databases;
 pub(crate) mod fake;
 pub(crate) mod stock;
