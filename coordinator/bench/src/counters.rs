@@ -15,7 +15,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(crate) struct Observer {
     url: String,
-    client: CoordinatorClient<Channel>,
+    /// None: what is measured is another product, and counts nothing that we know.
+    client: Option<CoordinatorClient<Channel>>,
 }
 
 /// A coordinator's counters at a moment.
@@ -36,12 +37,18 @@ impl Observer {
         let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|error| failed(error.to_string()))?;
         let endpoint = endpoint.connect_timeout(ANSWER_MAX).timeout(ANSWER_MAX);
         let channel = endpoint.connect().await.map_err(|error| failed(innermost(&error)))?;
-        Ok(Self { url: url.to_owned(), client: CoordinatorClient::new(channel) })
+        Ok(Self { url: url.to_owned(), client: Some(CoordinatorClient::new(channel)) })
+    }
+
+    /// Of a product that has no such counters: it is seen from outside alone.
+    pub(crate) fn of_a_stranger(url: &str) -> Self {
+        Self { url: url.to_owned(), client: None }
     }
 
     /// Asks for everything that it counts.
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, Error> {
-        let answer = self.client.clone().get_info(v1::GetInfoRequest {}).await;
+        let Some(client) = &self.client else { return Ok(Snapshot::default()) };
+        let answer = client.clone().get_info(v1::GetInfoRequest {}).await;
         let info = answer.map_err(|status| self.failed(status.message()))?.into_inner();
         if let Some(partition) = info.partition_states.iter().find(|state| state.state != "running") {
             return Err(self.failed(&format!("its partition {} is {}", partition.partition, partition.state)));

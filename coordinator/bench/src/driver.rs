@@ -1,12 +1,14 @@
 //! One workload against one product: what the generator repeats and times.
 
+mod dtm;
 mod unanimity;
-
-pub(crate) use unanimity::Unanimity;
 
 use std::future::Future;
 
+use crate::error::Error;
 use crate::measure::Outcome;
+use crate::options::{Options, Product};
+use crate::places::Places;
 
 /// One transaction that is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,31 @@ pub trait Driver: Send + Sync + 'static {
     /// Runs one transaction to its decision, or as far as the driver says it waits. Never panics: what
     /// goes wrong is [`End::Failed`](crate::End::Failed).
     fn run(&self, shot: Shot) -> impl Future<Output = Outcome> + Send;
+}
+
+/// The driver that the options name.
+pub(crate) enum AnyDriver {
+    Unanimity(unanimity::Unanimity),
+    Dtm(dtm::Dtm),
+}
+
+impl AnyDriver {
+    /// Must be called inside a tokio runtime.
+    pub(crate) async fn new(options: Options, places: Places) -> Result<Self, Error> {
+        Ok(match options.driver {
+            Product::Unanimity => Self::Unanimity(unanimity::Unanimity::new(options, places)?),
+            Product::Dtm => Self::Dtm(dtm::Dtm::new(&options, places).await?),
+        })
+    }
+}
+
+impl Driver for AnyDriver {
+    async fn run(&self, shot: Shot) -> Outcome {
+        match self {
+            Self::Unanimity(driver) => driver.run(shot).await,
+            Self::Dtm(driver) => driver.run(shot).await,
+        }
+    }
 }
 
 /// Which of a hundred transactions abort: spread evenly, the same in each run.

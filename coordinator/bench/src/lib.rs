@@ -35,7 +35,7 @@ pub use clock::now_us;
 pub use driver::{Driver, Shot};
 pub use error::{Error, OptionError};
 pub use measure::{End, Outcome, Quantiles};
-pub use options::{CpuOf, Database, Options, Reach, Workload};
+pub use options::{CpuOf, Database, Options, Product, Reach, Workload};
 pub use report::{CpuPerTransaction, Latency, PerSecond, PerTransaction, Report};
 pub use run::{run, work};
 pub use worker::Launch;

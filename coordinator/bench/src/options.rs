@@ -52,6 +52,27 @@ pub enum Reach {
     Http,
 }
 
+/// Whose API the load speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Product {
+    /// Unanimity's, by its SDK.
+    Unanimity,
+    /// DTM's HTTP API, which others speak too. For comparisons: sagas with HTTP participants.
+    Dtm,
+}
+
+impl Product {
+    /// Its name in the result.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unanimity => "unanimity",
+            Self::Dtm => "dtm",
+        }
+    }
+}
+
 /// Where the participants' branches write to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Database {
@@ -138,6 +159,9 @@ pub struct Options {
         value_name = "URL"
     )]
     pub coordinator: String,
+    /// What answers there: for comparisons with products that speak DTM's HTTP API.
+    #[arg(long, value_enum, default_value_t = Product::Unanimity)]
+    pub driver: Product,
     /// What the transactions are.
     #[arg(long, value_enum, default_value_t = Workload::Tcc)]
     pub mode: Workload,
@@ -230,6 +254,12 @@ impl Options {
                 "--coordinator {:?}: it is a URL such as http://127.0.0.1:7460",
                 self.coordinator
             )));
+        }
+        let is_compared = self.mode == Workload::Saga && self.participants == Reach::Http && self.aborts == 0;
+        if self.driver == Product::Dtm && !is_compared {
+            return Err(OptionError(
+                "--driver dtm: it goes with --mode saga --participants http, and no --aborts".to_owned(),
+            ));
         }
         self.check_database()
     }
@@ -332,6 +362,8 @@ mod tests {
             ("--connections 65", "--connections 65"),
             ("--coordinator ftp://x", "--coordinator \"ftp://x\""),
             ("--mode xa", "--mode"),
+            ("--driver dtm", "--mode saga --participants http"),
+            ("--driver dtm --mode saga --participants http --aborts 1", "no --aborts"),
             ("--database mysql:x", "none, sqlite:PATH or postgres:URL"),
             ("--database sqlite:x --participants http", "not --participants http"),
             ("--database sqlite:x --mode two-phase", "SQLite cannot prepare"),

@@ -26,6 +26,16 @@ pub(crate) enum PlaceKind {
 }
 
 impl Places {
+    /// The URL that a branch goes to, counted from 0, where participants are called by HTTP.
+    pub(crate) fn url(&self, branch: u32) -> Option<&str> {
+        match &self.kind {
+            PlaceKind::Http(urls) => {
+                urls.get(usize::try_from(branch % self.services).unwrap_or(0)).map(String::as_str)
+            }
+            PlaceKind::Attached | PlaceKind::Grpc(_) => None,
+        }
+    }
+
     /// Where a branch goes, counted from 0.
     pub(crate) fn target(&self, branch: u32) -> StepTarget {
         let service = branch % self.services;

@@ -10,7 +10,7 @@ use crate::counters::{Observer, Snapshot, minus};
 use crate::cpu;
 use crate::error::Error;
 use crate::measure::{Counted, Generated, Latencies, Window};
-use crate::options::{Options, Workload};
+use crate::options::{Options, Product, Workload};
 use crate::participants::Tallied;
 use crate::report::{self, CpuPerTransaction, Latency, PerSecond, PerTransaction, Report, each};
 use crate::worker::{Launch, Worker};
@@ -29,7 +29,10 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// [`Error`], if it could not be measured. That transactions failed stands in the report.
 pub async fn run(options: &Options, launch: &Launch) -> Result<Report, Error> {
     options.check()?;
-    let observer = Observer::connect(&options.coordinator).await?;
+    let observer = match options.driver {
+        Product::Unanimity => Observer::connect(&options.coordinator).await?,
+        Product::Dtm => Observer::of_a_stranger(&options.coordinator),
+    };
     let (mut participants, places) = Worker::participants(launch, options).await?;
     let mut generators = Vec::new();
     for generator in 0..options.generators {
@@ -198,7 +201,7 @@ impl Outcome<'_> {
         errors.extend(self.errors.iter().cloned());
         Report {
             config: report::config(self.options, &self.before.version, self.before.partitions),
-            driver: "unanimity".to_owned(),
+            driver: self.options.driver.name().to_owned(),
             started,
             committed,
             aborted,

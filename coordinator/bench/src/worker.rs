@@ -15,7 +15,7 @@ use tokio::io::{
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use crate::driver::Unanimity;
+use crate::driver::AnyDriver;
 use crate::error::Error;
 use crate::measure::{Generated, Window};
 use crate::options::Options;
@@ -226,7 +226,7 @@ async fn write_line(output: &mut (impl AsyncWrite + Unpin), value: &impl Seriali
 /// What a worker holds.
 enum Job {
     Participants(Participants),
-    Generator(Arc<Unanimity>, Box<Options>),
+    Generator(Arc<AnyDriver>, Box<Options>),
 }
 
 /// Is a worker until the other side closes the pipe.
@@ -260,13 +260,15 @@ async fn obey(order: Order, job: &mut Option<Job>) -> Option<Said> {
             }
             Err(error) => Said::Failed(error.to_string()),
         }),
-        (Order::Generate(options, places), _) => Some(match Unanimity::new((*options).clone(), places) {
-            Ok(driver) => {
-                *job = Some(Job::Generator(Arc::new(driver), options));
-                Said::Ready
-            }
-            Err(error) => Said::Failed(error.to_string()),
-        }),
+        (Order::Generate(options, places), _) => {
+            Some(match AnyDriver::new((*options).clone(), places).await {
+                Ok(driver) => {
+                    *job = Some(Job::Generator(Arc::new(driver), options));
+                    Said::Ready
+                }
+                Err(error) => Said::Failed(error.to_string()),
+            })
+        }
         (Order::Window(window), Some(Job::Participants(participants))) => {
             if let Some(tally) = participants.tally() {
                 tally.set_window(window);

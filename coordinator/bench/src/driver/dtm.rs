@@ -25,7 +25,7 @@ use crate::clock::now_us;
 use crate::driver::{Driver, Shot};
 use crate::error::Error;
 use crate::measure::{End, Outcome};
-use crate::options::{Options, Workload};
+use crate::options::Options;
 use crate::places::Places;
 
 /// How long a saga is waited for: as long as for Unanimity's.
@@ -63,11 +63,8 @@ impl Dtm {
     /// Listens for last steps. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// The workload is none that is compared, or there is no port.
+    /// There is no port, or no HTTP client.
     pub(crate) async fn new(options: &Options, places: Places) -> Result<Self, Error> {
-        if options.mode != Workload::Saga || options.aborts > 0 {
-            return Err(Error::Participants("--driver dtm runs --mode saga without --aborts".to_owned()));
-        }
         let failed = |error: std::io::Error| Error::Participants(error.to_string());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
         let end_url = format!("http://{}/end/", listener.local_addr().map_err(failed)?);
@@ -142,6 +139,7 @@ impl Dtm {
         if step + 1 == self.steps {
             return format!("{}{number}", self.end_url);
         }
+        // Options::check asks for participants with a URL.
         self.places.url(step).unwrap_or_default().to_owned()
     }
 }
@@ -166,7 +164,9 @@ impl Driver for Dtm {
     async fn run(&self, shot: Shot) -> Outcome {
         match self.saga(shot).await {
             // A saga is decided when its last step is done.
-            Ok(ended_us) => Outcome { end: End::Committed, decided_us: ended_us, finished_us: Some(ended_us) },
+            Ok(ended_us) => {
+                Outcome { end: End::Committed, decided_us: ended_us, finished_us: Some(ended_us) }
+            }
             Err(error) => Outcome { end: End::Failed(error), decided_us: now_us(), finished_us: None },
         }
     }
