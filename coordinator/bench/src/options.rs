@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::error::OptionError;
+use crate::stamp::{PAYLOAD_BYTES_MIN, Stamp};
 
 /// Branches of one transaction: what the growth tests ask for.
 const BRANCHES_MAX: u32 = 64;
@@ -273,11 +274,16 @@ impl Options {
                     .to_owned(),
             ));
         }
-        if self.mode == Workload::TwoPhase && matches!(self.database, Database::Sqlite(_)) {
+        if with_database && self.mode == Workload::TwoPhase {
             return Err(OptionError(
-                "--mode two-phase: SQLite cannot prepare a transaction; use --database postgres:URL"
-                    .to_owned(),
+                "--database: the participants of --mode two-phase write nothing; use another mode".to_owned(),
             ));
+        }
+        if with_database && !Stamp::fits(self.payload_bytes()) {
+            return Err(OptionError(format!(
+                "--database: its participants read in the payload when a transaction began; --payload {PAYLOAD_BYTES_MIN} \
+                 or more"
+            )));
         }
         Ok(())
     }
@@ -366,7 +372,8 @@ mod tests {
             ("--driver dtm --mode saga --participants http --aborts 1", "no --aborts"),
             ("--database mysql:x", "none, sqlite:PATH or postgres:URL"),
             ("--database sqlite:x --participants http", "not --participants http"),
-            ("--database sqlite:x --mode two-phase", "SQLite cannot prepare"),
+            ("--database sqlite:x --mode two-phase", "use another mode"),
+            ("--database sqlite:x --payload 16", "--payload 17 or more"),
             ("--cpu database", "NAME=PID"),
             ("--cpu generator=3", "counted anyway"),
             ("--cpu a=3 --cpu a=4", "a is there twice"),

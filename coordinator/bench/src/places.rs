@@ -12,6 +12,8 @@ pub(crate) struct Places {
     /// Participants that the branches are spread over.
     pub(crate) services: u32,
     pub(crate) kind: PlaceKind,
+    /// Where the services' tries are called, one for each, if they register their branches themselves.
+    pub(crate) tries: Vec<String>,
 }
 
 /// How they are reached.
@@ -45,6 +47,12 @@ impl Places {
             PlaceKind::Grpc(addresses) => StepTarget::grpc(&addresses[place]),
             PlaceKind::Http(urls) => StepTarget::http(&urls[place]),
         }
+    }
+
+    /// Where a branch's try is called, if its service registers it.
+    pub(crate) fn try_url(&self, branch: u32) -> Option<&str> {
+        let service = usize::try_from(branch % self.services).unwrap_or(0);
+        self.tries.get(service).map(String::as_str)
     }
 }
 

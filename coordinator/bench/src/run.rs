@@ -107,13 +107,33 @@ async fn wait_for_the_end(
     loop {
         let all_came = options.mode == Workload::Saga || participants.finished().await? >= expected;
         if all_came && observer.snapshot().await?.open <= before.open {
-            return Ok(());
+            return wait_for_history(observer, drained_by).await;
         }
         if Instant::now() >= drained_by {
             return Ok(());
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Waits until the rows of history are written, which nobody waits for: until there come no more.
+async fn wait_for_history(observer: &Observer, drained_by: Instant) -> Result<(), Error> {
+    /// Longer than from one batch of rows to the next.
+    const STILL: Duration = Duration::from_millis(300);
+    let rows = async || {
+        let snapshot = observer.snapshot().await?;
+        Ok::<_, Error>(snapshot.counters.map(|counters| (counters.finished, counters.history_rows)))
+    };
+    let mut known = rows().await?;
+    while known.is_some() && Instant::now() < drained_by {
+        tokio::time::sleep(STILL).await;
+        let now = rows().await?;
+        if now == known {
+            break;
+        }
+        known = now;
+    }
+    Ok(())
 }
 
 /// Looks at the processes' CPU time.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use unanimity_sdk::{
-    Client, ClientError, CommitError, GlobalTransaction, NewBranch, Saga, StepTarget, TransactionError,
-    WaitFor,
+    Client, ClientError, CommitError, GlobalTransaction, NewBranch, Saga, SendInTransaction as _, StepTarget,
+    TransactionError, WaitFor,
 };
 
 use crate::clock::now_us;
@@ -25,6 +25,7 @@ pub(crate) struct Unanimity {
     clients: Vec<Client>,
     options: Options,
     places: Places,
+    http: reqwest::Client,
 }
 
 impl Unanimity {
@@ -32,7 +33,12 @@ impl Unanimity {
     pub(crate) fn new(options: Options, places: Places) -> Result<Self, Error> {
         let client = |_| Client::connect(options.coordinator.clone());
         let clients = (0..options.connections).map(client).collect::<Result<_, ClientError>>()?;
-        Ok(Self { clients, options, places })
+        // There is nothing to encrypt on the way to the bench's own services; reqwest wants a provider all
+        // the same. That there is one already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().tcp_nodelay(true).build();
+        let http = http.map_err(|error| Error::Participants(format!("no HTTP client: {error}")))?;
+        Ok(Self { clients, options, places, http })
     }
 
     fn client(&self, shot: Shot) -> &Client {
@@ -64,8 +70,17 @@ impl Unanimity {
         decided(transaction.commit().await)
     }
 
-    /// Registers a branch; its try does nothing, here.
+    /// Registers a branch whose try does nothing, here; or calls the service that registers it.
     async fn branch(&self, transaction: &GlobalTransaction, branch: u32, stamp: Stamp) -> Result<(), String> {
+        if let Some(url) = self.places.try_url(branch) {
+            let payload = stamp.payload(self.options.payload_bytes());
+            let answer =
+                self.http.post(url).body(payload).send_in(transaction).await.map_err(failed("try"))?;
+            return match answer.status().is_success() {
+                true => Ok(()),
+                false => Err(format!("try: {} {}", answer.status(), answer.text().await.unwrap_or_default())),
+            };
+        }
         let target = self.places.target(branch);
         let branch = match self.options.mode {
             Workload::TwoPhase => NewBranch::two_phase(target.clone(), target),

@@ -1,6 +1,7 @@
 //! The participants' process.
 
 mod attached;
+mod database;
 mod grpc;
 mod http;
 mod tally;
@@ -16,7 +17,7 @@ use unanimity_proto::v1;
 use unanimity_proto::v1::branch_result::Outcome;
 
 use crate::error::Error;
-use crate::options::{Options, Reach, Workload};
+use crate::options::{Database, Options, Reach, Workload};
 use crate::places::{PlaceKind, Places};
 use crate::stamp::Stamp;
 
@@ -92,6 +93,11 @@ impl Participants {
         });
         let services = options.services();
         let mut tasks = JoinSet::new();
+        if options.database != Database::None {
+            let database::Addresses { grpc, tries } = database::start(&mut tasks, options, &answerer).await?;
+            let kind = if grpc.is_empty() { PlaceKind::Attached } else { PlaceKind::Grpc(grpc) };
+            return Ok(Self { places: Places { services, kind, tries }, answerer, _tasks: tasks });
+        }
         let kind = match options.participants {
             Reach::Attached => {
                 attach(&mut tasks, options, services, &answerer).await?;
@@ -116,7 +122,7 @@ impl Participants {
                 }
             }
         };
-        Ok(Self { places: Places { services, kind }, answerer, _tasks: tasks })
+        Ok(Self { places: Places { services, kind, tries: Vec::new() }, answerer, _tasks: tasks })
     }
 
     pub(crate) fn tally(&self) -> Option<&Tally> {

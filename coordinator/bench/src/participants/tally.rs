@@ -66,6 +66,14 @@ impl Tally {
         }
     }
 
+    /// Notes an operation of a branch whose number is not known, of participants that do each once.
+    pub(crate) fn note_next(&self, xid: Xid, stamp: Option<Stamp>) {
+        let now = now_us();
+        let mut state = self.lock();
+        let next = state.open.get(&xid).map_or(0, |seen| seen.trailing_ones());
+        state.note(self.branches, now, xid, next, false, stamp);
+    }
+
     /// How many are finished, without their latencies.
     pub(crate) fn finished(&self) -> u64 {
         self.lock().finished
