@@ -363,7 +363,7 @@ mod tests {
             ("--aborts 101", "--aborts 101: it is 0 to 100"),
             ("--duration 0", "--duration 0: it is 0.1 to 86400 seconds"),
             ("--duration NaN", "--duration NaN"),
-            ("--warm-up -1", "--warm-up"),
+            ("--warm-up=-1", "--warm-up -1: it is 0 to 86400 seconds"),
             ("--generators 3 --concurrency 2", "--generators 3"),
             ("--connections 65", "--connections 65"),
             ("--coordinator ftp://x", "--coordinator \"ftp://x\""),

@@ -60,7 +60,7 @@ const RULES: &[Rule] = &[
     Rule {
         package: BENCH,
         ours: &[TYPES, PROTO, SDK],
-        ours_in_tests: &[COORDINATOR, TESTING],
+        ours_in_tests: &[COORDINATOR],
         others: Others::Any,
     },
     // Servers for tests and examples: knows nothing of Unanimity.
