@@ -73,6 +73,21 @@ pub struct Metrics {
     blocks: Family<PartitionLabels, Gauge>,
 }
 
+/// The metrics of one route with one code.
+#[derive(Debug)]
+pub(crate) struct RouteMetrics {
+    requests: Counter,
+    durations: Histogram,
+}
+
+impl RouteMetrics {
+    /// Counts an answered request.
+    pub(crate) fn answered(&self, took: Duration) {
+        self.requests.inc();
+        self.durations.observe(took.as_secs_f64());
+    }
+}
+
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
@@ -111,6 +126,16 @@ impl Metrics {
         let labels = RequestLabels { route: route.to_owned(), code: code.to_owned() };
         self.requests.get_or_create(&labels).inc();
         self.durations.get_or_create(&RouteLabels { route: route.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    /// Where answers of one route with one code are counted, for those that have many: looked up once.
+    #[must_use]
+    pub(crate) fn route(&self, route: &str, code: &str) -> RouteMetrics {
+        let labels = RequestLabels { route: route.to_owned(), code: code.to_owned() };
+        RouteMetrics {
+            requests: self.requests.get_or_create(&labels).clone(),
+            durations: self.durations.get_or_create(&RouteLabels { route: route.to_owned() }).clone(),
+        }
     }
 
     /// All metrics as text, partitions as they are now.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use unanimity_proto::error_from_status;
+use unanimity_proto::{error_from_status, v1};
 use unanimity_types::{AbortReason, Decision, ErrorCode, Limits, Status, Xid};
 
 /// Why a call to the coordinator did not bring what it asked for.
@@ -102,6 +102,12 @@ impl ClientError {
         Self::Protocol { message: message.into() }
     }
 
+    /// As a coordinator that has too much in hand answers.
+    pub(crate) fn too_busy(message: impl Into<String>) -> Self {
+        let (code, message) = (ErrorCode::TooBusy, message.into());
+        Self::Refused { code, message, status: None, abort_reason: None, retry_after: None }
+    }
+
     pub(crate) fn no_answer(message: impl Into<String>) -> Self {
         Self::NoAnswer { message: message.into() }
     }
@@ -109,8 +115,15 @@ impl ClientError {
 
 impl From<tonic::Status> for ClientError {
     fn from(status: tonic::Status) -> Self {
-        let message = shorten(status.message());
-        if let Some(detail) = error_from_status(&status)
+        Self::told(status.code(), status.message(), error_from_status(&status))
+    }
+}
+
+impl ClientError {
+    /// An error as a coordinator tells it: in a status, or on a command stream.
+    pub(crate) fn told(code: tonic::Code, message: &str, detail: Option<v1::ErrorDetail>) -> Self {
+        let (grpc, message) = (code, shorten(message));
+        if let Some(detail) = detail
             && let Ok(code) = detail.code.parse()
         {
             let retry_after = (detail.retry_after_ms > 0)
@@ -127,11 +140,11 @@ impl From<tonic::Status> for ClientError {
                 retry_after,
             };
         }
-        match bare_code(status.code()) {
+        match bare_code(grpc) {
             Some(code) => {
                 Self::Refused { code, message, status: None, abort_reason: None, retry_after: None }
             }
-            None => Self::NoAnswer { message: format!("{}: {message}", status.code()) },
+            None => Self::NoAnswer { message: format!("{grpc}: {message}") },
         }
     }
 }
@@ -166,7 +179,7 @@ pub(crate) fn xid_in_answer(text: &str) -> Result<Xid, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use unanimity_proto::{error_to_status, v1};
+    use unanimity_proto::error_to_status;
 
     #[test]
     fn the_detail_of_a_refusal_is_read() {

@@ -1,9 +1,9 @@
 //! What every call passes: a bounded number in hand, a deadline, a metric.
 //!
 //! It stands before the body is read, so that calls beyond the bound cost nothing but their header.
-//! Streams without an end of their own (attached sessions, health watches, reflection) and the pages
-//! that tell how the node is pass freely: they must work when nothing else does, and have bounds of
-//! their own.
+//! Streams without an end of their own (attached sessions, commands, health watches, reflection) and the
+//! pages that tell how the node is pass freely: they must work when nothing else does, and have bounds of
+//! their own. Each command of a stream counts as a call in hand.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +43,41 @@ impl Calls {
         if let Ok(permits) = self.permits.acquire_many(self.max).await {
             permits.forget();
         }
+    }
+
+    /// What a stream of commands counts its own with.
+    pub(super) fn hand(&self) -> Hand {
+        Hand { permits: Arc::clone(&self.permits), taken: 0 }
+    }
+}
+
+/// The commands of one stream among the calls in hand: each counts as a call, without the stream counting as one.
+#[derive(Debug)]
+pub(super) struct Hand {
+    permits: Arc<Semaphore>,
+    taken: usize,
+}
+
+impl Hand {
+    /// Takes one more; not if the node has as many as it takes.
+    pub(super) fn take(&mut self) -> bool {
+        let Ok(permit) = self.permits.try_acquire() else { return false };
+        permit.forget();
+        self.taken += 1;
+        true
+    }
+
+    /// Gives so many back.
+    pub(super) fn give(&mut self, count: usize) {
+        let count = count.min(self.taken);
+        self.taken -= count;
+        self.permits.add_permits(count);
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        self.give(self.taken);
     }
 }
 
@@ -99,12 +134,12 @@ fn answer(is_grpc: bool, error: &Error) -> Response {
     if is_grpc { grpc::status(error).into_http() } else { web::problem(error).into_response() }
 }
 
-fn too_busy() -> Error {
+pub(super) fn too_busy() -> Error {
     Error::new(ErrorCode::TooBusy, "this node has as many calls in hand as it takes; try again")
         .retry_after(TOO_BUSY_RETRY_AFTER)
 }
 
-fn deadline_exceeded(timeout: Duration) -> Error {
+pub(super) fn deadline_exceeded(timeout: Duration) -> Error {
     let message = format!(
         "no answer within {} ms; a command that was sent may still take effect: ask, or repeat it with the same xid",
         timeout.as_millis()
@@ -115,6 +150,7 @@ fn deadline_exceeded(timeout: Duration) -> Error {
 /// What passes freely, see the module's text.
 fn is_free(path: &str) -> bool {
     matches!(path, "/" | "/healthz" | "/readyz" | "/metrics" | "/openapi.json")
+        || path == grpc::COMMANDS
         || path.starts_with("/unanimity.v1.Participants/")
         || path.starts_with("/grpc.health.v1.")
         || path.starts_with("/grpc.reflection.v1.")

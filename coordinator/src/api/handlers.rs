@@ -6,20 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::Either;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use unanimity_types::{
-    TICKETED_TIMEOUT_MAX, 
-    BranchKey, ErrorCode, Limits, LogId, LogPosition, Mode, Name, PartitionId, Plan, Status, Target,
-    Timestamp, Vote, Xid,
+    BranchKey, ErrorCode, Limits, LogId, LogPosition, Mode, Name, PartitionId, Plan, Status,
+    TICKETED_TIMEOUT_MAX, Target, Timestamp, Vote, Xid,
 };
 
 use super::cursor;
 use crate::config::Config;
 use crate::delivery::AllowList;
 use crate::engine::{
-    Asked, Begin, Begun, Claim, Commit, Coordinator, Error, Info, Inquiry, ListFilter, OperatorAction, Register,
-    Registered, Resolve, Standing, TransactionView, Wait,
+    Asked, Begin, Begun, Claim, Commit, Coordinator, Error, Info, Inquiry, ListFilter, OperatorAction,
+    Register, Registered, Resolve, Standing, TransactionView, Wait,
 };
 
 /// How many transactions a page has if nobody says.
@@ -104,6 +104,7 @@ pub struct Handlers {
     payload_bytes_max: usize,
     transaction_timeout: Duration,
     closing: CancellationToken,
+    in_place: bool,
 }
 
 impl Handlers {
@@ -121,7 +122,15 @@ impl Handlers {
             payload_bytes_max: config.limits.payload_bytes_max,
             transaction_timeout: config.timeouts.transaction(),
             closing,
+            in_place: false,
         }
+    }
+
+    /// The same for somebody who drops none of the futures of [`Handlers::begin`], [`Handlers::register`],
+    /// [`Handlers::vote`], [`Handlers::commit`] and [`Handlers::abort`] before it ended: they need no tasks
+    /// of their own. `closing` ends their waits for what comes after a decision, as the node's end does.
+    pub(super) fn in_place(&self, closing: CancellationToken) -> Self {
+        Self { closing, in_place: true, ..self.clone() }
     }
 
     /// The engine behind.
@@ -144,7 +153,7 @@ impl Handlers {
             Plan::Message(plan) => plan.submit,
         };
         let coordinator = self.coordinator.clone();
-        let begun = detached(async move { coordinator.begin(begin).await }).await?;
+        let begun = self.carried(async move { coordinator.begin(begin).await }).await?;
         if !by_itself || reached(begun.status, wait) {
             return Ok(begun);
         }
@@ -229,7 +238,7 @@ impl Handlers {
                 .map_err(|why| Error::new(ErrorCode::TargetNotAllowed, why).about(xid))?;
         }
         let coordinator = self.coordinator.clone();
-        detached(async move { coordinator.register_as(register, claim).await }).await
+        self.carried(async move { coordinator.register_as(register, claim).await }).await
     }
 
     /// A two-phase branch votes by itself.
@@ -238,7 +247,7 @@ impl Handlers {
     /// As [`Coordinator::vote`].
     pub async fn vote(&self, xid: Xid, key: BranchKey, vote: Vote) -> Result<Standing, Error> {
         let coordinator = self.coordinator.clone();
-        detached(async move { coordinator.vote(xid, key, vote).await }).await
+        self.carried(async move { coordinator.vote(xid, key, vote).await }).await
     }
 
     /// Asks for the decision Commit; waits for the branches too if `wait` says so, as long as the
@@ -257,7 +266,7 @@ impl Handlers {
         let claim = self.timed(claim);
         let coordinator = self.coordinator.clone();
         let commit = Commit { xid, votes, wait: Wait::Decided };
-        let standing = detached(async move { coordinator.commit_as(commit, claim).await }).await?;
+        let standing = self.carried(async move { coordinator.commit_as(commit, claim).await }).await?;
         self.follow(standing, wait, deadline).await
     }
 
@@ -277,13 +286,14 @@ impl Handlers {
         let claim = self.timed(claim);
         let first = if claim.birth.is_some() { wait.min(Wait::Decided) } else { Wait::Decided };
         let coordinator = self.coordinator.clone();
-        let standing = detached(async move {
-            match by {
-                Some(action) => coordinator.abort_by_operator(xid, action, Wait::Decided).await,
-                None => coordinator.abort_as(xid, claim, first).await,
-            }
-        })
-        .await?;
+        let standing = self
+            .carried(async move {
+                match by {
+                    Some(action) => coordinator.abort_by_operator(xid, action, Wait::Decided).await,
+                    None => coordinator.abort_as(xid, claim, first).await,
+                }
+            })
+            .await?;
         self.follow(standing, wait, deadline).await
     }
 
@@ -338,7 +348,8 @@ impl Handlers {
             let message = "ages_ms: one for each xid, or none at all";
             return Err(Error::new(ErrorCode::InvalidRequest, message));
         }
-        let ages = ages_ms.into_iter().map(|age| Some(Duration::from_millis(age))).chain(std::iter::repeat(None));
+        let ages =
+            ages_ms.into_iter().map(|age| Some(Duration::from_millis(age))).chain(std::iter::repeat(None));
         let asked: Vec<Asked> = xids.into_iter().zip(ages).map(|(xid, age)| Asked { xid, age }).collect();
         if witnesses.len() > usize::from(unanimity_types::SLOTS) {
             let message = "witnesses: at most one for each partition";
@@ -397,6 +408,15 @@ impl Handlers {
     #[must_use]
     pub fn info(&self) -> Info {
         self.coordinator.info()
+    }
+
+    /// Runs what changes state where it is sure to run to its end.
+    fn carried<T, F>(&self, work: F) -> impl Future<Output = Result<T, Error>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        if self.in_place { Either::Left(work) } else { Either::Right(detached(work)) }
     }
 
     /// Waits for the branches after a decision, if that was asked for.

@@ -10,8 +10,8 @@
 //! - Wire types and JSON stop in `grpc` and `http`; handlers see domain types only, so that both
 //!   interfaces give the same answers and the same codes.
 //! - Every call passes `guard`: a bounded number in hand, a deadline, a metric.
-//! - Whatever changes state runs in a task of its own, so that a client's deadline or a broken
-//!   connection never stops it half-way.
+//! - Whatever changes state runs in a task that no client ends: one of its own for a call, its stream's for
+//!   a command of a stream. So a deadline or a broken connection never stops it half-way.
 
 mod cursor;
 mod duration;
@@ -71,7 +71,7 @@ pub fn assemble(parts: Parts) -> Api {
     let handlers = Handlers::new(coordinator, allow, &config, closing.clone());
     let guard = guard::Guard::new(&config, Arc::clone(&metrics));
     let calls = guard.calls();
-    let grpc = grpc::routes(&handlers, participants, &config, closing.clone());
+    let grpc = grpc::routes(&handlers, participants, &config, &calls, &metrics, closing.clone());
     let http = http::routes(http::State::new(handlers, metrics, closing), config.limits.message_bytes_max);
     let routes = grpc
         .merge(http)

@@ -1,8 +1,11 @@
-//! The calls to the coordinator, each with its deadline and its repetitions.
+//! The calls to the coordinator, each with its deadline and its repetitions. What is asked for every
+//! transaction goes by the command stream, where there is one.
 
 use std::time::Duration;
 
 use unanimity_proto::v1;
+use unanimity_proto::v1::answer::Kind as Answer;
+use unanimity_proto::v1::command::Kind as Command;
 use unanimity_types::{AbortReason, BranchKey, LogId, LogPosition, Mode, Status, Xid};
 
 use crate::backoff::retried;
@@ -62,11 +65,8 @@ impl Client {
     /// Begins a transaction of any mode. The request names its xid, so that it can be repeated.
     pub(crate) async fn begin_plan(&self, message: v1::BeginRequest) -> Result<Begun, ClientError> {
         let options = self.options();
-        let answer = retried(options.begin_retry_for, options.call_timeout, || async {
-            let request = with_deadline(message.clone(), options.call_timeout);
-            Ok(self.service().begin(request).await?.into_inner())
-        })
-        .await?;
+        let answer =
+            retried(options.begin_retry_for, options.call_timeout, || self.ask_begin(&message)).await?;
         let log_id = self.met(&answer.log_id)?;
         let position = self.witnesses().observe_wire(answer.position.as_ref());
         let status =
@@ -81,11 +81,7 @@ impl Client {
         lock_wait: Duration,
     ) -> Result<Registered, ClientError> {
         let timeout = (self.options().call_timeout + lock_wait).min(bound);
-        let answer = retried(bound, timeout, || async {
-            let request = with_deadline(message.clone(), timeout);
-            Ok(self.service().register_branch(request).await?.into_inner())
-        })
-        .await?;
+        let answer = retried(bound, timeout, || self.ask_register(&message, timeout)).await?;
         if answer.key != message.key {
             return Err(ClientError::protocol("the branch was registered under another key"));
         }
@@ -111,8 +107,7 @@ impl Client {
             secret: claim.secret.clone(),
         };
         let answer = retried(options.commit_retry_for, options.call_timeout, || async {
-            let request = with_deadline(message.clone(), options.call_timeout);
-            decided(self.service().commit(request).await)
+            self.ask_commit(&message).await.map_err(met_itself)
         })
         .await?;
         self.decided(&answer)
@@ -134,11 +129,7 @@ impl Client {
             secret: claim.secret.clone(),
             ..Default::default()
         };
-        let answer = retried(bound, timeout, || async {
-            let request = with_deadline(message.clone(), timeout);
-            Ok(self.service().abort(request).await?.into_inner())
-        })
-        .await?;
+        let answer = retried(bound, timeout, || self.ask_abort(&message)).await?;
         let decided = self.decided(&answer)?;
         match decided.status {
             Status::Aborting | Status::Aborted => Ok(()),
@@ -149,6 +140,48 @@ impl Client {
                 abort_reason: None,
                 retry_after: None,
             }),
+        }
+    }
+
+    async fn ask_begin(&self, message: &v1::BeginRequest) -> Result<v1::BeginResponse, ClientError> {
+        let timeout = self.options().call_timeout;
+        match self.stream().ask(Command::Begin(message.clone()), timeout).await? {
+            Some(Answer::Begun(answer)) => Ok(answer),
+            Some(_) => Err(another_answer()),
+            None => Ok(self.service().begin(with_deadline(message.clone(), timeout)).await?.into_inner()),
+        }
+    }
+
+    async fn ask_register(
+        &self,
+        message: &v1::RegisterBranchRequest,
+        timeout: Duration,
+    ) -> Result<v1::RegisterBranchResponse, ClientError> {
+        match self.stream().ask(Command::Register(message.clone()), timeout).await? {
+            Some(Answer::Registered(answer)) => Ok(answer),
+            Some(_) => Err(another_answer()),
+            None => {
+                let request = with_deadline(message.clone(), timeout);
+                Ok(self.service().register_branch(request).await?.into_inner())
+            }
+        }
+    }
+
+    async fn ask_commit(&self, message: &v1::CommitRequest) -> Result<v1::DecideResponse, ClientError> {
+        let timeout = self.options().call_timeout;
+        match self.stream().ask(Command::Commit(message.clone()), timeout).await? {
+            Some(Answer::Decided(answer)) => Ok(answer),
+            Some(_) => Err(another_answer()),
+            None => Ok(self.service().commit(with_deadline(message.clone(), timeout)).await?.into_inner()),
+        }
+    }
+
+    async fn ask_abort(&self, message: &v1::AbortRequest) -> Result<v1::DecideResponse, ClientError> {
+        let timeout = self.options().call_timeout;
+        match self.stream().ask(Command::Abort(message.clone()), timeout).await? {
+            Some(Answer::Decided(answer)) => Ok(answer),
+            Some(_) => Err(another_answer()),
+            None => Ok(self.service().abort(with_deadline(message.clone(), timeout)).await?.into_inner()),
         }
     }
 
@@ -245,19 +278,16 @@ pub(crate) fn parse_log_id(text: &str) -> Option<LogId> {
     uuid::Uuid::try_parse(text).ok().filter(|id| !id.is_nil()).map(LogId)
 }
 
-/// An answer to commit. A commit that meets itself (an earlier attempt still waits for its
-/// branches) is asked again.
-fn decided(
-    answer: Result<tonic::Response<v1::DecideResponse>, tonic::Status>,
-) -> Result<v1::DecideResponse, ClientError> {
-    let error = match answer {
-        Ok(answer) => return Ok(answer.into_inner()),
-        Err(status) => ClientError::from(status),
-    };
+/// A commit that meets itself (an earlier attempt still waits for its branches) is asked again.
+fn met_itself(error: ClientError) -> ClientError {
     match error.code() {
         Some(unanimity_types::ErrorCode::CommitInProgress) => {
-            Err(ClientError::no_answer("an earlier attempt of this commit is under way"))
+            ClientError::no_answer("an earlier attempt of this commit is under way")
         }
-        _ => Err(error),
+        _ => error,
     }
+}
+
+fn another_answer() -> ClientError {
+    ClientError::protocol("the answer is one to another question")
 }

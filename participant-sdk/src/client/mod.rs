@@ -6,6 +6,7 @@ mod calls;
 mod error;
 mod info;
 mod run;
+mod stream;
 mod tickets;
 mod transaction;
 
@@ -17,6 +18,7 @@ use unanimity_proto::v1;
 use unanimity_proto::v1::coordinator_client::CoordinatorClient;
 use unanimity_types::{Limits, LogId, Mode, Status, Ticket, Xid};
 
+use crate::client::stream::CommandStream;
 use crate::client::tickets::Tickets;
 use crate::error::ClientError;
 use crate::witness::Witnesses;
@@ -31,7 +33,8 @@ pub(crate) use run::check_begin;
 pub use transaction::GlobalTransaction;
 
 /// A coordinator's client: cheap to clone, one connection, connects when it is first used and
-/// again whenever the connection is lost.
+/// again whenever the connection is lost. What its clones ask for their transactions goes together, many
+/// commands in one message.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -59,7 +62,8 @@ struct Shared {
     channel: Channel,
     options: Options,
     witnesses: Witnesses,
-    tickets: Tickets,
+    tickets: Arc<Tickets>,
+    stream: CommandStream,
 }
 
 #[derive(Debug, Clone)]
@@ -138,11 +142,14 @@ impl ClientBuilder {
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true);
+        let channel = endpoint.connect_lazy();
+        let tickets = Arc::<Tickets>::default();
         let shared = Shared {
-            channel: endpoint.connect_lazy(),
+            stream: CommandStream::new(service(channel.clone()), Arc::clone(&tickets)),
+            channel,
             options: self.options,
             witnesses: Witnesses::default(),
-            tickets: Tickets::default(),
+            tickets,
         };
         Ok(Client { shared: Arc::new(shared) })
     }
@@ -266,9 +273,17 @@ impl Client {
         &self.shared.options
     }
 
-    fn service(&self) -> CoordinatorClient<Channel> {
-        CoordinatorClient::new(self.channel())
-            .max_decoding_message_size(Limits::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(Limits::MESSAGE_BYTES_MAX)
+    fn stream(&self) -> &CommandStream {
+        &self.shared.stream
     }
+
+    fn service(&self) -> CoordinatorClient<Channel> {
+        service(self.channel())
+    }
+}
+
+fn service(channel: Channel) -> CoordinatorClient<Channel> {
+    CoordinatorClient::new(channel)
+        .max_decoding_message_size(Limits::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(Limits::MESSAGE_BYTES_MAX)
 }

@@ -1,8 +1,12 @@
 //! gRPC: the services `Coordinator` and `Participants`, health and reflection.
 
+mod carry;
+mod commands;
 mod convert;
 mod health;
 mod service;
+
+use std::sync::Arc;
 
 use axum::Router;
 use http::HeaderMap;
@@ -12,12 +16,17 @@ use unanimity_proto::v1;
 use unanimity_proto::v1::coordinator_server::CoordinatorServer;
 use unanimity_proto::v1::participants_server::ParticipantsServer;
 
+use super::guard::Calls;
 use super::handlers::Handlers;
 use crate::config::Config;
 use crate::delivery::ParticipantsService;
 use crate::engine::Error;
+use crate::telemetry::Metrics;
 
 pub(super) use {convert::state_detail, service::resolve_as, service::vote_set};
+
+/// The one stream of the service `Coordinator`.
+pub(super) const COMMANDS: &str = "/unanimity.v1.Coordinator/Commands";
 
 /// The methods that metrics name. A test compares the list with the descriptors.
 pub(super) const METHODS: &[&str] = &[
@@ -33,6 +42,7 @@ pub(super) const METHODS: &[&str] = &[
     "/unanimity.v1.Coordinator/AcceptLoss",
     "/unanimity.v1.Coordinator/Vote",
     "/unanimity.v1.Coordinator/GetInfo",
+    COMMANDS,
     "/unanimity.v1.Participants/Attach",
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
@@ -44,11 +54,15 @@ pub(super) fn routes(
     handlers: &Handlers,
     participants: ParticipantsService,
     config: &Config,
+    calls: &Calls,
+    metrics: &Arc<Metrics>,
     closing: CancellationToken,
 ) -> Router {
     let max = config.limits.message_bytes_max;
-    let coordinator = CoordinatorServer::new(service::CoordinatorService::new(handlers.clone()))
-        .max_decoding_message_size(max);
+    let commands = commands::Commands::new(handlers, config, calls, metrics, closing.clone());
+    let coordinator =
+        CoordinatorServer::new(service::CoordinatorService::new(handlers.clone(), Arc::new(commands)))
+            .max_decoding_message_size(max);
     let participants = ParticipantsServer::new(participants).max_decoding_message_size(max);
     let health = health::service(handlers.coordinator().clone(), closing);
     let mut routes = Routes::new(coordinator).add_service(participants).add_service(health);
@@ -73,7 +87,18 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// An error as gRPC says it.
 pub(super) fn status(error: &Error) -> tonic::Status {
-    let detail = v1::ErrorDetail {
+    unanimity_proto::error_to_status(error.code, &error.message, detail(error))
+}
+
+/// An error as a command stream says it: what [`status`] says, without a status of its own.
+fn command_error(error: Error) -> v1::CommandError {
+    let detail = v1::ErrorDetail { code: error.code.as_str().to_owned(), ..detail(&error) };
+    let status = unanimity_proto::grpc_code(error.code) as i32;
+    v1::CommandError { status: status.unsigned_abs(), message: error.message, detail: Some(detail) }
+}
+
+fn detail(error: &Error) -> v1::ErrorDetail {
+    v1::ErrorDetail {
         code: String::new(),
         // A lock's conflict is about its holder: whoever asked knows its own xid.
         xid: error.holder.or(error.xid).map(|xid| xid.to_string()).unwrap_or_default(),
@@ -82,8 +107,7 @@ pub(super) fn status(error: &Error) -> tonic::Status {
             .retry_after
             .map_or(0, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
         abort_reason: error.abort_reason.map(|reason| reason.to_string()).unwrap_or_default(),
-    };
-    unanimity_proto::error_to_status(error.code, &error.message, detail)
+    }
 }
 
 #[cfg(test)]

@@ -1,29 +1,33 @@
 //! The service `unanimity.v1.Coordinator`: converts, calls the handler, converts back.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use tokio::time::Instant;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 use unanimity_proto::v1::coordinator_server::Coordinator;
-use unanimity_proto::{InvalidWire, plan_from_wire, position_from_wire, position_to_wire, v1};
+use unanimity_proto::{InvalidWire, position_from_wire, position_to_wire, v1};
 use unanimity_types::{
     BranchId, BranchKey, ErrorCode, Limits, Mode, Name, NameError, PartitionId, ResolveAs,
 };
 
-use super::{convert, status};
+use super::commands::Commands;
+use super::{carry, convert, status};
 use crate::api::guard::Deadline;
 use crate::api::handlers::{AcceptLossInput, Handlers, InquireInput, ListInput, ResolveInput, remaining};
-use crate::engine::{Begin, Error, OperatorAction, Wait};
+use crate::engine::{Error, OperatorAction, Wait};
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(super) struct CoordinatorService {
     handlers: Handlers,
+    commands: Arc<Commands>,
 }
 
 impl CoordinatorService {
-    pub(super) fn new(handlers: Handlers) -> Self {
-        Self { handlers }
+    pub(super) fn new(handlers: Handlers, commands: Arc<Commands>) -> Self {
+        Self { handlers, commands }
     }
 }
 
@@ -48,70 +52,35 @@ fn action(operator: String, reason: String) -> OperatorAction {
 }
 
 /// An operator's action, if one of the two says that it is one; the handler asks for the other.
-fn operator(operator: String, reason: String) -> Option<OperatorAction> {
+pub(super) fn operator(operator: String, reason: String) -> Option<OperatorAction> {
     (!operator.is_empty() || !reason.is_empty()).then(|| action(operator, reason))
 }
 
 #[tonic::async_trait]
 impl Coordinator for CoordinatorService {
+    type CommandsStream = ReceiverStream<Result<v1::AnswerBatch, Status>>;
+
+    async fn commands(
+        &self,
+        request: Request<Streaming<v1::CommandBatch>>,
+    ) -> Result<Response<Self::CommandsStream>, Status> {
+        self.commands.open(request.into_inner()).map(Response::new)
+    }
+
     async fn begin(&self, request: Request<v1::BeginRequest>) -> Result<Response<v1::BeginResponse>, Status> {
         let deadline = deadline(&request);
-        let request = request.into_inner();
-        let work = async {
-            let mode = v1::Mode::try_from(request.mode).unwrap_or(v1::Mode::Unspecified);
-            let begin = Begin {
-                mode: Mode::try_from(mode)?,
-                name: optional_name("name", request.name)?,
-                xid: if request.xid.is_empty() { None } else { Some(convert::xid(&request.xid)?) },
-                timeout: convert::duration(request.timeout_ms),
-                plan: plan_from_wire(request.saga, request.message)?,
-            };
-            let wait = convert::wait(request.wait, Wait::Accepted)?;
-            let begun = self.handlers.begin(begin, wait, deadline).await?;
-            Ok(v1::BeginResponse {
-                xid: begun.xid.to_string(),
-                status: v1::Status::from(begun.status) as i32,
-                position: Some(position_to_wire(begun.position)),
-                log_id: self.handlers.coordinator().log_id().to_string(),
-            })
-        };
-        respond(work.await)
+        respond(carry::begin(&self.handlers, request.into_inner(), deadline).await)
     }
 
     async fn register_branch(
         &self,
         request: Request<v1::RegisterBranchRequest>,
     ) -> Result<Response<v1::RegisterBranchResponse>, Status> {
-        let request = request.into_inner();
-        let work = async {
-            let input = convert::registration(request)?;
-            let registered = self.handlers.register(input).await?;
-            Ok(v1::RegisterBranchResponse {
-                branch_id: registered.branch_id.0,
-                key: registered.key.to_string(),
-                position: Some(position_to_wire(registered.position)),
-                log_id: self.handlers.coordinator().log_id().to_string(),
-            })
-        };
-        respond(work.await)
+        respond(carry::register(&self.handlers, request.into_inner()).await)
     }
 
     async fn vote(&self, request: Request<v1::VoteRequest>) -> Result<Response<v1::VoteResponse>, Status> {
-        let request = request.into_inner();
-        let work = async {
-            let xid = convert::xid(&request.xid)?;
-            let vote = request
-                .vote()
-                .to_domain()
-                .ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "vote: missing or no such value"))?;
-            let key = BranchKey::new(request.key).map_err(|error| named("key", error))?;
-            let standing = self.handlers.vote(xid, key, vote).await?;
-            Ok(v1::VoteResponse {
-                position: Some(position_to_wire(standing.position)),
-                status: v1::Status::from(standing.status).into(),
-            })
-        };
-        respond(work.await)
+        respond(carry::vote(&self.handlers, request.into_inner()).await)
     }
 
     async fn commit(
@@ -119,16 +88,7 @@ impl Coordinator for CoordinatorService {
         request: Request<v1::CommitRequest>,
     ) -> Result<Response<v1::DecideResponse>, Status> {
         let deadline = deadline(&request);
-        let request = request.into_inner();
-        let work = async {
-            let xid = convert::xid(&request.xid)?;
-            let votes = request.votes.map(|votes| vote_set(votes.keys)).transpose()?;
-            let wait = convert::wait(request.wait, Wait::Decided)?;
-            let claim = convert::claim(request.birth, &request.secret)?;
-            let standing = self.handlers.commit(xid, votes, claim, wait, deadline).await?;
-            Ok(convert::standing(&standing))
-        };
-        respond(work.await)
+        respond(carry::commit(&self.handlers, request.into_inner(), deadline).await)
     }
 
     async fn abort(
@@ -136,16 +96,7 @@ impl Coordinator for CoordinatorService {
         request: Request<v1::AbortRequest>,
     ) -> Result<Response<v1::DecideResponse>, Status> {
         let deadline = deadline(&request);
-        let request = request.into_inner();
-        let work = async {
-            let xid = convert::xid(&request.xid)?;
-            let wait = convert::wait(request.wait, Wait::Decided)?;
-            let by = operator(request.operator, request.reason);
-            let claim = convert::claim(request.birth, &request.secret)?;
-            let standing = self.handlers.abort(xid, by, claim, wait, deadline).await?;
-            Ok(convert::standing(&standing))
-        };
-        respond(work.await)
+        respond(carry::abort(&self.handlers, request.into_inner(), deadline).await)
     }
 
     async fn get_transaction(
@@ -206,7 +157,10 @@ impl Coordinator for CoordinatorService {
             let witnesses =
                 request.witnesses.iter().map(position_from_wire).collect::<Result<_, InvalidWire>>()?;
             let log_id = convert::log_id(&request.log_id)?;
-            let answers = self.handlers.inquire(InquireInput { xids, log_id, witnesses }).await?;
+            let answers = self
+                .handlers
+                .inquire(InquireInput { xids, ages_ms: request.ages_ms, log_id, witnesses })
+                .await?;
             Ok(v1::InquireResponse {
                 answers: answers
                     .into_iter()

@@ -57,6 +57,14 @@ pub(crate) struct State {
     pub(crate) hellos: Vec<v1::Hello>,
     pub(crate) goodbyes: usize,
     pub(crate) seq: u64,
+    /// As a coordinator of before there were command streams.
+    pub(crate) no_streams: bool,
+    /// The command streams that were opened, and how many commands each of their messages had.
+    pub(crate) streams: usize,
+    pub(crate) batches: Vec<usize>,
+    /// What the first answers of a stream tell.
+    pub(crate) tickets: Option<v1::Tickets>,
+    pub(crate) open_streams: CancellationToken,
     /// Sessions are welcomed in silence after that.
     pub(crate) mute: bool,
     session: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
@@ -210,6 +218,15 @@ fn refused(code: ErrorCode, detail: v1::ErrorDetail) -> Status {
 
 #[tonic::async_trait]
 impl Coordinator for Fake {
+    type CommandsStream = ReceiverStream<Result<v1::AnswerBatch, Status>>;
+
+    async fn commands(
+        &self,
+        request: Request<Streaming<v1::CommandBatch>>,
+    ) -> Result<Response<Self::CommandsStream>, Status> {
+        self.serve_commands(request.into_inner())
+    }
+
     async fn begin(&self, request: Request<v1::BeginRequest>) -> Result<Response<v1::BeginResponse>, Status> {
         let request = request.into_inner();
         self.with(|state| {

@@ -4,6 +4,7 @@ pub(crate) mod counter;
 pub(crate) mod databases;
 pub(crate) mod fake;
 pub(crate) mod stock;
+mod streams;
 
 use std::time::Duration;
 

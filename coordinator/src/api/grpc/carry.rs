@@ -1,0 +1,87 @@
+//! The commands of a transaction's life, from the wire to the handlers and back: the same whether they come
+//! as calls or on a stream.
+
+use tokio::time::Instant;
+use unanimity_proto::{plan_from_wire, position_to_wire, v1};
+use unanimity_types::{BranchKey, ErrorCode, Mode};
+
+use super::convert;
+use super::service::{named, operator, optional_name, vote_set};
+use crate::api::handlers::Handlers;
+use crate::engine::{Begin, Error, Wait};
+
+pub(super) async fn begin(
+    handlers: &Handlers,
+    request: v1::BeginRequest,
+    deadline: Instant,
+) -> Result<v1::BeginResponse, Error> {
+    let mode = v1::Mode::try_from(request.mode).unwrap_or(v1::Mode::Unspecified);
+    let begin = Begin {
+        mode: Mode::try_from(mode)?,
+        name: optional_name("name", request.name)?,
+        xid: if request.xid.is_empty() { None } else { Some(convert::xid(&request.xid)?) },
+        timeout: convert::duration(request.timeout_ms),
+        plan: plan_from_wire(request.saga, request.message)?,
+    };
+    let wait = convert::wait(request.wait, Wait::Accepted)?;
+    let begun = handlers.begin(begin, wait, deadline).await?;
+    Ok(v1::BeginResponse {
+        xid: begun.xid.to_string(),
+        status: v1::Status::from(begun.status) as i32,
+        position: Some(position_to_wire(begun.position)),
+        log_id: handlers.coordinator().log_id().to_string(),
+    })
+}
+
+pub(super) async fn register(
+    handlers: &Handlers,
+    request: v1::RegisterBranchRequest,
+) -> Result<v1::RegisterBranchResponse, Error> {
+    let registered = handlers.register(convert::registration(request)?).await?;
+    Ok(v1::RegisterBranchResponse {
+        branch_id: registered.branch_id.0,
+        key: registered.key.to_string(),
+        position: Some(position_to_wire(registered.position)),
+        log_id: handlers.coordinator().log_id().to_string(),
+    })
+}
+
+pub(super) async fn vote(handlers: &Handlers, request: v1::VoteRequest) -> Result<v1::VoteResponse, Error> {
+    let xid = convert::xid(&request.xid)?;
+    let vote = request
+        .vote()
+        .to_domain()
+        .ok_or_else(|| Error::new(ErrorCode::InvalidRequest, "vote: missing or no such value"))?;
+    let key = BranchKey::new(request.key).map_err(|error| named("key", error))?;
+    let standing = handlers.vote(xid, key, vote).await?;
+    Ok(v1::VoteResponse {
+        position: Some(position_to_wire(standing.position)),
+        status: v1::Status::from(standing.status).into(),
+    })
+}
+
+pub(super) async fn commit(
+    handlers: &Handlers,
+    request: v1::CommitRequest,
+    deadline: Instant,
+) -> Result<v1::DecideResponse, Error> {
+    let xid = convert::xid(&request.xid)?;
+    let votes = request.votes.map(|votes| vote_set(votes.keys)).transpose()?;
+    let wait = convert::wait(request.wait, Wait::Decided)?;
+    let claim = convert::claim(request.birth, &request.secret)?;
+    let standing = handlers.commit(xid, votes, claim, wait, deadline).await?;
+    Ok(convert::standing(&standing))
+}
+
+pub(super) async fn abort(
+    handlers: &Handlers,
+    request: v1::AbortRequest,
+    deadline: Instant,
+) -> Result<v1::DecideResponse, Error> {
+    let xid = convert::xid(&request.xid)?;
+    let wait = convert::wait(request.wait, Wait::Decided)?;
+    let by = operator(request.operator, request.reason);
+    let claim = convert::claim(request.birth, &request.secret)?;
+    let standing = handlers.abort(xid, by, claim, wait, deadline).await?;
+    Ok(convert::standing(&standing))
+}

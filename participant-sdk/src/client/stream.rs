@@ -1,0 +1,425 @@
+//! The command stream: what a client's clones ask the coordinator, on one gRPC stream.
+//!
+//! ```text
+//!   call ──► queue ──► body of the request: takes what is there when the connection is free ──► coordinator
+//!   call ◄── answer by id ◄── task: reads the stream, hears tickets ◄─────────────────────────┘
+//! ```
+//! The body takes commands out of the queue by itself, so that none passes a task on its way out. The stream opens
+//! with the first command. When it breaks, commands that were sent have no answer: whether they had an effect is
+//! unknown, and their callers ask again with the same words (protocol M3). What was not sent yet goes out on the
+//! next stream. A coordinator that has no such stream is asked by calls, from then on for good.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+use unanimity_proto::v1;
+use unanimity_proto::v1::answer::Kind as Answer;
+use unanimity_proto::v1::command::Kind;
+use unanimity_proto::v1::coordinator_client::CoordinatorClient;
+
+use crate::backoff::Backoff;
+use crate::client::tickets::Tickets;
+use crate::error::ClientError;
+
+/// Commands in one message: more saves nothing any more.
+const BATCH_COMMANDS_MAX: usize = 64;
+/// Bytes of payloads in one message, and of a command that goes by the stream at all: one that is larger would
+/// hold up those behind it.
+const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Commands that wait to be sent. The coordinator holds back who has 1,024 in hand; this is what may wait
+/// behind them.
+const QUEUE_MAX: usize = 16_384;
+/// How long a stream may take to open, besides the connection's own time-out.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+/// The coordinator says something every 10 s: after three times that it is gone.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// One client's stream. Dropped, it ends.
+#[derive(Debug)]
+pub(super) struct CommandStream {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+/// Why a command has no answer.
+#[derive(Debug)]
+enum Lost {
+    /// It may have been carried out.
+    Broken(Arc<str>),
+    /// No stream could be opened.
+    NotOpened(Status),
+    /// The coordinator has no streams: it is to be called.
+    NoStreams,
+}
+
+type AnswerTo = oneshot::Sender<Result<Answer, Lost>>;
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Queued>,
+    /// Sent and not answered, by id.
+    in_hand: HashMap<u64, AnswerTo>,
+    last_id: u64,
+    /// Which body may take from the queue: the one of the present stream.
+    turn: u64,
+    /// Whoever waits for something in the queue.
+    taker: Option<Waker>,
+    no_streams: bool,
+}
+
+#[derive(Debug)]
+struct Queued {
+    command: v1::Command,
+    bytes: usize,
+    answer: AnswerTo,
+}
+
+impl CommandStream {
+    /// A stream that opens when it is first used. Needs a tokio runtime.
+    pub(super) fn new(service: CoordinatorClient<Channel>, tickets: Arc<Tickets>) -> Self {
+        let shared = Arc::new(Shared { state: Mutex::default() });
+        let task = tokio::spawn(keep(Arc::clone(&shared), service, tickets));
+        Self { shared, task }
+    }
+
+    /// Asks one thing. The answer comes within `timeout`, if the coordinator is there; the caller's own clock is
+    /// to watch over that. `None`: it is to be asked by a call.
+    pub(super) async fn ask(&self, kind: Kind, timeout: Duration) -> Result<Option<Answer>, ClientError> {
+        let bytes = bytes_of(&kind);
+        if bytes > BATCH_BYTES_MAX {
+            return Ok(None);
+        }
+        let (answer, answered) = oneshot::channel();
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
+        let taker = {
+            let mut state = self.shared.lock();
+            if state.no_streams {
+                return Ok(None);
+            }
+            if state.queue.len() >= QUEUE_MAX {
+                return Err(ClientError::too_busy("too many commands of this process wait to be sent"));
+            }
+            state.last_id += 1;
+            let command = v1::Command { id: state.last_id, timeout_ms, kind: Some(kind) };
+            let id = state.last_id;
+            state.queue.push_back(Queued { command, bytes, answer });
+            (id, state.taker.take())
+        };
+        let (id, taker) = taker;
+        if let Some(taker) = taker {
+            taker.wake();
+        }
+        let mut waiting = Waiting { shared: &self.shared, id, answered: false };
+        let result = answered.await;
+        waiting.answered = true;
+        match result {
+            Ok(Ok(Answer::Error(error))) => Err(refused(error)),
+            Ok(Ok(answer)) => Ok(Some(answer)),
+            Ok(Err(Lost::NoStreams)) => Ok(None),
+            Ok(Err(Lost::NotOpened(status))) => Err(ClientError::from(status)),
+            Ok(Err(Lost::Broken(why))) => Err(ClientError::no_answer(&*why)),
+            Err(_) => Err(ClientError::no_answer("the command was lost")),
+        }
+    }
+}
+
+impl Drop for CommandStream {
+    fn drop(&mut self) {
+        self.task.abort();
+        // The body is not ours: it ends when it looks again.
+        let taker = self.shared.end_turn();
+        if let Some(taker) = taker {
+            taker.wake();
+        }
+    }
+}
+
+/// Somebody who waits for an answer. Who waits no longer is forgotten.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    id: u64,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            // Not sent yet: the body leaves out what nobody waits for.
+            self.shared.lock().in_hand.remove(&self.id);
+        }
+    }
+}
+
+fn refused(error: v1::CommandError) -> ClientError {
+    let code = i32::try_from(error.status).map_or(Code::Unknown, Code::from_i32);
+    ClientError::told(code, &error.message, error.detail)
+}
+
+/// What a command brings to a message, roughly.
+fn bytes_of(kind: &Kind) -> usize {
+    /// Beside payloads: an xid, names, targets.
+    const REST: usize = 512;
+    let payloads = match kind {
+        Kind::Register(request) => request.payload.len(),
+        Kind::Begin(request) => {
+            let steps = request.saga.iter().flat_map(|plan| &plan.steps);
+            let deliveries = request.message.iter().flat_map(|plan| &plan.deliveries);
+            steps.map(|step| step.payload.len() + REST).sum::<usize>()
+                + deliveries.map(|delivery| delivery.payload.len() + REST).sum::<usize>()
+                + request.message.as_ref().map_or(0, |plan| plan.check_back_payload.len())
+        }
+        // A key may have 512 bytes; most have a tenth of that.
+        Kind::Commit(request) => {
+            request.votes.iter().flat_map(|votes| &votes.keys).map(|key| key.len() + 8).sum()
+        }
+        Kind::Vote(_) | Kind::Abort(_) => 0,
+    };
+    payloads + REST
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing inside can panic half-way, so a poisoned lock still guards sound data.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a new body take from the queue, and no other.
+    fn next_turn(&self) -> u64 {
+        let mut state = self.lock();
+        state.turn += 1;
+        state.turn
+    }
+
+    fn end_turn(&self) -> Option<Waker> {
+        let mut state = self.lock();
+        state.turn += 1;
+        state.taker.take()
+    }
+
+    /// Waits until there is something to send.
+    async fn demand(&self) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.lock();
+            if state.queue.is_empty() {
+                state.wait(cx);
+                Poll::Pending
+            } else {
+                Poll::Ready(())
+            }
+        })
+        .await;
+    }
+
+    /// Ends a turn: what was sent has no answer, and what waits neither if there was no stream.
+    fn lose(&self, end: &End) {
+        let (sent, waiting, taker) = {
+            let mut state = self.lock();
+            state.turn += 1;
+            let waiting = match end {
+                End::Broken(_) => VecDeque::new(),
+                End::NotOpened(_) => std::mem::take(&mut state.queue),
+                End::NoStreams => {
+                    state.no_streams = true;
+                    std::mem::take(&mut state.queue)
+                }
+            };
+            (std::mem::take(&mut state.in_hand), waiting, state.taker.take())
+        };
+        // The old body, which now ends.
+        if let Some(taker) = taker {
+            taker.wake();
+        }
+        for answer in sent.into_values().chain(waiting.into_iter().map(|queued| queued.answer)) {
+            let _ = answer.send(Err(match end {
+                End::Broken(why) => Lost::Broken(Arc::clone(why)),
+                End::NotOpened(status) => Lost::NotOpened(status.clone()),
+                End::NoStreams => Lost::NoStreams,
+            }));
+        }
+    }
+
+    /// Passes answers on. Those that nobody waits for any more are let go.
+    fn deliver(&self, answers: Vec<v1::Answer>, found: &mut Vec<(AnswerTo, Option<Answer>)>) {
+        {
+            let mut state = self.lock();
+            found.extend(
+                answers
+                    .into_iter()
+                    .filter_map(|answer| Some((state.in_hand.remove(&answer.id)?, answer.kind))),
+            );
+        }
+        // Without the lock: who is woken may ask the next thing at once.
+        for (answer_to, answer) in found.drain(..) {
+            let nonsense = || Lost::Broken("the answer is of a kind that this version does not know".into());
+            let _ = answer_to.send(answer.ok_or_else(nonsense));
+        }
+    }
+}
+
+impl State {
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &mut self.taker {
+            Some(taker) => taker.clone_from(cx.waker()),
+            None => self.taker = Some(cx.waker().clone()),
+        }
+    }
+}
+
+/// The request's body: a message whenever there is something in the queue and the connection takes it.
+struct Body {
+    shared: Arc<Shared>,
+    turn: u64,
+    /// Whoever else was ready to run had its turn since the queue was found empty.
+    gathered: bool,
+}
+
+impl Stream for Body {
+    type Item = v1::CommandBatch;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<v1::CommandBatch>> {
+        let this = self.get_mut();
+        let mut guard = this.shared.lock();
+        let state = &mut *guard;
+        if state.turn != this.turn {
+            return Poll::Ready(None);
+        }
+        if state.queue.is_empty() {
+            this.gathered = false;
+            state.wait(cx);
+            return Poll::Pending;
+        }
+        if !this.gathered && state.queue.len() < BATCH_COMMANDS_MAX {
+            // The runtime lets us run right after the first caller. Those who are ready to run beside it ask
+            // before we are back, and go into the same message.
+            this.gathered = true;
+            drop(guard);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        this.gathered = false;
+        let mut commands = Vec::with_capacity(state.queue.len().min(BATCH_COMMANDS_MAX));
+        let mut bytes = 0;
+        while commands.len() < BATCH_COMMANDS_MAX
+            && let Some(next) = state.queue.front()
+            && (commands.is_empty() || bytes + next.bytes <= BATCH_BYTES_MAX)
+            && let Some(Queued { command, bytes: more, answer }) = state.queue.pop_front()
+        {
+            if answer.is_closed() {
+                continue;
+            }
+            bytes += more;
+            state.in_hand.insert(command.id, answer);
+            commands.push(command);
+        }
+        if commands.is_empty() {
+            state.wait(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(v1::CommandBatch { commands }))
+    }
+}
+
+/// How a stream ended.
+enum End {
+    Broken(Arc<str>),
+    NotOpened(Status),
+    NoStreams,
+}
+
+/// Keeps a stream while there is something to send.
+async fn keep(shared: Arc<Shared>, service: CoordinatorClient<Channel>, tickets: Arc<Tickets>) {
+    // Callers repeat what failed at a pace of their own: this only keeps a coordinator that ends every
+    // stream at once from being asked without a pause.
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
+    loop {
+        shared.demand().await;
+        let turn = shared.next_turn();
+        let end = serve(&shared, turn, service.clone(), &tickets, &mut backoff).await;
+        // Whoever gave them out is not heard of any more.
+        tickets.clear();
+        shared.lose(&end);
+        match end {
+            End::Broken(why) => tracing::debug!(%why, "the command stream broke"),
+            End::NotOpened(status) => tracing::debug!(%status, "no command stream could be opened"),
+            End::NoStreams => {
+                tracing::info!("the coordinator has no command streams: it is called for each command");
+                return;
+            }
+        }
+        sleep(backoff.next()).await;
+    }
+}
+
+/// One stream, from its opening to its end.
+async fn serve(
+    shared: &Arc<Shared>,
+    turn: u64,
+    mut service: CoordinatorClient<Channel>,
+    tickets: &Tickets,
+    backoff: &mut Backoff,
+) -> End {
+    let body = Body { shared: Arc::clone(shared), turn, gathered: false };
+    let opened = match timeout(OPEN_WITHIN, service.commands(body)).await {
+        Ok(opened) => opened,
+        Err(_) => return End::NotOpened(Status::unavailable("no command stream within 10 s")),
+    };
+    let mut incoming = match opened {
+        Ok(response) => response.into_inner(),
+        Err(status) if status.code() == Code::Unimplemented => return End::NoStreams,
+        Err(status) => return End::NotOpened(status),
+    };
+    let status = match read(shared, &mut incoming, tickets, backoff).await {
+        Ok(why) => return End::Broken(why.into()),
+        Err(status) => status,
+    };
+    End::Broken(format!("the command stream broke: {}", crate::error::shorten(status.message())).into())
+}
+
+/// Reads until the stream ends; says why, if it was not by an error.
+async fn read(
+    shared: &Shared,
+    incoming: &mut Streaming<v1::AnswerBatch>,
+    tickets: &Tickets,
+    backoff: &mut Backoff,
+) -> Result<&'static str, Status> {
+    let mut found = Vec::new();
+    let mut heard_at = Instant::now();
+    // It goes off too early, looks, and is set anew, so that messages cost no timer.
+    let alarm = sleep_until(heard_at + SILENCE_MAX);
+    tokio::pin!(alarm);
+    loop {
+        let batch = tokio::select! {
+            received = incoming.message() => match received? {
+                Some(batch) => batch,
+                None => return Ok("the coordinator ended the command stream"),
+            },
+            () = &mut alarm => {
+                if heard_at.elapsed() >= SILENCE_MAX {
+                    return Ok("the command stream was silent for 30 s");
+                }
+                alarm.as_mut().reset(heard_at + SILENCE_MAX);
+                continue;
+            }
+        };
+        heard_at = Instant::now();
+        backoff.reset();
+        if let Some(told) = &batch.tickets {
+            tickets.hear(told);
+        }
+        shared.deliver(batch.answers, &mut found);
+    }
+}
