@@ -9,7 +9,8 @@ mod encode;
 mod tests;
 
 pub use decode::decode;
-pub(super) use encode::{encode_event, encode_partition_event};
+pub use encode::encode_event;
+pub(super) use encode::encode_partition_event;
 
 use unanimity_core::{Event, LockEvent};
 use unanimity_types::{Epoch, Seq, Timestamp, Xid};

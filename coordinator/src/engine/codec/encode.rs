@@ -19,7 +19,7 @@ pub(super) const EARLY: u32 = 1;
 pub(super) const ONE_PHASE: u32 = 2;
 
 /// A record of a transaction's event; `None` for a volatile one, which is not written.
-pub(crate) fn encode_event(xid: Xid, at_delta_ms: u32, event: &Event) -> Option<log::Record> {
+pub fn encode_event(xid: Xid, at_delta_ms: u32, event: &Event) -> Option<log::Record> {
     use log::record::Event as Wire;
     let event = match event {
         Event::Begun { mode, name, digest, deadline, decide_hash } => Wire::Begun(log::Begun {
