@@ -124,3 +124,38 @@ async fn a_commit_that_meets_a_dead_coordinator_is_settled_by_the_next_one() {
     assert_eq!(shop.stock().await, (8, 0));
     coordinator.shutdown().await;
 }
+
+#[tokio::test]
+async fn h1_a_branch_that_the_manager_registered_is_committed_with_its_vote_only() {
+    use unanimity_sdk::{AbortCause, AbortReason, BranchKind, NewBranch, TransactionError};
+    let coordinator = TestCoordinator::start().await.unwrap();
+    let client = coordinator.client();
+    let tcc = || NewBranch::tcc(("stock", "confirm"), ("stock", "cancel")).payload_bytes("7");
+    for (transaction, branches) in [
+        (client.transaction("order"), [tcc(), tcc()]),
+        (client.two_phase("order"), [(); 2].map(|()| NewBranch::two_phase(("bank", "xa"), ("bank", "xa")))),
+    ] {
+        let (kept, dropped) =
+            (transaction.clone().begin().await.unwrap(), transaction.begin().await.unwrap());
+        for branch in branches {
+            kept.vote(kept.register(branch.clone()).await.unwrap());
+            dropped.register(branch).await.unwrap();
+        }
+        kept.commit().await.unwrap();
+        let info = client.status(kept.xid()).await.unwrap();
+        assert!(info.status.decision().is_some(), "{info:?}");
+        assert_eq!(info.details.len(), 2, "each is a branch of its own: {info:?}");
+        assert!(info.details.iter().all(|branch| branch.kind != Some(BranchKind::Step)), "{info:?}");
+        let aborted = dropped.commit().await.unwrap_err();
+        let reason = AbortCause::Coordinator(AbortReason::BranchNotVoted);
+        assert!(
+            matches!(&aborted, TransactionError::Aborted { reason: why, .. } if *why == reason),
+            "{aborted:?}"
+        );
+    }
+    // What cannot be registered is refused before it is sent.
+    let tx = client.begin("order").await.unwrap();
+    let large = vec![b'x'; 1_048_577];
+    assert!(tx.register(tcc().payload_bytes(large)).await.is_err());
+    assert!(tx.register(NewBranch::tcc(("", "x"), ("stock", "cancel"))).await.is_err());
+}
