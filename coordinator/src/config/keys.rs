@@ -58,6 +58,7 @@ pub const KEYS: &[Key] = &[
     integer("timeouts.transaction_ms"),
     integer("timeouts.callback_ms"),
     integer("timeouts.shutdown_ms"),
+    integer("history.retention_days"),
     text("log.level"),
     text("log.format"),
 ];

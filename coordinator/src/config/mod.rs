@@ -47,6 +47,8 @@ pub struct Config {
     pub retry: Retry,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// What is kept of what is over.
+    pub history: History,
     /// What the node writes to stderr.
     pub log: Log,
 }
@@ -103,6 +105,14 @@ pub struct Timeouts {
     pub shutdown_ms: u64,
 }
 
+/// What is kept of what is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct History {
+    /// For how many days.
+    pub retention_days: u32,
+}
+
 /// What the node writes to stderr.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -137,6 +147,7 @@ impl Default for Config {
             limits: Limits::default(),
             retry: Retry::default(),
             timeouts: Timeouts::default(),
+            history: History::default(),
             log: Log::default(),
         }
     }
@@ -177,6 +188,20 @@ impl Default for Timeouts {
             // Below the 30 s that Kubernetes and systemd's operators commonly leave.
             shutdown_ms: 20_000,
         }
+    }
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { retention_days: 30 }
+    }
+}
+
+impl History {
+    /// `retention_days` as a duration.
+    #[must_use]
+    pub const fn retention(&self) -> Duration {
+        Duration::from_secs(self.retention_days as u64 * 24 * 3_600)
     }
 }
 
@@ -269,6 +294,7 @@ impl Config {
         within("timeouts.transaction_ms", self.timeouts.transaction_ms, 1, timeout_max)?;
         within("timeouts.callback_ms", self.timeouts.callback_ms, 10, 600_000)?;
         within("timeouts.shutdown_ms", self.timeouts.shutdown_ms, 100, 600_000)?;
+        within("history.retention_days", u64::from(self.history.retention_days), 1, 3_650)?;
         if let Some(node) = &self.node {
             unanimity_types::Name::new(node.as_str()).map_err(|error| format!("node: {error}"))?;
         }

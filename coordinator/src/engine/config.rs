@@ -44,6 +44,8 @@ pub struct EngineConfig {
     pub project_every: Duration,
     /// Open transactions older than this get a row in history too.
     pub project_open_after: Duration,
+    /// How long history keeps what is over.
+    pub history_retention: Duration,
 }
 
 /// What the core is told of time.
@@ -92,6 +94,7 @@ impl Default for EngineConfig {
             lock_ask_after: Duration::from_secs(5),
             project_every: Duration::from_millis(100),
             project_open_after: Duration::from_secs(1),
+            history_retention: Duration::from_secs(30 * 24 * 3_600),
         }
     }
 }

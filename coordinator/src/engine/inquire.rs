@@ -1,31 +1,45 @@
 //! Inquiries: what became of transactions whose branches are in doubt.
+//!
+//! "Nobody knows it" is evidence only as far back as history goes: what an asker has had for longer than that
+//! is forgotten, not aborted (protocol C8).
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use unanimity_types::{Decision, InquiryAnswer, Status, Xid};
+use unanimity_types::{Decision, InquiryAnswer, Status, Timestamp, Xid};
 
 use super::error::Error;
 use super::handle::Coordinator;
 use super::mailbox::Mail;
-use super::refuse::open_elsewhere;
-use super::request::Inquiry;
+use super::refuse::{open_elsewhere, unavailable};
+use super::request::{Asked, Inquiry};
 
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
+/// An asker's age is as good as its clock, and the question was on its way: so near to where history ends
+/// it counts as beyond.
+const AGE_DOUBT: Duration = Duration::from_secs(3_600);
+
 /// Memory, then history, then the command in the loop, which looks at memory again and aborts what
 /// nobody knows, durably, with one append for the batch (protocol C2, M21).
-pub(super) async fn inquire(coordinator: &Coordinator, xids: Vec<Xid>) -> Result<Vec<Inquiry>, Error> {
+pub(super) async fn inquire(coordinator: &Coordinator, asked: Vec<Asked>) -> Result<Vec<Inquiry>, Error> {
+    let xids: Vec<Xid> = asked.iter().map(|asked| asked.xid).collect();
+    let mut ages: HashMap<Xid, Duration> = HashMap::new();
     let mut by_partition: BTreeMap<u16, Vec<Xid>> = BTreeMap::new();
-    for xid in &xids {
-        let partition = coordinator.partition(*xid)?;
-        by_partition.entry(partition.id.0).or_default().push(*xid);
+    for Asked { xid, age } in asked {
+        let partition = coordinator.partition(xid)?;
+        by_partition.entry(partition.id.0).or_default().push(xid);
+        // Asked twice in one batch: the older record counts.
+        if let Some(age) = age {
+            let longest = ages.entry(xid).or_insert(age);
+            *longest = age.max(*longest);
+        }
     }
     let mut answers: HashMap<Xid, Inquiry> = HashMap::with_capacity(xids.len());
     let mut failed = None;
     for asked in by_partition.into_values() {
-        match ask(coordinator, asked).await {
+        match ask(coordinator, asked, &ages).await {
             Ok(inquiries) => answers.extend(inquiries.into_iter().map(|inquiry| (inquiry.xid, inquiry))),
             Err(error) => failed = Some(error),
         }
@@ -40,7 +54,11 @@ pub(super) async fn inquire(coordinator: &Coordinator, xids: Vec<Xid>) -> Result
     Ok(xids.into_iter().filter_map(|xid| answers.get(&xid).copied()).collect())
 }
 
-async fn ask(coordinator: &Coordinator, mut asked: Vec<Xid>) -> Result<Vec<Inquiry>, Error> {
+async fn ask(
+    coordinator: &Coordinator,
+    mut asked: Vec<Xid>,
+    ages: &HashMap<Xid, Duration>,
+) -> Result<Vec<Inquiry>, Error> {
     let Some(first) = asked.first() else { return Ok(Vec::new()) };
     let partition = coordinator.partition(*first)?;
     let mut found = Vec::with_capacity(asked.len());
@@ -70,9 +88,40 @@ async fn ask(coordinator: &Coordinator, mut asked: Vec<Xid>) -> Result<Vec<Inqui
             asked.retain(|xid| *xid != view.xid);
             found.push(of_status(view.xid, view.status));
         }
+        // After the look into history, never before: the floor rises with what is dropped.
+        for xid in forgotten(coordinator, &asked, ages).await? {
+            asked.retain(|asked| *asked != xid);
+            found.push(Inquiry { xid, answer: InquiryAnswer::Forgotten, settled: false });
+        }
         as_of = Some(inquired.as_of);
     }
     Ok(found)
+}
+
+/// Those that history may have known and dropped: the asker's record of them is older than what is kept.
+/// A branch registered before its transaction finished, and only what finished below the floor was dropped.
+async fn forgotten(
+    coordinator: &Coordinator,
+    unknown: &[Xid],
+    ages: &HashMap<Xid, Duration>,
+) -> Result<Vec<Xid>, Error> {
+    let aged: Vec<(Xid, Duration)> =
+        unknown.iter().filter_map(|xid| ages.get(xid).map(|age| (*xid, *age))).collect();
+    if aged.is_empty() {
+        return Ok(Vec::new());
+    }
+    let log = &coordinator.shared.log;
+    let floor = log.history_floor().await.map_err(|error| unavailable(&error))?;
+    if floor == Timestamp(0) {
+        return Ok(Vec::new());
+    }
+    let now = log.now().await.map_err(|error| unavailable(&error))?;
+    let before = floor.after(AGE_DOUBT);
+    Ok(aged.into_iter().filter(|(_, age)| ago(now, *age) < before).map(|(xid, _)| xid).collect())
+}
+
+fn ago(now: Timestamp, age: Duration) -> Timestamp {
+    Timestamp(now.0.saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
 }
 
 /// What a status means to a participant in doubt.

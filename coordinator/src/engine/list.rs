@@ -1,11 +1,14 @@
-//! Lists: open transactions from memory, the rest from history, merged newest first.
+//! Lists: open transactions from memory, the rest from history, merged newest first. Without branches and
+//! timelines: one transaction is looked at for those.
 
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{BinaryHeap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use unanimity_core::Transaction;
 use unanimity_types::{ErrorCode, Timestamp, Xid};
+use uuid::Uuid;
 
 use super::detail;
 use super::error::Error;
@@ -39,13 +42,11 @@ pub(super) async fn list(coordinator: &Coordinator, mut filter: ListFilter) -> R
         limit: filter.limit + 1,
     };
     let mut live = Vec::new();
-    for answer in ask_partitions(coordinator, &filter)? {
+    for answer in ask_partitions(coordinator, &filter, begun_before)? {
         let late = || Error::new(ErrorCode::Unavailable, "a partition does not answer; ask again");
         let views =
             tokio::time::timeout(ANSWER_WAIT, answer).await.map_err(|_| late())?.map_err(|_| late())??;
-        live.extend(
-            views.into_iter().filter(|view| begun_before.is_none_or(|before| view.begun_at < before)),
-        );
+        live.extend(views);
     }
     let history =
         coordinator.shared.log.list_history(&in_history).await.map_err(|error| unavailable(&error))?;
@@ -65,7 +66,11 @@ pub(super) async fn list(coordinator: &Coordinator, mut filter: ListFilter) -> R
 /// A partition's answer on its way.
 type Answer = oneshot::Receiver<Result<Vec<TransactionView>, Error>>;
 
-fn ask_partitions(coordinator: &Coordinator, filter: &ListFilter) -> Result<Vec<Answer>, Error> {
+fn ask_partitions(
+    coordinator: &Coordinator,
+    filter: &ListFilter,
+    begun_before: Option<Timestamp>,
+) -> Result<Vec<Answer>, Error> {
     let mut answers = Vec::new();
     for partition in &coordinator.shared.partitions {
         // A partition that does not run has nothing in memory that may be shown; its history is.
@@ -75,6 +80,9 @@ fn ask_partitions(coordinator: &Coordinator, filter: &ListFilter) -> Result<Vec<
         let (reply, answer) = oneshot::channel();
         let mut filter = filter.clone();
         filter.limit += 1;
+        // No xid is below this one: what began before the moment comes after this place.
+        let first = begun_before.map(|moment| (moment, Xid::new(Uuid::from_u128(1))));
+        filter.after = filter.after.into_iter().chain(first).min();
         coordinator.send(partition, Mail::List { filter, reply })?;
         answers.push(answer);
     }
@@ -90,8 +98,28 @@ fn cut(mut all: Vec<TransactionView>, limit: u32, more: bool) -> Page {
     Page { transactions: all, next }
 }
 
-/// Whether a transaction in memory is one of those asked for.
-pub(super) fn matches(filter: &ListFilter, view: &unanimity_core::Transaction) -> bool {
+/// The newest that are asked for, of all that are open in a partition: one pass, and memory for a page
+/// only. Whatever is too old for the page costs a comparison.
+pub(super) fn newest<'a>(filter: &ListFilter, open: impl Iterator<Item = &'a Transaction>) -> Vec<Xid> {
+    let limit = usize::try_from(filter.limit).unwrap_or(usize::MAX);
+    let mut page: BinaryHeap<Reverse<(Timestamp, Xid)>> = BinaryHeap::with_capacity(limit.min(1_024) + 1);
+    for transaction in open {
+        let place = (transaction.begun_at, transaction.xid);
+        let full = page.len() >= limit;
+        let too_old = full && page.peek().is_none_or(|Reverse(oldest)| place < *oldest);
+        if too_old || filter.after.is_some_and(|after| place >= after) || !matches(filter, transaction) {
+            continue;
+        }
+        if full {
+            page.pop();
+        }
+        page.push(Reverse(place));
+    }
+    page.into_sorted_vec().into_iter().map(|Reverse((_, xid))| xid).collect()
+}
+
+/// Whether a transaction in memory is one of those asked for, wherever its place is.
+fn matches(filter: &ListFilter, view: &Transaction) -> bool {
     let by_participant = |wanted: &String| {
         view.branches.iter().any(|branch| branch.targets.iter().any(|target| target.bulkhead() == wanted))
     };
@@ -100,5 +128,4 @@ pub(super) fn matches(filter: &ListFilter, view: &unanimity_core::Transaction) -
         && filter.name.as_ref().is_none_or(|name| view.name.as_ref().is_some_and(|own| own.as_str() == name))
         && filter.participant.as_ref().is_none_or(by_participant)
         && (!filter.attention || view.attention.is_some())
-        && filter.after.is_none_or(|after| (view.begun_at, view.xid) < after)
 }

@@ -67,7 +67,7 @@ pub(super) async fn take(coordinator: &Coordinator, register: &Register) -> Resu
 
 /// Whether the transaction is known and undecided. An unknown one is aborted by asking (protocol C2).
 async fn is_active(coordinator: &Coordinator, xid: Xid) -> Result<bool, Error> {
-    let answers = super::inquire::inquire(coordinator, vec![xid]).await?;
+    let answers = super::inquire::inquire(coordinator, vec![xid.into()]).await?;
     Ok(answers.iter().any(|inquiry| inquiry.xid == xid && inquiry.answer == InquiryAnswer::Active))
 }
 

@@ -213,6 +213,22 @@ pub struct Page {
     pub next: Option<(Timestamp, Xid)>,
 }
 
+/// One xid of an inquiry. An [`Xid`] alone is one without an age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// Which.
+    pub xid: Xid,
+    /// How old the asker's own record of it is, if it says so. What nobody knows and is older than the
+    /// history that is kept is `forgotten`; without an age it is presumed aborted (protocol C8).
+    pub age: Option<Duration>,
+}
+
+impl From<Xid> for Asked {
+    fn from(xid: Xid) -> Self {
+        Self { xid, age: None }
+    }
+}
+
 /// The answer about one xid of an inquiry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Inquiry {

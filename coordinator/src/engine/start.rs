@@ -12,6 +12,7 @@ use super::dispatch::Dispatcher;
 use super::handle::{Coordinator, Partition, Shared};
 use super::partition::PartitionTask;
 use super::request::{PartitionCounters, PartitionInfo, PartitionState, StopReason};
+use super::retention;
 use crate::log::TransactionLog;
 
 /// The running engine. Dropped, it stops at once as if the process had been killed: nothing durable is
@@ -67,6 +68,8 @@ impl Engine {
             };
             tasks.push(tokio::spawn(supervise(partition, tokio::spawn(task.run()), state)));
         }
+        let log = Arc::clone(&coordinator.shared.log);
+        tasks.push(tokio::spawn(retention::run(log, config.history_retention, shutdown.subscribe())));
         Self { coordinator, shutdown, tasks }
     }
 

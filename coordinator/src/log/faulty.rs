@@ -20,8 +20,8 @@ use unanimity_types::{PartitionId, Seq, Timestamp, Xid};
 use self::plan::Plan;
 pub use self::plan::{Fault, FaultRates};
 use super::{
-    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, Lease,
-    LogFuture, LogIdentity, MemoryLog, Tip, TransactionLog,
+    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
+    HistoryWatermark, Lease, LogFuture, LogIdentity, MemoryLog, Tip, TransactionLog,
 };
 
 /// A log with faults. See the module's page.
@@ -245,7 +245,7 @@ impl FaultyLog {
         answer
     }
 
-    async fn write_faultily(&self, batch: &HistoryBatch) -> Result<(), Error> {
+    async fn write_faultily(&self, batch: HistoryBatch) -> Result<(), Error> {
         self.enter().await?;
         let fault = self.plan().choose(&[Fault::HistoryFailed, Fault::HistoryDoneUnknown]);
         if let Some(fault) = fault {
@@ -336,7 +336,7 @@ impl TransactionLog for FaultyLog {
         Box::pin(self.pass(Fault::LeaseFailed, self.shared.inner.release(partition, node)))
     }
 
-    fn write_history<'a>(&'a self, batch: &'a HistoryBatch) -> LogFuture<'a, ()> {
+    fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {
         Box::pin(self.write_faultily(batch))
     }
 
@@ -346,6 +346,14 @@ impl TransactionLog for FaultyLog {
 
     fn find_history<'a>(&'a self, xids: &'a [Xid]) -> LogFuture<'a, Vec<HistoryRow>> {
         Box::pin(self.pass(Fault::ReadFailed, self.shared.inner.find_history(xids)))
+    }
+
+    fn history_floor(&self) -> LogFuture<'_, Timestamp> {
+        Box::pin(self.pass(Fault::ReadFailed, self.shared.inner.history_floor()))
+    }
+
+    fn keep_history(&self, retention: Duration) -> LogFuture<'_, HistoryKept> {
+        Box::pin(self.pass(Fault::HistoryFailed, self.shared.inner.keep_history(retention)))
     }
 
     fn list_history<'a>(&'a self, filter: &'a HistoryFilter) -> LogFuture<'a, HistoryPage> {

@@ -43,6 +43,34 @@ pub struct HistoryRow {
     pub seq: Seq,
 }
 
+impl HistoryRow {
+    /// How many bytes its columns have: what is handed to the database, without the overhead of rows and
+    /// indexes.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        // begun, deadline, epoch and seq; xid and digest; partition and status; heuristic.
+        const FIXED: usize = 4 * 8 + 2 * 16 + 2 * 2 + 1;
+        let moments = usize::from(self.decided_at.is_some()) + usize::from(self.finished_at.is_some());
+        let mode = if self.mode.is_some() { 2 } else { 0 };
+        let participants: usize = self.participants.iter().map(|name| name.len() + 1).sum();
+        let reason = self.abort_reason.map_or(0, |reason| reason.as_str().len());
+        let attention = self.attention.as_ref().map_or(0, String::len);
+        let texts = self.name.len() + participants.saturating_sub(1) + self.detail.len() + reason + attention;
+        (FIXED + 8 * moments + mode + texts) as u64
+    }
+}
+
+/// What a call for order in history did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryKept {
+    /// What finished before this moment may be gone (as [`TransactionLog::history_floor`] says).
+    ///
+    /// [`TransactionLog::history_floor`]: super::TransactionLog::history_floor
+    pub floor: Timestamp,
+    /// Whether there may be more to drop: call again.
+    pub more: bool,
+}
+
 /// How far a partition's history speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct HistoryWatermark {
@@ -84,7 +112,8 @@ pub struct HistoryFilter {
     pub limit: u32,
 }
 
-/// A page of history, newest begun first, then by xid downwards.
+/// A page of history, newest begun first, then by xid downwards. The details of its rows hold no branches
+/// and no timeline: lists do not show them, and a page is not to weigh megabytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HistoryPage {
     /// The rows.

@@ -22,8 +22,8 @@ use uuid::Uuid;
 use self::storage::Storage;
 use super::chain::{self, ChainReader};
 use super::{
-    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, Lease,
-    LogFuture, LogIdentity, Tip, TransactionLog, rules,
+    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
+    HistoryWatermark, Lease, LogFuture, LogIdentity, Tip, TransactionLog, rules,
 };
 
 /// A log that lives as long as its last clone.
@@ -295,9 +295,9 @@ impl TransactionLog for MemoryLog {
         })
     }
 
-    fn write_history<'a>(&'a self, batch: &'a HistoryBatch) -> LogFuture<'a, ()> {
+    fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {
         Box::pin(async move {
-            rules::check_batch(self.shared.identity.partitions, batch)?;
+            rules::check_batch(self.shared.identity.partitions, &batch)?;
             self.storage().write_history(batch);
             Ok(())
         })
@@ -309,6 +309,17 @@ impl TransactionLog for MemoryLog {
 
     fn find_history<'a>(&'a self, xids: &'a [Xid]) -> LogFuture<'a, Vec<HistoryRow>> {
         Box::pin(async move { Ok(self.storage().find_history(xids)) })
+    }
+
+    fn history_floor(&self) -> LogFuture<'_, Timestamp> {
+        Box::pin(async move { Ok(self.storage().history_floor()) })
+    }
+
+    fn keep_history(&self, retention: Duration) -> LogFuture<'_, HistoryKept> {
+        Box::pin(async move {
+            let now = self.clock();
+            Ok(self.storage().keep_history(rules::cut(now, retention)))
+        })
     }
 
     fn list_history<'a>(&'a self, filter: &'a HistoryFilter) -> LogFuture<'a, HistoryPage> {

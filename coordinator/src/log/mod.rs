@@ -15,6 +15,7 @@
 
 mod block;
 mod chain;
+mod codes;
 mod faulty;
 mod gather;
 mod history;
@@ -27,8 +28,9 @@ mod sqlite;
 
 pub use block::{Block, BlockHeader, BlockKind, Checksum, DamagedBlock, FORMAT_VERSION, HEADER_BYTES};
 pub use chain::BLOCK_BYTES_MAX;
+pub(crate) use codes::{of_branch_status, to_branch_status};
 pub use faulty::{Fault, FaultRates, FaultyLog};
-pub use history::{HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark};
+pub use history::{HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow, HistoryWatermark};
 pub use memory::{HeldAppends, MemoryLog};
 pub use postgres::{PostgresLog, PostgresOptions, migrate_postgres};
 #[cfg(test)]
@@ -201,7 +203,7 @@ pub trait TransactionLog: fmt::Debug + Send + Sync + 'static {
     /// Writes history rows and the watermark up to which they speak, atomically. A row replaces one
     /// of the same xid only if its (epoch, seq) is higher, and never a terminal one except by a
     /// recorded heuristic (protocol H12).
-    fn write_history<'a>(&'a self, batch: &'a HistoryBatch) -> LogFuture<'a, ()>;
+    fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()>;
 
     /// The watermark of a partition's history.
     fn history_watermark(&self, partition: PartitionId) -> LogFuture<'_, HistoryWatermark>;
@@ -209,7 +211,17 @@ pub trait TransactionLog: fmt::Debug + Send + Sync + 'static {
     /// The history rows of these xids that exist, in no order. Always from the primary.
     fn find_history<'a>(&'a self, xids: &'a [Xid]) -> LogFuture<'a, Vec<HistoryRow>>;
 
-    /// A page of history, newest begun first.
+    /// The moment up to which history may have been dropped: a transaction that finished before it may
+    /// have no row any more. It only grows, and grows before or with what is dropped: whoever finds no row
+    /// and reads this *after* that knows whether the row may have been there (protocol C8).
+    fn history_floor(&self) -> LogFuture<'_, Timestamp>;
+
+    /// Keeps history in order: makes room for the days to come, and drops some of what finished longer ago
+    /// than `retention`, by the database's clock. What is open is never dropped. Bounded in what it does
+    /// at once; may be called by several nodes at the same time.
+    fn keep_history(&self, retention: Duration) -> LogFuture<'_, HistoryKept>;
+
+    /// A page of history, newest begun first, without branches and timelines.
     fn list_history<'a>(&'a self, filter: &'a HistoryFilter) -> LogFuture<'a, HistoryPage>;
 
     /// Settings and states that will hurt, as sentences for `unanimity check`.

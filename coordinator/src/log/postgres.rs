@@ -15,6 +15,7 @@ mod error;
 mod history;
 mod leases;
 mod migrate;
+mod retention;
 
 use std::fmt;
 use std::pin::Pin;
@@ -30,8 +31,8 @@ use self::connections::Connections;
 pub use self::migrate::migrate_postgres;
 use super::gather::{BlockWriter, CrowdError, Gather};
 use super::{
-    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, Lease,
-    LogFuture, LogIdentity, Tip, TransactionLog, chain, detached, rules,
+    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
+    HistoryWatermark, Lease, LogFuture, LogIdentity, Tip, TransactionLog, chain, detached, rules,
 };
 
 /// How the log uses its database.
@@ -208,9 +209,9 @@ impl TransactionLog for PostgresLog {
         detached(async move { leases::release(work.lend().await?, partition, node, limit).await })
     }
 
-    fn write_history<'a>(&'a self, batch: &'a HistoryBatch) -> LogFuture<'a, ()> {
+    fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {
         let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
-        let (partitions, batch) = (self.identity.partitions, batch.clone());
+        let partitions = self.identity.partitions;
         detached(async move {
             rules::check_batch(partitions, &batch)?;
             history::write(work.lend().await?, batch, limit).await
@@ -226,6 +227,16 @@ impl TransactionLog for PostgresLog {
         let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
         let xids = xids.to_vec();
         detached(async move { history::find(work.lend().await?, xids, limit).await })
+    }
+
+    fn history_floor(&self) -> LogFuture<'_, Timestamp> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { retention::floor(work.lend().await?, limit).await })
+    }
+
+    fn keep_history(&self, retention: Duration) -> LogFuture<'_, HistoryKept> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { retention::keep(work.lend().await?, retention, limit).await })
     }
 
     fn list_history<'a>(&'a self, filter: &'a HistoryFilter) -> LogFuture<'a, HistoryPage> {

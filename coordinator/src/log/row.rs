@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sqlx::FromRow;
 use unanimity_types::{Digest, Epoch, PartitionId, Seq, Timestamp, Xid};
 
-use super::{Block, BlockKind, Checksum, Error, FORMAT_VERSION, HistoryRow, Tip, chain};
+use super::{Block, BlockKind, Checksum, Error, FORMAT_VERSION, HistoryRow, Tip, chain, codes};
 
 /// A number as a database takes it.
 pub(super) fn to_sql(number: u64) -> i64 {
@@ -89,15 +89,14 @@ impl TipRow {
     }
 }
 
-/// A row of `history`, arrays and JSON as text.
+/// A row of `history`.
 #[derive(Debug, FromRow)]
 pub(super) struct HistoryRecord {
-    xid: String,
+    xid: Vec<u8>,
     partition: i64,
-    mode: Option<String>,
+    mode: Option<i64>,
     name: String,
-    status: String,
-    decision: Option<String>,
+    status: i64,
     abort_reason: Option<String>,
     digest: Vec<u8>,
     begun_at_ms: i64,
@@ -113,21 +112,30 @@ pub(super) struct HistoryRecord {
 }
 
 impl HistoryRecord {
-    /// The row. A word that this binary does not know is an error: a later version wrote it.
-    pub(super) fn into_row(self) -> Result<HistoryRow, Error> {
+    /// The row; `participants` says how its list of them is written. A number or word that this binary
+    /// does not know is an error: a later version wrote it.
+    pub(super) fn into_row(
+        self,
+        participants: impl FnOnce(&str) -> Option<Vec<String>>,
+    ) -> Result<HistoryRow, Error> {
+        let Some(xid) = Xid::from_slice(&self.xid) else {
+            return Err(Error::Schema("a history row has an xid that is none".to_owned()));
+        };
         let unreadable =
-            |what: &str| Error::Schema(format!("the history row of {} cannot be read: {what}", self.xid));
-        let xid: Xid = self.xid.parse().map_err(|_| unreadable("its xid is none"))?;
+            |what: &str| Error::Schema(format!("the history row of {xid} cannot be read: {what}"));
         let digest: [u8; 16] =
             self.digest.as_slice().try_into().map_err(|_| unreadable("its digest has not 16 bytes"))?;
-        let participants = serde_json::from_str(&self.participants)
-            .map_err(|_| unreadable("its participants are no list of texts"))?;
+        let status = codes::to_status(self.status).ok_or_else(|| unreadable("its status is unknown"))?;
+        let mode = match self.mode {
+            Some(mode) => Some(codes::to_mode(mode).ok_or_else(|| unreadable("its mode is unknown"))?),
+            None => None,
+        };
         Ok(HistoryRow {
             xid,
             partition: PartitionId(u16::try_from(self.partition).unwrap_or(u16::MAX)),
-            mode: self.mode.as_deref().map(word).transpose().map_err(|e| unreadable(&e))?,
-            status: word(&self.status).map_err(|e| unreadable(&e))?,
-            decision: self.decision.as_deref().map(word).transpose().map_err(|e| unreadable(&e))?,
+            mode,
+            status,
+            decision: status.decision(),
             abort_reason: self.abort_reason.as_deref().map(word).transpose().map_err(|e| unreadable(&e))?,
             name: self.name,
             digest: Digest(digest),
@@ -137,7 +145,8 @@ impl HistoryRecord {
             finished_at: self.finished_at_ms.map(moment),
             attention: self.attention,
             heuristic: self.heuristic,
-            participants,
+            participants: participants(&self.participants)
+                .ok_or_else(|| unreadable("its participants are no list of texts"))?,
             detail: self.detail,
             epoch: Epoch(from_sql(self.epoch)),
             seq: Seq(from_sql(self.seq)),
@@ -151,9 +160,4 @@ fn moment(ms: i64) -> Timestamp {
 
 fn word<T: std::str::FromStr<Err = unanimity_types::UnknownWord>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|unknown: unanimity_types::UnknownWord| unknown.to_string())
-}
-
-/// A list of texts as a JSON array.
-pub(super) fn json_texts(texts: &[String]) -> String {
-    serde_json::Value::from(texts).to_string()
 }

@@ -1,6 +1,6 @@
 //! Rules for history rows that all implementations share: which row wins, and what can be stored.
 
-use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -63,16 +63,15 @@ pub(super) fn trim_above_floor(partition: PartitionId, floor: Seq, recorded: Seq
 
 /// The row as it can be stored: without U+0000, which neither `text` nor `json` take, and with a
 /// detail that is a JSON object (protocol M5). What had to be changed gets attention.
-pub(super) fn storable(row: &HistoryRow) -> Cow<'_, HistoryRow> {
+pub(super) fn storable(mut row: HistoryRow) -> HistoryRow {
     let texts = [Some(&row.name), row.attention.as_ref()];
     let clean_texts = texts.into_iter().flatten().chain(&row.participants).all(|text| !text.contains('\0'));
     // Escapes of U+0000 and of halves of a pair, which only a parser can tell from whole ones.
     let suspicious = ["\\u0000", "\\ud", "\\uD"].iter().any(|escape| row.detail.contains(escape));
     let clean_detail = is_object(&row.detail) && !suspicious;
     if clean_texts && clean_detail {
-        return Cow::Borrowed(row);
+        return row;
     }
-    let mut row = row.clone();
     let mut lost = !clean_texts;
     row.name = strip(&row.name);
     for participant in &mut row.participants {
@@ -84,7 +83,7 @@ pub(super) fn storable(row: &HistoryRow) -> Cow<'_, HistoryRow> {
     if lost {
         row.attention = Some(UNSTORABLE_TEXT.to_owned());
     }
-    Cow::Owned(row)
+    row
 }
 
 /// The row with nothing in it that a database could object to: the last resort for a row that the
@@ -97,6 +96,20 @@ pub(crate) fn bare(row: &HistoryRow) -> HistoryRow {
         attention: Some(UNSTORABLE_TEXT.to_owned()),
         ..row.clone()
     }
+}
+
+/// The row as lists show it: of its detail only what needs attention.
+pub(super) fn brief(row: &HistoryRow) -> HistoryRow {
+    let attention = serde_json::from_str::<Value>(&row.detail).ok().and_then(|mut detail| {
+        let attention = detail.as_object_mut()?.remove("a").filter(|_| row.attention.is_some())?;
+        Some(serde_json::json!({ "a": attention }).to_string())
+    });
+    HistoryRow { detail: attention.unwrap_or_else(|| "{}".to_owned()), ..row.clone() }
+}
+
+/// The moment before which history that finished is dropped.
+pub(super) fn cut(now: Timestamp, retention: Duration) -> Timestamp {
+    Timestamp(now.0.saturating_sub(u64::try_from(retention.as_millis()).unwrap_or(u64::MAX)))
 }
 
 fn bare_detail(since: Timestamp) -> String {
@@ -190,18 +203,18 @@ mod tests {
     #[test]
     fn m5_what_no_database_takes_is_stripped_and_said() {
         let fine = row(r#"{"b":[],"t":[[1,"x",null,"a\\u0000b"]]}"#);
-        assert_eq!(storable(&fine).as_ref(), &fine);
+        assert_eq!(storable(fine.clone()), fine);
 
         let poisoned = row(r#"{"b":[],"t":[[1,"x",null,"a\u0000b"]]}"#);
-        let clean = storable(&poisoned);
+        let clean = storable(poisoned);
         assert_eq!(clean.detail, r#"{"b":[],"t":[[1,"x",null,"ab"]]}"#);
         assert_eq!(clean.attention.as_deref(), Some(UNSTORABLE_TEXT));
 
         let paired = row(r#"{"b":["\ud83d\ude00"]}"#);
-        assert_eq!(storable(&paired).as_ref(), &paired);
+        assert_eq!(storable(paired.clone()), paired);
 
         for broken in ["", "[]", "{", "null", "{\"b\":\"\0\"}", r#"{"b":["\ud800"]}"#] {
-            let clean = storable(&row(broken)).into_owned();
+            let clean = storable(row(broken));
             assert!(is_object(&clean.detail), "{broken:?}");
             assert_eq!(clean.attention.as_deref(), Some(UNSTORABLE_TEXT));
         }
@@ -209,7 +222,7 @@ mod tests {
         let mut named = row("{}");
         named.name = "a\0b".into();
         named.participants = vec!["\0".into()];
-        let clean = storable(&named);
+        let clean = storable(named);
         assert_eq!((clean.name.as_str(), clean.participants.as_slice()), ("ab", &[String::new()][..]));
     }
 

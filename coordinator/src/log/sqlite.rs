@@ -13,6 +13,7 @@ mod history;
 mod leases;
 mod lock;
 mod migrate;
+mod retention;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -29,8 +30,8 @@ use self::lock::{DataLock, create_private};
 pub use self::migrate::migrate_sqlite;
 use super::gather::{BlockWriter, CrowdError, Gather};
 use super::{
-    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, Lease,
-    LogFuture, LogIdentity, Tip, TransactionLog, chain, detached, rules,
+    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
+    HistoryWatermark, Lease, LogFuture, LogIdentity, Tip, TransactionLog, chain, detached, rules,
 };
 
 /// How long SQLite waits for a lock. Only the reader and the writer of one process meet here, and in
@@ -313,12 +314,12 @@ impl TransactionLog for SqliteLog {
         detached(async move { leases::release(files.writer().await.connection()?, partition, node).await })
     }
 
-    fn write_history<'a>(&'a self, batch: &'a HistoryBatch) -> LogFuture<'a, ()> {
+    fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {
         let files = Arc::clone(&self.files);
-        let (partitions, batch) = (self.identity.partitions, batch.clone());
+        let partitions = self.identity.partitions;
         detached(async move {
             rules::check_batch(partitions, &batch)?;
-            history::write(files.writer().await.connection()?, &batch).await
+            history::write(files.writer().await.connection()?, batch).await
         })
     }
 
@@ -331,6 +332,16 @@ impl TransactionLog for SqliteLog {
         let files = Arc::clone(&self.files);
         let xids = xids.to_vec();
         detached(async move { history::find(files.reader().await.connection()?, &xids).await })
+    }
+
+    fn history_floor(&self) -> LogFuture<'_, Timestamp> {
+        let files = Arc::clone(&self.files);
+        detached(async move { retention::floor(files.reader().await.connection()?).await })
+    }
+
+    fn keep_history(&self, retention: Duration) -> LogFuture<'_, HistoryKept> {
+        let files = Arc::clone(&self.files);
+        detached(async move { retention::keep(files.writer().await.connection()?, retention).await })
     }
 
     fn list_history<'a>(&'a self, filter: &'a HistoryFilter) -> LogFuture<'a, HistoryPage> {

@@ -182,6 +182,7 @@ impl NodeBuilder {
             },
             // What delivery gives a call: a new owner waits for the old one's (protocol H3).
             call_timeout: config.timeouts.callback(),
+            history_retention: config.history.retention(),
             ..EngineConfig::default()
         };
         let dispatcher: Arc<dyn Dispatcher> = Arc::clone(&delivery) as Arc<dyn Dispatcher>;

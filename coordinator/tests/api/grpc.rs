@@ -38,6 +38,7 @@ async fn a_transaction_commits() {
         xid: begun.xid.clone(),
         votes: Some(v1::VoteSet { keys: vec!["stock".to_owned()] }),
         wait: v1::Wait::Finished as i32,
+        ..Default::default()
     };
     let committed = client.commit(commit).await.expect("committed").into_inner();
     assert_eq!(committed.status, v1::Status::Committed as i32);
@@ -51,7 +52,7 @@ async fn a_transaction_commits() {
     let page =
         client.list_transactions(v1::ListTransactionsRequest::default()).await.expect("a page").into_inner();
     assert!(page.transactions.iter().any(|transaction| transaction.xid == begun.xid));
-    let inquire = v1::InquireRequest { xids: vec![begun.xid], log_id: begun.log_id, witnesses: Vec::new() };
+    let inquire = v1::InquireRequest { xids: vec![begun.xid], log_id: begun.log_id, ..Default::default() };
     let answers = client.inquire(inquire).await.expect("answers").into_inner();
     assert_eq!((answers.answers[0].answer.as_str(), answers.answers[0].settled), ("committed", true));
     let info = client.get_info(v1::GetInfoRequest {}).await.expect("info").into_inner();

@@ -143,7 +143,7 @@ async fn i12_every_fault_is_hit_and_the_chain_stays_whole() {
         tip = block;
         let watermark = HistoryWatermark { epoch: Epoch(1), seq: tip.seq };
         // Whether these succeed is the dice's affair.
-        let _ = faulty.write_history(&HistoryBatch { partition: P, rows: Vec::new(), watermark }).await;
+        let _ = faulty.write_history(HistoryBatch { partition: P, rows: Vec::new(), watermark }).await;
         let _ = faulty.trim(P, tip.floor).await;
         let _ = faulty.lease(P, "a", "x", Duration::from_secs(1)).await;
         let _ = faulty.tip(P).await;

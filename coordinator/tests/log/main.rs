@@ -12,6 +12,7 @@ mod on_postgres;
 mod on_sqlite;
 mod postgres;
 mod random;
+mod retention;
 mod subject;
 
 /// Instantiates each case for each implementation.
@@ -56,4 +57,6 @@ for_every_log! {
     history::m5_unstorable_text_does_not_stop_the_projection,
     history::rows_come_back_as_they_went_in,
     history::pages_and_filters,
+    retention::what_is_over_for_long_enough_is_dropped_and_nothing_else,
+    retention::c8_the_floor_only_rises,
 }

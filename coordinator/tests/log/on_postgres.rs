@@ -12,7 +12,7 @@ use unanimity_coordinator::log::{
 };
 use unanimity_types::{Seq, Status};
 
-use crate::history::{AS_A_SAGA, row, write};
+use crate::history::{AS_A_SAGA, COMPACT, row, write};
 use crate::postgres::Database;
 use crate::subject::{Kind, P, Subject, after, fill};
 
@@ -357,6 +357,19 @@ async fn the_views_unpack_the_detail() {
     assert_eq!(rows[..2], [plain.clone(), plain], "rows of before it was known");
     assert_eq!(rows[2], ("step".into(), true, Vec::new(), Some("pivot".into())));
     assert_eq!(rows[3], ("tcc".into(), false, vec!["sku-7".into(), "sku-8".into()], None));
+    let mut compact = row(4, Status::Committed);
+    compact.detail = COMPACT.to_owned();
+    write(&*subject.log, vec![compact], 1, 3).await;
+    let rows: Vec<(String, String, i64, Option<String>, Option<String>)> = sqlx::query_as(
+        "SELECT key, status, attempts, last_error, resolved_reason FROM branches \
+         WHERE xid = '00000000-0000-0000-0000-000000000004' ORDER BY branch_id",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    assert_eq!(rows[0], ("stock/reserve#1@c1".into(), "confirmed".into(), 1, None, None));
+    assert_eq!(rows[1], ("own key".into(), "checking".into(), 0, Some("no".into()), Some("so".into())));
+    assert_eq!(rows[2], ("k".into(), "a_later_word".into(), 0, None, None));
     connection.close().await.unwrap();
     subject.finish().await;
 }

@@ -156,7 +156,7 @@ async fn sigterm_finishes_what_is_in_flight() {
     let closed = "SELECT count(*) FROM log_blocks b WHERE kind = 3
                   AND NOT EXISTS (SELECT FROM log_blocks l WHERE l.partition = b.partition AND l.seq > b.seq)";
     let closed: i64 = sqlx::query_scalar(closed).fetch_one(&mut connection).await.unwrap();
-    let finished = "SELECT count(*) FROM history WHERE status = 'committed'";
+    let finished = "SELECT count(*) FROM transactions WHERE status = 'committed'";
     let finished: i64 = sqlx::query_scalar(finished).fetch_one(&mut connection).await.unwrap();
     assert_eq!((held, closed, finished), (0, 16, 5));
 }

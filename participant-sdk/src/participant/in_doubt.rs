@@ -1,7 +1,7 @@
 //! The in-doubt loop and the collection of settled rows: what a participant does by itself when
 //! nobody tells it how its branches ended.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,7 +136,7 @@ async fn collect<DB: FenceDatabase>(shared: &Arc<Shared<DB>>) -> Result<usize, S
         let answers = ask(shared, &rows).await?;
         let settled: Vec<_> = rows
             .into_iter()
-            .filter(|row| answers.get(&(row.xid, row.log_id)).is_some_and(|(_, settled)| *settled))
+            .filter(|row| answers.get(&(row.xid, row.log_id)).is_some_and(|answer| is_over(*answer)))
             .collect();
         if !settled.is_empty() {
             let this = Arc::clone(shared);
@@ -147,6 +147,12 @@ async fn collect<DB: FenceDatabase>(shared: &Arc<Shared<DB>>) -> Result<usize, S
             return Ok(collected);
         }
     }
+}
+
+/// Whether nothing more can come for a row that is settled here: the coordinator says that every branch is,
+/// or it was so long ago that history has dropped it (protocol H9).
+pub(super) fn is_over((answer, settled): (InquiryAnswer, bool)) -> bool {
+    settled || answer == InquiryAnswer::Forgotten
 }
 
 async fn delete<DB: FenceDatabase>(shared: &Shared<DB>, rows: &[FenceRow]) -> Result<usize, FenceError> {
@@ -179,28 +185,33 @@ pub(super) type Answers = BTreeMap<(Xid, Option<LogId>), (InquiryAnswer, bool)>;
 
 /// Asks about rows, each with the log that it is registered in, in batches.
 async fn ask<DB: FenceDatabase>(shared: &Shared<DB>, rows: &[FenceRow]) -> Result<Answers, ClientError> {
-    let mut by_log: BTreeMap<Option<LogId>, BTreeSet<Xid>> = BTreeMap::new();
+    let now = now_ms();
+    let mut by_log: BTreeMap<Option<LogId>, BTreeMap<Xid, u64>> = BTreeMap::new();
     for row in rows {
-        by_log.entry(row.log_id).or_default().insert(row.xid);
+        // Since its branch was registered; of several branches here the oldest one's.
+        let age = u64::try_from(now.saturating_sub(row.created_at_ms)).unwrap_or(0);
+        let oldest = by_log.entry(row.log_id).or_default().entry(row.xid).or_default();
+        *oldest = age.max(*oldest);
     }
     ask_about(shared, by_log).await
 }
 
-/// Asks about transactions, by the log that they live in, in batches.
+/// Asks about transactions, by the log that they live in, each with the age in milliseconds of what is known
+/// of it here, in batches.
 pub(super) async fn ask_about<DB: FenceDatabase>(
     shared: &Shared<DB>,
-    by_log: BTreeMap<Option<LogId>, BTreeSet<Xid>>,
+    by_log: BTreeMap<Option<LogId>, BTreeMap<Xid, u64>>,
 ) -> Result<Answers, ClientError> {
     let mut answers = Answers::new();
     for (log_id, xids) in by_log {
         let xids: Vec<_> = xids.into_iter().collect();
         for xids in xids.chunks(Limits::INQUIRY_XIDS_MAX) {
-            let asked = xids.iter().map(ToString::to_string).collect();
-            let answered = match shared.client.inquire(asked, log_id).await {
+            let answered = match shared.client.inquire(xids.to_vec(), log_id).await {
                 Ok(answered) => answered,
                 // The whole batch belongs to another log.
                 Err(error) if error.code() == Some(unanimity_types::ErrorCode::NotMine) => {
-                    answers.extend(xids.iter().map(|xid| ((*xid, log_id), (InquiryAnswer::NotMine, false))));
+                    let not_mine = (InquiryAnswer::NotMine, false);
+                    answers.extend(xids.iter().map(|(xid, _)| ((*xid, log_id), not_mine)));
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -210,7 +221,7 @@ pub(super) async fn ask_about<DB: FenceDatabase>(
                 let (Ok(xid), Ok(answer)) = (inquiry.xid.parse::<Xid>(), inquiry.answer.parse()) else {
                     continue;
                 };
-                if xids.contains(&xid) {
+                if xids.iter().any(|(asked, _)| *asked == xid) {
                     answers.insert((xid, log_id), (answer, inquiry.settled));
                 }
             }

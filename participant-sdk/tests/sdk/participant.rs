@@ -63,6 +63,9 @@ async fn branches_in_doubt_are_settled_as_the_coordinator_says() {
     let inquiries = fake.with(|state| state.inquiries.clone());
     assert!(inquiries.iter().all(|inquiry| inquiry.log_id == LOG.to_string() && inquiry.xids.len() <= 1_000));
     assert!(inquiries.iter().any(|inquiry| inquiry.witnesses.iter().any(|w| w.partition == 3 && w.seq > 0)));
+    // C8: each with its row's age, so that the coordinator can say what it forgot.
+    assert!(inquiries.iter().all(|inquiry| inquiry.ages_ms.len() == inquiry.xids.len()));
+    assert!(inquiries.iter().flat_map(|inquiry| &inquiry.ages_ms).all(|age| (1..600_000).contains(age)));
     participant.shutdown().await;
 }
 
@@ -86,6 +89,10 @@ async fn m21_many_branches_in_doubt_are_asked_about_in_batches() {
     // Not one by one: a few inquiries for each sweep.
     let first_sweep = fake.with(|state| state.inquiries.iter().take(5).map(|i| i.xids.len()).sum::<usize>());
     assert_eq!(first_sweep, 1_200);
+    // C8: rows of 1970 are older than any history.
+    let old =
+        fake.with(|state| state.inquiries.iter().flat_map(|i| i.ages_ms.clone()).all(|age| age > 1 << 40));
+    assert!(old, "each row's age goes with it");
     // The rows' witnesses survived the restart.
     assert!(fake.with(|state| state.inquiries[0].witnesses.iter().any(|w| w.seq == 77)));
     participant.shutdown().await;

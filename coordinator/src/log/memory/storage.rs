@@ -6,8 +6,8 @@ use std::time::Duration;
 use unanimity_types::{LogId, PartitionId, Seq, Timestamp, Xid};
 
 use crate::log::{
-    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, Lease,
-    chain, rules,
+    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
+    HistoryWatermark, Lease, chain, rules,
 };
 
 type Blocks = BTreeMap<Seq, Block>;
@@ -16,6 +16,7 @@ type Blocks = BTreeMap<Seq, Block>;
 pub(super) struct Storage {
     partitions: Vec<Partition>,
     history: BTreeMap<Xid, HistoryRow>,
+    history_floor: Timestamp,
     /// How far the clock was moved by hand.
     pub(super) advanced: Duration,
     /// What a partition that does not exist has.
@@ -45,6 +46,7 @@ impl Storage {
         Self {
             partitions: partitions.collect(),
             history: BTreeMap::new(),
+            history_floor: Timestamp(0),
             advanced: Duration::ZERO,
             none: Blocks::new(),
         }
@@ -135,11 +137,11 @@ impl Storage {
         }
     }
 
-    pub(super) fn write_history(&mut self, batch: &HistoryBatch) {
-        for row in &batch.rows {
+    pub(super) fn write_history(&mut self, batch: HistoryBatch) {
+        for row in batch.rows {
             let row = rules::storable(row);
             if self.history.get(&row.xid).is_none_or(|old| rules::replaces(old, &row)) {
-                self.history.insert(row.xid, row.into_owned());
+                self.history.insert(row.xid, row);
             }
         }
         if let Some(partition) = self.partitions.get_mut(usize::from(batch.partition.0)) {
@@ -159,11 +161,24 @@ impl Storage {
         distinct.into_iter().filter_map(|xid| self.history.get(xid)).cloned().collect()
     }
 
+    pub(super) const fn history_floor(&self) -> Timestamp {
+        self.history_floor
+    }
+
+    pub(super) fn keep_history(&mut self, cut: Timestamp) -> HistoryKept {
+        self.history_floor = self.history_floor.max(cut);
+        self.history.retain(|_, row| row.finished_at.is_none_or(|at| at >= cut));
+        HistoryKept { floor: self.history_floor, more: false }
+    }
+
     pub(super) fn list_history(&self, filter: &HistoryFilter) -> HistoryPage {
         let limit = rules::page_limit(filter);
         let mut rows: Vec<_> = self.history.values().filter(|row| matches(filter, row)).collect();
         rows.sort_unstable_by_key(|row| std::cmp::Reverse((row.begun_at, row.xid)));
-        HistoryPage { more: rows.len() > limit, rows: rows.into_iter().take(limit).cloned().collect() }
+        HistoryPage {
+            more: rows.len() > limit,
+            rows: rows.into_iter().take(limit).map(rules::brief).collect(),
+        }
     }
 }
 

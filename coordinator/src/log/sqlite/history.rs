@@ -4,25 +4,25 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use unanimity_types::{Epoch, PartitionId, Seq, Xid};
 
 use super::{error, in_transaction};
-use crate::log::row::{HistoryRecord, from_sql, json_texts, to_sql};
-use crate::log::{Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, rules};
+use crate::log::row::{HistoryRecord, from_sql, to_sql};
+use crate::log::{
+    Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, codes, rules,
+};
 
+/// 4 and 6 are committed and aborted.
 const UPSERT: &str = "/* write_history */ \
-    INSERT INTO history (xid, partition, mode, name, status, decision, abort_reason, digest, \
-        begun_at_ms, deadline_ms, decided_at_ms, finished_at_ms, attention, heuristic, participants, \
-        detail, epoch, seq) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
+    INSERT INTO history (xid, begun_at_ms, partition, mode, status, deadline_ms, decided_at_ms, \
+        finished_at_ms, heuristic, epoch, seq, digest, abort_reason, attention, name, participants, detail) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
     ON CONFLICT (xid) DO UPDATE SET \
-        partition = excluded.partition, mode = excluded.mode, name = excluded.name, \
-        status = excluded.status, decision = excluded.decision, abort_reason = excluded.abort_reason, \
-        digest = excluded.digest, begun_at_ms = excluded.begun_at_ms, \
-        deadline_ms = excluded.deadline_ms, decided_at_ms = excluded.decided_at_ms, \
-        finished_at_ms = excluded.finished_at_ms, attention = excluded.attention, \
-        heuristic = excluded.heuristic, participants = excluded.participants, \
-        detail = excluded.detail, epoch = excluded.epoch, seq = excluded.seq \
+        begun_at_ms = excluded.begun_at_ms, partition = excluded.partition, mode = excluded.mode, \
+        status = excluded.status, deadline_ms = excluded.deadline_ms, \
+        decided_at_ms = excluded.decided_at_ms, finished_at_ms = excluded.finished_at_ms, \
+        heuristic = excluded.heuristic, epoch = excluded.epoch, seq = excluded.seq, \
+        digest = excluded.digest, abort_reason = excluded.abort_reason, attention = excluded.attention, \
+        name = excluded.name, participants = excluded.participants, detail = excluded.detail \
     WHERE (history.epoch, history.seq) < (excluded.epoch, excluded.seq) \
-        AND (history.status NOT IN ('committed', 'aborted') \
-            OR (excluded.heuristic AND excluded.status = history.status))";
+        AND (history.status NOT IN (4, 6) OR (excluded.heuristic AND excluded.status = history.status))";
 
 const UPSERT_WATERMARK: &str = "/* write_history */ \
     INSERT INTO history_watermarks (partition, epoch, seq) VALUES ($1, $2, $3) \
@@ -32,15 +32,22 @@ const UPSERT_WATERMARK: &str = "/* write_history */ \
 const WATERMARK: &str =
     "/* history_watermark */ SELECT epoch, seq FROM history_watermarks WHERE partition = $1";
 
-const COLUMNS: &str = "xid, partition, mode, name, status, decision, abort_reason, digest, begun_at_ms, \
-    deadline_ms, decided_at_ms, finished_at_ms, attention, heuristic, participants, detail, epoch, seq";
+/// Everything but the detail.
+const COLUMNS: &str = "xid, partition, mode, name, status, abort_reason, digest, begun_at_ms, deadline_ms, \
+    decided_at_ms, finished_at_ms, attention, heuristic, participants, epoch, seq";
+
+const WHOLE_DETAIL: &str = ", detail";
+
+/// As lists show it: branches and timelines stay in the database.
+const BRIEF_DETAIL: &str = ", CASE WHEN attention IS NULL OR json_type(detail, '$.a') IS NULL THEN '{}' \
+    ELSE json_object('a', json_extract(detail, '$.a')) END AS detail";
 
 /// Xids of one query: far below SQLite's limit of 32,766 parameters.
 const XIDS_PER_QUERY: usize = 1_000;
 
-pub(super) async fn write(connection: &mut SqliteConnection, batch: &HistoryBatch) -> Result<(), Error> {
+pub(super) async fn write(connection: &mut SqliteConnection, batch: HistoryBatch) -> Result<(), Error> {
     in_transaction(connection, "/* write_history */ BEGIN IMMEDIATE", async |connection| {
-        for row in &batch.rows {
+        for row in batch.rows {
             let row = rules::storable(row);
             match upsert(connection, batch.partition, &row).await {
                 Ok(()) => {}
@@ -72,27 +79,35 @@ async fn upsert(
     row: &HistoryRow,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(UPSERT)
-        .bind(row.xid.to_string())
-        .bind(i64::from(partition.0))
-        .bind(row.mode.map(|mode| mode.as_str()))
-        .bind(&row.name)
-        .bind(row.status.as_str())
-        .bind(row.decision.map(|decision| decision.as_str()))
-        .bind(row.abort_reason.map(|reason| reason.as_str()))
-        .bind(&row.digest.0[..])
+        .bind(&row.xid.uuid().as_bytes()[..])
         .bind(to_sql(row.begun_at.0))
+        .bind(i64::from(partition.0))
+        .bind(row.mode.map(codes::of_mode))
+        .bind(codes::of_status(row.status))
         .bind(to_sql(row.deadline.0))
         .bind(row.decided_at.map(|at| to_sql(at.0)))
         .bind(row.finished_at.map(|at| to_sql(at.0)))
-        .bind(row.attention.as_deref())
         .bind(row.heuristic)
-        .bind(json_texts(&row.participants))
-        .bind(&row.detail)
         .bind(to_sql(row.epoch.0))
         .bind(to_sql(row.seq.0))
+        .bind(&row.digest.0[..])
+        .bind(row.abort_reason.map(|reason| reason.as_str()))
+        .bind(row.attention.as_deref())
+        .bind(&row.name)
+        .bind(json_texts(&row.participants))
+        .bind(&row.detail)
         .execute(connection)
         .await
         .map(drop)
+}
+
+fn into_row(record: HistoryRecord) -> Result<HistoryRow, Error> {
+    record.into_row(|json| serde_json::from_str(json).ok())
+}
+
+/// A list of texts as a JSON array.
+fn json_texts(texts: &[String]) -> String {
+    serde_json::Value::from(texts).to_string()
 }
 
 pub(super) async fn watermark(
@@ -115,15 +130,15 @@ pub(super) async fn find(connection: &mut SqliteConnection, xids: &[Xid]) -> Res
     let mut found = Vec::new();
     for some in distinct.chunks(XIDS_PER_QUERY) {
         let mut query = QueryBuilder::<Sqlite>::new("/* find_history */ SELECT ");
-        query.push(COLUMNS).push(" FROM history WHERE xid IN (");
+        query.push(COLUMNS).push(WHOLE_DETAIL).push(" FROM history WHERE xid IN (");
         let mut list = query.separated(", ");
         for xid in some {
-            list.push_bind(xid.to_string());
+            list.push_bind(xid.uuid().as_bytes().to_vec());
         }
         query.push(")");
         let records = query.build_query_as::<HistoryRecord>().fetch_all(&mut *connection).await;
         for record in records.map_err(|e| error::reading(&e))? {
-            found.push(record.into_row()?);
+            found.push(into_row(record)?);
         }
     }
     Ok(found)
@@ -135,16 +150,16 @@ pub(super) async fn list(
 ) -> Result<HistoryPage, Error> {
     let page = rules::page_limit(&filter);
     let mut query = QueryBuilder::<Sqlite>::new("/* list_history */ SELECT ");
-    query.push(COLUMNS).push(" FROM history WHERE true");
+    query.push(COLUMNS).push(BRIEF_DETAIL).push(" FROM history WHERE true");
     if let Some(status) = filter.status {
-        query.push(" AND status = ").push_bind(status.as_str());
+        query.push(" AND status = ").push_bind(codes::of_status(status));
         if !status.is_terminal() {
-            // Says the same once more, in the words of the index of open transactions.
-            query.push(" AND status NOT IN ('committed', 'aborted')");
+            // Says the same once more, in the words of the index of what is watched.
+            query.push(" AND status NOT IN (4, 6)");
         }
     }
     if let Some(mode) = filter.mode {
-        query.push(" AND mode = ").push_bind(mode.as_str());
+        query.push(" AND mode = ").push_bind(codes::of_mode(mode));
     }
     if let Some(name) = filter.name {
         query.push(" AND name = ").push_bind(rules::strip(&name));
@@ -161,13 +176,13 @@ pub(super) async fn list(
     }
     if let Some((moment, xid)) = filter.after {
         query.push(" AND (begun_at_ms, xid) < (").push_bind(to_sql(moment.0));
-        query.push(", ").push_bind(xid.to_string()).push(")");
+        query.push(", ").push_bind(xid.uuid().as_bytes().to_vec()).push(")");
     }
     query.push(" ORDER BY begun_at_ms DESC, xid DESC LIMIT ").push_bind(page as i64 + 1);
     let records = query.build_query_as::<HistoryRecord>().fetch_all(connection).await;
     let mut records = records.map_err(|e| error::reading(&e))?;
     let more = records.len() > page;
     records.truncate(page);
-    let rows = records.into_iter().map(HistoryRecord::into_row).collect::<Result<_, _>>()?;
+    let rows = records.into_iter().map(into_row).collect::<Result<_, _>>()?;
     Ok(HistoryPage { rows, more })
 }

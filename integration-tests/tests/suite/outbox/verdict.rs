@@ -118,7 +118,7 @@ async fn finished(stack: &Stack) -> anyhow::Result<()> {
         let open = stack.coordinator.list(status).await?;
         ensure!(open.is_empty(), "{} transactions are {status}, {:?} for one", open.len(), open.first());
     }
-    let sql = "SELECT count(*) FROM history WHERE status NOT IN ('committed', 'aborted')";
+    let sql = "SELECT count(*) FROM transactions WHERE status NOT IN ('committed', 'aborted')";
     let open: Vec<(i64,)> = rows(&stack.coordinator_db, sql).await?;
     ensure!(open == [(0,)], "{open:?} transactions of history are open");
     Ok(())
@@ -164,7 +164,7 @@ async fn read(stack: &Stack) -> anyhow::Result<Books> {
     let shelves: Vec<(String, i64)> = rows(&stack.warehouse_db, "SELECT sku, taken FROM shelves").await?;
     let mut coordinator = PgConnection::connect(&stack.coordinator_db).await?;
     let history: Vec<(String, String, bool)> =
-        sqlx::query_as("SELECT xid::text, status, heuristic FROM history")
+        sqlx::query_as("SELECT xid::text, status, heuristic FROM transactions")
             .fetch_all(&mut coordinator)
             .await?;
     Ok(Books {

@@ -99,9 +99,9 @@ async fn sweep_one<DB: FenceDatabase>(
     let listed = named.1.list_in_doubt(log_id).await?;
     let old = listed.ours.into_iter().filter(|branch| branch.age >= age);
     let branches: Vec<_> = old.filter(|branch| seen.insert(branch.gid)).collect();
-    let ages = branches.iter().map(|branch| {
-        (branch.gid.xid(), u64::try_from(branch.age.as_millis()).unwrap_or(u64::MAX))
-    });
+    let ages = branches
+        .iter()
+        .map(|branch| (branch.gid.xid(), u64::try_from(branch.age.as_millis()).unwrap_or(u64::MAX)));
     let answers = answers(shared, log_id, ages).await?;
     let mut work = Vec::new();
     for gid in branches.into_iter().map(|branch| branch.gid) {
@@ -157,9 +157,9 @@ async fn collect<DB: FenceDatabase>(shared: &Arc<Shared<DB>>, named: &Named) -> 
         let Some(last) = rows.last() else { return Ok(collected) };
         after = Some(last.clone());
         let now = now_ms();
-        let ages = rows.iter().map(|row| {
-            (row.gid.xid(), u64::try_from(now.saturating_sub(row.updated_at_ms)).unwrap_or(0))
-        });
+        let ages = rows
+            .iter()
+            .map(|row| (row.gid.xid(), u64::try_from(now.saturating_sub(row.updated_at_ms)).unwrap_or(0)));
         let answers = answers(shared, log_id, ages).await?;
         for row in &rows {
             // Settled, not only decided: no operation of it can come any more (protocol H9).
