@@ -26,6 +26,7 @@ mod partition;
 mod plan;
 mod refuse;
 mod request;
+mod retention;
 mod start;
 
 pub use unanimity_core::TwoPhase;
@@ -36,7 +37,7 @@ pub use dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};
 pub use error::Error;
 pub use handle::Coordinator;
 pub use request::{
-    Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionCounters,
+    Asked, Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionCounters,
     PartitionInfo, PartitionState, Register, Registered, Resolve, Standing, StopReason, TransactionView,
     Wait,
 };

@@ -7,6 +7,7 @@
 mod cleaning;
 mod durability;
 mod faults;
+mod forgotten;
 mod forward;
 mod history;
 mod locks;
