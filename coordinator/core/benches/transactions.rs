@@ -110,16 +110,18 @@ fn run(commands: Vec<Command>) -> (Option<Transaction>, u64) {
 
 fn transactions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("whole transaction");
-    for (name, commands) in [
-        ("TCC, 2 branches", tcc(2)),
-        ("TCC, 64 branches", tcc(64)),
-        ("saga, 3 steps", saga(3)),
-    ] {
+    for (name, commands) in
+        [("TCC, 2 branches", tcc(2)), ("TCC, 64 branches", tcc(64)), ("saga, 3 steps", saga(3))]
+    {
         let (state, events) = run(commands.clone());
         assert!(state.unwrap().finished_at.is_some(), "{name} does not end");
         group.throughput(Throughput::Elements(events));
         group.bench_function(name, |bencher| {
-            bencher.iter_batched(|| commands.clone(), |commands| black_box(run(commands)), BatchSize::SmallInput);
+            bencher.iter_batched(
+                || commands.clone(),
+                |commands| black_box(run(commands)),
+                BatchSize::SmallInput,
+            );
         });
     }
     group.finish();
