@@ -428,3 +428,29 @@ async fn nobody_there_is_told_with_what_to_do() {
         assert!(help.status.success() && stdout(&help).contains("Example"), "{arguments:?}: {help:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bench_measures_with_processes_of_its_own() {
+    let running = Running::dev(&[]);
+    let cpu = format!("store={}", running.child.id());
+    let line =
+        ["bench", "--coordinator", &running.url, "--rate", "50", "--warm-up", "0.2", "--duration", "0.5"];
+    let flags = ["--drain", "50", "--generators", "2", "--participants", "http", "--cpu", &cpu, "--json"];
+    let measured = run(&[&line[..], &flags[..]].concat()).await;
+    assert!(measured.status.success(), "{measured:?}");
+    let report = json_of(&measured);
+    assert_eq!(
+        (report["started"].as_u64(), report["committed"].as_u64()),
+        (Some(36), Some(36)),
+        "{report:#}"
+    );
+    let times = &report["cpu_us_per_transaction"];
+    for process in ["generator", "participants", "store"] {
+        assert_eq!(times[process].is_number(), cfg!(target_os = "linux"), "{process}: {report:#}");
+    }
+    let people = run(&["bench", "--coordinator", &running.url, "--duration", "0.2", "--warm-up", "0"]).await;
+    assert!(people.status.success() && stdout(&people).contains("latency ms"), "{people:?}");
+    let wrong = run(&["bench", "--branches", "65"]).await;
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("--branches 65: it is 1 to 64"), "{wrong:?}");
+}
