@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use unanimity_core::ResultOutcome;
 use unanimity_types::Target;
 
+use super::addresses::Addresses;
 use super::config::DeliveryConfig;
 use super::flight::{Counters, Flight};
 use super::grpc::{GrpcCaller, operation_to_wire};
 use super::http::HttpCaller;
 use super::stats::{BulkheadKind, BulkheadStats};
-use super::text::{lock, printable};
+use super::text::lock;
 
 /// Where delivery stands between start and stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +36,7 @@ pub(super) enum Phase {
 pub(super) struct Shared {
     pub(super) config: DeliveryConfig,
     pub(super) log_id: OnceLock<String>,
+    pub(super) addresses: Addresses,
     pub(super) http: HttpCaller,
     pub(super) grpc: GrpcCaller,
     pub(super) runtime: Handle,
@@ -46,18 +48,18 @@ impl Shared {
         self.log_id.get().map_or("", String::as_str)
     }
 
-    /// Brings one call to a callback. The allow list is asked here, right before.
+    /// Brings one call to a callback that the allow list has passed.
     async fn execute(&self, flight: &Flight) -> ResultOutcome {
         let call = flight.call();
         let timeout = self.config.timeout_of(call);
-        match (self.config.allow.callback_url(&call.target), &call.target) {
-            (Ok(Some(url)), Target::Grpc(_)) => {
-                let operation = operation_to_wire(call, 0, "", self.log_id(), timeout);
-                self.grpc.call(&url, operation, call.operation, timeout).await
-            }
-            (Ok(Some(url)), _) => self.http.call(url, call, self.log_id(), timeout).await,
-            (Ok(None), _) => ResultOutcome::Unusable { error: "a participant is no callback".into() },
-            (Err(error), _) => ResultOutcome::Unusable { error: printable(&error) },
+        let Some(address) = flight.address() else {
+            return ResultOutcome::Unusable { error: "a participant is no callback".into() };
+        };
+        if matches!(call.target, Target::Grpc(_)) {
+            let operation = operation_to_wire(call, 0, "", self.log_id(), timeout);
+            self.grpc.call(address, operation, call.operation, timeout).await
+        } else {
+            self.http.call(&address.url, call, self.log_id(), timeout).await
         }
     }
 }
@@ -66,7 +68,7 @@ impl Shared {
 #[derive(Debug)]
 pub(super) struct Callbacks {
     kind: BulkheadKind,
-    origin: String,
+    origin: Arc<str>,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
     state: Mutex<State>,
@@ -83,7 +85,7 @@ struct State {
 }
 
 impl Callbacks {
-    pub(super) fn new(kind: BulkheadKind, origin: String, shared: Arc<Shared>) -> Arc<Self> {
+    pub(super) fn new(kind: BulkheadKind, origin: Arc<str>, shared: Arc<Shared>) -> Arc<Self> {
         let state =
             State { queue: VecDeque::new(), workers: 0, busy: 0, last_used: Instant::now(), closed: false };
         Arc::new(Self { kind, origin, shared, counters: Arc::default(), state: Mutex::new(state) })
@@ -131,7 +133,7 @@ impl Callbacks {
         let state = lock(&self.state);
         BulkheadStats {
             kind: self.kind,
-            name: self.origin.clone(),
+            name: self.origin.to_string(),
             queued: state.queue.len(),
             in_flight: state.busy,
             done: self.counters.done.load(Ordering::Relaxed),
@@ -154,6 +156,9 @@ impl Worker {
         let shared = Arc::clone(&self.callbacks.shared);
         let mut phase = shared.phase.subscribe();
         while let Some(mut flight) = self.next() {
+            // The HTTP client takes a connection back in a task of its own. Without its turn this call would
+            // find none and open another one.
+            tokio::task::yield_now().await;
             if !flight.may_leave() {
                 flight.outlived_lease();
                 continue;

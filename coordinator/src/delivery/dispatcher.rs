@@ -10,11 +10,12 @@ use tokio::time::Instant;
 use unanimity_core::ResultOutcome;
 use unanimity_types::{LogId, Name, Target};
 
+use super::addresses::Addresses;
 use super::allow::AllowList;
 use super::attached::{Attachment, NewInstance, Participant};
 use super::callbacks::{Callbacks, Phase, Shared};
 use super::config::DeliveryConfig;
-use super::flight::{Flight, Gauge};
+use super::flight::{Flight, Gauge, participant_of};
 use super::grpc::GrpcCaller;
 use super::http::HttpCaller;
 use super::stats::{BulkheadKind, BulkheadStats};
@@ -45,7 +46,7 @@ pub struct Delivery {
 struct Bulkheads {
     participants: HashMap<Name, Arc<Participant>>,
     /// By kind and origin.
-    callbacks: HashMap<(BulkheadKind, String), Arc<Callbacks>>,
+    callbacks: HashMap<(BulkheadKind, Arc<str>), Arc<Callbacks>>,
 }
 
 impl Delivery {
@@ -61,6 +62,7 @@ impl Delivery {
         }
         let shared = Shared {
             log_id,
+            addresses: Addresses::new(config.allow.clone()),
             http: HttpCaller::new(&config),
             grpc: GrpcCaller::new(&config),
             runtime: Handle::current(),
@@ -156,35 +158,58 @@ impl Delivery {
         Some(bulkhead.attach(instance))
     }
 
-    /// To an attached participant. One that never attached gets no bulkhead: its name may be anything.
-    fn to_participant(&self, participant: &Name, flight: Flight) {
+    /// To attached participants. One that never attached gets no bulkhead: its name may be anything.
+    fn to_participants(&self, flights: impl IntoIterator<Item = Flight>) {
+        let mut absent = Vec::new();
         {
+            // Offered under the lock: the sweep never takes a bulkhead away from under a call.
             let bulkheads = self.read();
-            if !self.is_running() {
-                return flight.not_sent("this node is shutting down");
-            }
-            match bulkheads.participants.get(participant) {
-                Some(participant) => return participant.offer(flight),
-                None if flight.call().instance.is_none() => {
-                    return flight.unknown(&Participant::nobody(participant));
+            let is_running = self.is_running();
+            let mut flights = flights.into_iter().peekable();
+            while let Some(flight) = flights.next() {
+                if !is_running {
+                    flight.not_sent("this node is shutting down");
+                    continue;
                 }
-                None => {}
+                let Some(participant) = flight.participant() else {
+                    flight.finish(ResultOutcome::Unusable { error: "a callback is no participant".into() });
+                    continue;
+                };
+                match bulkheads.participants.get(participant) {
+                    Some(bulkhead) => {
+                        let same = |next: &Flight| next.participant() == Some(&bulkhead.name);
+                        bulkhead.offer(flight, std::iter::from_fn(|| flights.next_if(same)));
+                    }
+                    None if flight.call().instance.is_none() => {
+                        let error = Participant::nobody(participant);
+                        flight.unknown(&error);
+                    }
+                    None => absent.push(flight),
+                }
             }
         }
-        // Its instance was attached once, perhaps to this node before a restart, and may come back.
+        for flight in absent {
+            self.to_absent(flight);
+        }
+    }
+
+    /// To a participant without a bulkhead, for one of its instances: that was attached once, perhaps to
+    /// this node before a restart, and may come back.
+    fn to_absent(&self, flight: Flight) {
+        let Some(participant) = flight.participant().cloned() else { return };
         let mut bulkheads = self.write();
         if !self.is_running() {
             return flight.not_sent("this node is shutting down");
         }
-        bulkheads.make_room(&self.shared.config, participant);
-        let is_new = !bulkheads.participants.contains_key(participant);
+        bulkheads.make_room(&self.shared.config, &participant);
+        let is_new = !bulkheads.participants.contains_key(&participant);
         if is_new && bulkheads.participants.len() >= self.shared.config.bulkheads_max {
             return flight.not_sent("calls to too many different participants wait already");
         }
-        bulkheads.participant(participant, &self.shared).offer(flight);
+        bulkheads.participant(&participant, &self.shared).offer(flight, std::iter::empty());
     }
 
-    fn to_callback(&self, kind: BulkheadKind, origin: String, flight: Flight) {
+    fn to_callback(&self, kind: BulkheadKind, origin: Arc<str>, flight: Flight) {
         let key = (kind, origin);
         {
             // Offered under the lock: the sweep never takes a bulkhead away from under a call.
@@ -214,7 +239,7 @@ impl Delivery {
             .callbacks
             .entry(key)
             .or_insert_with_key(|(kind, origin)| {
-                Callbacks::new(*kind, origin.clone(), Arc::clone(&self.shared))
+                Callbacks::new(*kind, Arc::clone(origin), Arc::clone(&self.shared))
             })
             .offer(flight);
     }
@@ -222,23 +247,38 @@ impl Delivery {
 
 impl Dispatcher for Delivery {
     fn dispatch(&self, call: BranchCall, results: &ResultSink) {
-        let flight = Flight::new(call, results.clone(), Arc::clone(&self.calls));
-        let url = self.shared.config.allow.callback_url(&flight.call().target);
+        let mut flight = Flight::new(call, results.clone(), Arc::clone(&self.calls));
         let kind = match &flight.call().target {
-            Target::Participant { participant, .. } => {
-                let participant = participant.clone();
-                return self.to_participant(&participant, flight);
-            }
+            Target::Participant { .. } => return self.to_participants([flight]),
             Target::Grpc(_) => BulkheadKind::Grpc,
             Target::Http(_) => BulkheadKind::Http,
         };
-        match url {
-            // The parser's spelling, so that one origin has one bulkhead.
-            Ok(Some(url)) => self.to_callback(kind, url.origin().ascii_serialization(), flight),
+        match self.shared.addresses.of(&flight.call().target) {
+            Ok(Some(address)) => {
+                let origin = Arc::clone(&address.origin);
+                flight.addressed_to(address);
+                self.to_callback(kind, origin, flight);
+            }
             Ok(None) => {
                 flight.finish(ResultOutcome::Unusable { error: "a callback without an address".into() });
             }
             Err(error) => flight.finish(ResultOutcome::Unusable { error: printable(&error) }),
+        }
+    }
+
+    /// Those to attached participants together: a look at the bulkheads for all of them, and a lock on
+    /// each for those that follow one another.
+    fn dispatch_many(&self, calls: Vec<BranchCall>, results: &ResultSink) {
+        let is_attached = |call: &BranchCall| matches!(call.target, Target::Participant { .. });
+        let (mut attached, others): (Vec<_>, Vec<_>) = calls.into_iter().partition(is_attached);
+        // Stable: what one participant is owed goes in the engine's order.
+        attached.sort_by(|a, b| participant_of(a).cmp(&participant_of(b)));
+        let flight = |call| Flight::new(call, results.clone(), Arc::clone(&self.calls));
+        if !attached.is_empty() {
+            self.to_participants(attached.into_iter().map(flight));
+        }
+        for call in others {
+            self.dispatch(call, results);
         }
     }
 }

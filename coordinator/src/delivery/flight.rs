@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use unanimity_core::ResultOutcome;
+use unanimity_types::{Name, Target};
 
+use super::addresses::Address;
 use super::text::printable;
 use crate::engine::{BranchCall, BranchReply, ResultSink};
 
@@ -69,11 +71,21 @@ pub(super) struct Counters {
     pub(super) failed: AtomicU64,
 }
 
+/// The participant that a call goes to, if it goes to one that attaches.
+pub(super) fn participant_of(call: &BranchCall) -> Option<&Name> {
+    match &call.target {
+        Target::Participant { participant, .. } => Some(participant),
+        Target::Grpc(_) | Target::Http(_) => None,
+    }
+}
+
 /// A call that is owed its one reply. Dropping it is a reply too: *not sent* if it never left, else
 /// *unknown*. So no path, not a panic and not a runtime that stops, can lose a call or answer twice.
 #[derive(Debug)]
 pub(super) struct Flight {
     call: BranchCall,
+    /// A callback's; a participant that attaches has none.
+    address: Option<Arc<Address>>,
     results: ResultSink,
     gauge: Arc<Gauge>,
     counters: Option<Arc<Counters>>,
@@ -87,6 +99,7 @@ impl Flight {
         gauge.enter();
         Self {
             call,
+            address: None,
             results,
             gauge,
             counters: None,
@@ -98,6 +111,19 @@ impl Flight {
 
     pub(super) fn call(&self) -> &BranchCall {
         &self.call
+    }
+
+    pub(super) fn participant(&self) -> Option<&Name> {
+        participant_of(&self.call)
+    }
+
+    pub(super) fn address(&self) -> Option<&Address> {
+        self.address.as_deref()
+    }
+
+    /// Where it goes, found allowed.
+    pub(super) fn addressed_to(&mut self, address: Arc<Address>) {
+        self.address = Some(address);
     }
 
     /// Where its end is counted.

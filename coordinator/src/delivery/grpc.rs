@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use reqwest::Url;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -13,6 +12,7 @@ use unanimity_proto::v1;
 use unanimity_proto::v1::branch_callback_client::BranchCallbackClient;
 use unanimity_types::{Limits, Operation, Vote};
 
+use super::addresses::Address;
 use super::config::DeliveryConfig;
 use super::text::{chain, lock, printable};
 use crate::engine::BranchCall;
@@ -38,17 +38,17 @@ impl GrpcCaller {
     /// Brings one operation to an address that the allow list has passed.
     pub(super) async fn call(
         &self,
-        url: &Url,
+        address: &Address,
         message: v1::BranchOperation,
         operation: Operation,
         timeout: Duration,
     ) -> ResultOutcome {
-        if url.scheme() != "http" {
+        if address.url.scheme() != "http" {
             let error = "gRPC callbacks over TLS are not supported yet: use http:// or an attached session";
             return ResultOutcome::Unusable { error: error.into() };
         }
         // From the parsed URL, not from its text: the allow list judged what the parser saw.
-        let channel = match self.channel(&url.origin().ascii_serialization()) {
+        let channel = match self.channel(&address.origin) {
             Ok(channel) => channel,
             Err(error) => return ResultOutcome::Unusable { error: chain(&error) },
         };

@@ -16,13 +16,13 @@ pub(super) mod request;
 
 use std::time::Duration;
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use time::OffsetDateTime;
 use unanimity_core::ResultOutcome;
 use unanimity_proto::CONTEXT_HEADER;
-use unanimity_types::Operation;
+use unanimity_types::{Operation, Xid};
 
 use super::config::DeliveryConfig;
 use super::retry_after;
@@ -52,7 +52,7 @@ impl HttpCaller {
     /// Brings one operation to a URL that the allow list has passed, within `timeout`.
     pub(super) async fn call(
         &self,
-        url: Url,
+        url: &Url,
         call: &BranchCall,
         log_id: &str,
         timeout: Duration,
@@ -65,13 +65,13 @@ impl HttpCaller {
             Ok(body) => body,
             Err(error) => return unknown(chain(&error)),
         };
+        let xid = xid_header(call.xid);
         let request = client
-            .post(url)
-            .timeout(timeout)
-            .header(CONTENT_TYPE, "application/json")
-            .header(CONTEXT_HEADER, call.xid.to_string())
+            .post(url.clone())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header(CONTEXT_HEADER, xid)
             .body(body);
-        // The request's own timeout covers the same span; this one also holds if that has a gap.
+        // The connection, the answer and its body: one timer for all.
         let answered = async { self.answer(call.operation, request.send().await?).await };
         match tokio::time::timeout(timeout, answered).await {
             Ok(Ok(outcome)) => outcome,
@@ -86,13 +86,16 @@ impl HttpCaller {
         response: Response,
     ) -> Result<ResultOutcome, reqwest::Error> {
         let status = response.status();
-        let retry_after = self.retry_after(response.headers());
         if status.is_success() {
             // The status alone is not an answer: a body that breaks off says that the participant, or
             // what stands before it, broke too.
-            let body = answer::read(response, answer::bytes_max(operation)).await?;
+            let body = match answer::bytes_max(operation) {
+                Some(bytes_max) => answer::read(response, bytes_max).await?,
+                None => answer::skip(response).await?,
+            };
             return Ok(answer::accepted(operation, body));
         }
+        let retry_after = self.retry_after(response.headers());
         // The status stands whatever becomes of the body; its text only explains.
         let body = answer::read(response, answer::TEXT_BYTES_MAX).await.unwrap_or_default();
         let text = printable_bytes(&body);
@@ -127,6 +130,7 @@ impl HttpCaller {
     }
 }
 
+/// HTTP/2 where a server offers it in the TLS handshake; plain http stays with HTTP/1.1.
 fn builder(config: &DeliveryConfig) -> reqwest::ClientBuilder {
     Client::builder()
         // A redirect or a proxy from the environment would call what the allow list never saw.
@@ -134,11 +138,19 @@ fn builder(config: &DeliveryConfig) -> reqwest::ClientBuilder {
         .no_proxy()
         .referer(false)
         .connect_timeout(config.connect_timeout)
+        // A call is a few hundred bytes and somebody waits for it.
+        .tcp_nodelay(true)
         // Nothing is sent a second time behind our back (protocol H2).
         .retry(reqwest::retry::never())
+        // As many as the bulkhead can have out: none is opened anew while there is work.
         .pool_max_idle_per_host(config.callback_concurrency)
         .pool_idle_timeout(Duration::from_secs(30))
         .user_agent(concat!("unanimity/", env!("CARGO_PKG_VERSION")))
+}
+
+/// The context's header: a uuid's text always fits.
+fn xid_header(xid: Xid) -> HeaderValue {
+    HeaderValue::try_from(xid.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 fn unknown(error: Box<str>) -> ResultOutcome {

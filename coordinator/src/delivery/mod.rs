@@ -15,8 +15,10 @@
 //!   concurrency, sessions, batches, answers' bodies, waits.
 //! - What is not known is never a "no": only an explicit answer refuses (design, section 2.6).
 //! - Delivery decides nothing and retries nothing: the engine does, from its log.
-//! - Only targets on the [`AllowList`] are called, checked again before each call.
+//! - Only targets on the [`AllowList`] are called: what a registration was told is asked again when a call
+//!   comes, and the answer for an address kept.
 
+mod addresses;
 mod allow;
 mod attached;
 mod callbacks;

@@ -4,6 +4,7 @@
 
 mod allow;
 mod engine;
+mod growth;
 mod grpc;
 mod http;
 mod isolation;

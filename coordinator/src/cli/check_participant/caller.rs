@@ -237,7 +237,7 @@ async fn read(operation: Operation, mut response: Response) -> Result<Answer, re
 
 /// What a 2xx means with this body.
 fn accepted(operation: Operation, body: &[u8]) -> Meaning {
-    match http_accepted(operation, body.to_vec()) {
+    match http_accepted(operation, body.to_vec().into()) {
         ResultOutcome::Refused { .. } | ResultOutcome::Sealed { .. } => Meaning::Refused,
         ResultOutcome::Unknown { .. } => Meaning::Unknown,
         _ => Meaning::Done,

@@ -1,6 +1,7 @@
 //! One attached instance, as its participant's bulkhead sees it: what it serves and what is in its
 //! hand.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,8 +58,9 @@ pub(super) struct Instance {
     in_hand: HashMap<u64, InHand>,
     /// Call ids not sent yet, in order.
     outbox: VecDeque<u64>,
-    /// When each call that was sent is given up.
-    deadlines: BTreeSet<(Instant, u64)>,
+    /// When to look for calls that took too long: not after the first deadline of what is out. It stays
+    /// where that call is answered, so that an answer costs nothing here.
+    look_at: Option<Instant>,
     /// Said goodbye.
     pub(super) draining: bool,
     /// Another session of the same instance took its place.
@@ -75,7 +77,7 @@ impl Instance {
             bell,
             in_hand: HashMap::new(),
             outbox: VecDeque::new(),
-            deadlines: BTreeSet::new(),
+            look_at: None,
             draining: false,
             replaced: false,
             avoid_until: None,
@@ -97,8 +99,9 @@ impl Instance {
     }
 
     /// What to choose the least of: trouble lately, load, and whose turn it is.
-    pub(super) fn load(&self, now: Instant) -> (bool, usize, u64) {
-        (self.avoid_until.is_some_and(|until| now < until), self.in_hand.len(), self.last_given)
+    pub(super) fn load(&self) -> (bool, usize, u64) {
+        let avoided = self.avoid_until.is_some_and(|until| Instant::now() < until);
+        (avoided, self.in_hand.len(), self.last_given)
     }
 
     pub(super) fn give(&mut self, call_id: u64, flight: Flight) {
@@ -122,17 +125,17 @@ impl Instance {
         let mut bytes = 0;
         while batch.len() < BATCH_OPERATIONS_MAX && bytes < BATCH_BYTES_FULL {
             let Some(call_id) = self.outbox.pop_front() else { break };
-            if self.in_hand.get(&call_id).is_some_and(|in_hand| !in_hand.flight.may_leave())
-                && let Some(late) = self.in_hand.remove(&call_id)
-            {
-                late.flight.outlived_lease();
+            let Entry::Occupied(mut entry) = self.in_hand.entry(call_id) else { continue };
+            if !entry.get().flight.may_leave() {
+                entry.remove().flight.outlived_lease();
                 continue;
             }
-            let Some(InHand { flight, deadline }) = self.in_hand.get_mut(&call_id) else { continue };
+            let InHand { flight, deadline } = entry.get_mut();
             let timeout = config.timeout_of(flight.call());
+            let until = now + timeout;
             flight.mark_sent(now);
-            *deadline = Some(now + timeout);
-            self.deadlines.insert((now + timeout, call_id));
+            *deadline = Some(until);
+            self.look_at = Some(self.look_at.map_or(until, |at| at.min(until)));
             let call = flight.call();
             let name = match &call.target {
                 Target::Participant { operation, .. } => operation.as_str(),
@@ -148,33 +151,35 @@ impl Instance {
 
     /// Passes an answer on. One that nobody waits for any more is nothing.
     pub(super) fn answer(&mut self, result: &v1::BranchResult) {
+        let Entry::Occupied(entry) = self.in_hand.entry(result.call_id) else { return };
         // An id that was never sent is a guess: answering it would settle what nobody did.
-        let sent = self.in_hand.get(&result.call_id).and_then(|in_hand| in_hand.deadline);
-        if let Some(deadline) = sent
-            && let Some(InHand { flight, .. }) = self.in_hand.remove(&result.call_id)
-        {
-            self.deadlines.remove(&(deadline, result.call_id));
-            self.avoid_until = None;
-            let outcome = outcome_of(flight.call().operation, result);
-            flight.finish(outcome);
+        if entry.get().deadline.is_none() {
+            return;
         }
+        self.avoid_until = None;
+        let flight = entry.remove().flight;
+        let outcome = outcome_of(flight.call().operation, result);
+        flight.finish(outcome);
     }
 
     /// Gives up what took too long.
     pub(super) fn expire(&mut self, now: Instant, config: &DeliveryConfig) {
-        while let Some((deadline, call_id)) = self.deadlines.first().copied().filter(|first| first.0 <= now) {
-            self.deadlines.remove(&(deadline, call_id));
-            if let Some(InHand { flight, .. }) = self.in_hand.remove(&call_id) {
-                self.avoid_until = Some(now + AVOID_AFTER_TIMEOUT);
-                let timeout = config.timeout_of(flight.call());
-                flight.unknown(&format!("instance {} gave no answer within {timeout:?}", self.about.name));
-            }
+        if self.look_at.is_none_or(|at| now < at) {
+            return;
         }
+        // All at once: a hand is small, and its calls are seldom late.
+        let late = |_: &u64, in_hand: &mut InHand| in_hand.deadline.is_some_and(|deadline| deadline <= now);
+        for (_, InHand { flight, .. }) in self.in_hand.extract_if(late) {
+            self.avoid_until = Some(now + AVOID_AFTER_TIMEOUT);
+            let timeout = config.timeout_of(flight.call());
+            flight.unknown(&format!("instance {} gave no answer within {timeout:?}", self.about.name));
+        }
+        self.look_at = self.in_hand.values().filter_map(|in_hand| in_hand.deadline).min();
     }
 
-    /// When the next operation is given up.
+    /// When to call [`Self::expire`] next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        self.look_at
     }
 
     /// Takes back what was not sent.

@@ -20,7 +20,7 @@ use crate::delivery::text::{lock, printable};
 /// See the module.
 #[derive(Debug)]
 pub(in crate::delivery) struct Participant {
-    pub(super) name: Name,
+    pub(in crate::delivery) name: Name,
     pub(super) shared: Arc<Shared>,
     counters: Arc<Counters>,
     pub(super) state: Mutex<State>,
@@ -63,15 +63,18 @@ impl Participant {
         format!("no instance of participant {participant} is attached")
     }
 
-    /// Takes a call, or answers it at once if nobody can serve it or there is no room.
-    pub(in crate::delivery) fn offer(self: &Arc<Self>, mut flight: Flight) {
-        flight.counted_by(&self.counters);
+    /// Takes calls, or answers them at once if nobody can serve them or there is no room.
+    pub(in crate::delivery) fn offer(self: &Arc<Self>, first: Flight, more: impl Iterator<Item = Flight>) {
         let mut state = lock(&self.state);
         state.last_used = Instant::now();
-        if state.closed {
-            return flight.not_sent("this node is shutting down");
+        for mut flight in std::iter::once(first).chain(more) {
+            flight.counted_by(&self.counters);
+            if state.closed {
+                flight.not_sent("this node is shutting down");
+            } else {
+                self.place(&mut state, flight);
+            }
         }
-        self.place(&mut state, flight);
     }
 
     /// Takes an instance in; it may get operations at once. A session of the same instance that is
@@ -138,18 +141,17 @@ impl Participant {
         let Target::Participant { operation, .. } = &flight.call().target else {
             return flight.finish(ResultOutcome::Unusable { error: "a callback is no participant".into() });
         };
-        let operation = operation.clone();
-        let now = Instant::now();
-        let best = state
-            .instances
-            .iter()
-            .filter(|(_, instance)| instance.serves(&operation) && instance.has_room())
-            .min_by_key(|(_, instance)| instance.load(now))
-            .map(|(id, _)| *id);
-        if let Some(id) = best {
-            return state.give(id, flight);
-        }
-        if state.instances.values().any(|instance| instance.serves(&operation)) {
+        let mut serving =
+            state.instances.iter().filter(|(_, instance)| instance.serves(operation)).peekable();
+        if serving.peek().is_some() {
+            let best = serving
+                .filter(|(_, instance)| instance.has_room())
+                .min_by_key(|(_, instance)| instance.load())
+                .map(|(id, _)| *id);
+            if let Some(id) = best {
+                return state.give(id, flight);
+            }
+            let operation = operation.clone();
             let Some(flight) = self.queue_room(state, flight) else { return };
             let number = state.number();
             state.queued += 1;

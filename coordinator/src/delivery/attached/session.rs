@@ -18,6 +18,7 @@ use super::hello::{self, PROTOCOL_VERSION};
 use super::home::Home;
 use super::participant::Attachment;
 use crate::delivery::callbacks::Phase;
+use crate::delivery::config::DeliveryConfig;
 use crate::delivery::dispatcher::{Delivery, SessionRoom};
 use crate::engine;
 
@@ -164,28 +165,44 @@ struct Serving {
 impl Serving {
     async fn serve(&mut self, session: &mut Session) -> End {
         let bell = Arc::clone(&self.attachment.bell);
+        let Session { home, delivery, inbound, outbound, .. } = session;
+        let config = &delivery.shared.config;
         // Twice what can be in hand leaves room for answers that come after their time. The bound
         // keeps the participant's lock short: the engine's loop waits for it.
-        let results_max = session.delivery.shared.config.session_concurrency_max.saturating_mul(2);
+        let results_max = config.session_concurrency_max.saturating_mul(2);
+        let closed = outbound.closed();
+        tokio::pin!(closed);
+        // One timer for all that is due some day. Where that moves on it goes off too early, looks, and is
+        // set anew, so that messages cost none.
+        let alarm = sleep_until(self.heartbeat_at);
+        tokio::pin!(alarm);
         loop {
-            let wake = match self.step(session) {
+            let wake = match self.step(config) {
                 Ok(wake) => wake,
                 Err(end) => return end,
             };
+            if wake < alarm.deadline() || alarm.is_elapsed() {
+                alarm.as_mut().reset(wake);
+            }
             let end = tokio::select! {
-                permit = session.outbound.reserve(), if self.blocked_since.is_some() => match permit {
+                permit = outbound.reserve(), if self.blocked_since.is_some() => match permit {
                     Ok(permit) => {
-                        self.send(&*session.home, session.delivery.shared.config.heartbeat_interval, permit);
+                        self.send(&**home, config.heartbeat_interval, permit);
                         None
                     }
                     Err(_) => Some(End::quietly("its stream is gone")),
                 },
-                received = session.inbound.message() => self.receive(&session.home, results_max, received),
-                () = bell.notified() => None,
-                () = sleep_until(wake) => None,
+                received = inbound.message() => self.receive(home, results_max, received),
+                () = bell.notified() => {
+                    // The runtime lets us run right after the first call. What is ready to run beside it
+                    // may have more, which then go into the same message.
+                    tokio::task::yield_now().await;
+                    None
+                }
+                () = &mut alarm => None,
                 // An error would mean that delivery is gone, which the session keeps alive.
                 _ = self.phase.changed() => None,
-                () = session.outbound.closed() => Some(End::quietly("its stream is gone")),
+                () = &mut closed => Some(End::quietly("its stream is gone")),
                 Some(told) = self.side.next() => told.err().and_then(|error| refused_witness(&error)),
             };
             if let Some(end) = end {
@@ -195,8 +212,7 @@ impl Serving {
     }
 
     /// Does what is due, and says when to look again at the latest.
-    fn step(&mut self, session: &Session) -> Result<Instant, End> {
-        let config = &session.delivery.shared.config;
+    fn step(&mut self, config: &DeliveryConfig) -> Result<Instant, End> {
         let now = Instant::now();
         let silent_at = self.heard_at + config.heartbeat_interval * SILENT_INTERVALS;
         if now >= silent_at {

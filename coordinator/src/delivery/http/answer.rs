@@ -11,12 +11,13 @@ use crate::delivery::text::printable;
 /// What is read of an answer whose body only explains: an error's text, never a document.
 pub(super) const TEXT_BYTES_MAX: usize = 64 * 1024;
 
-/// How much of a good answer's body is looked at. One byte more than a result may have, so that
-/// whoever judges it sees that it is too large.
-pub(super) const fn bytes_max(operation: Operation) -> usize {
+/// How much of a good answer's body is looked at; none where the status says all. One byte more than a
+/// result may have, so that whoever judges it sees that it is too large.
+pub(super) const fn bytes_max(operation: Operation) -> Option<usize> {
     match operation {
-        Operation::Action => Limits::RESULT_BYTES_MAX + 1,
-        _ => TEXT_BYTES_MAX,
+        Operation::Action => Some(Limits::RESULT_BYTES_MAX + 1),
+        Operation::Prepare => Some(TEXT_BYTES_MAX),
+        _ => None,
     }
 }
 
@@ -25,22 +26,44 @@ pub(super) const fn bytes_max(operation: Operation) -> usize {
 ///
 /// # Errors
 /// If the body breaks off.
-pub(super) async fn read(mut response: Response, bytes_max: usize) -> Result<Vec<u8>, reqwest::Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
+pub(super) async fn read(mut response: Response, bytes_max: usize) -> Result<Bytes, reqwest::Error> {
+    let Some(first) = response.chunk().await? else { return Ok(Bytes::new()) };
+    if first.len() >= bytes_max {
+        return Ok(first.slice(..bytes_max));
+    }
+    let Some(second) = response.chunk().await? else { return Ok(first) };
+    let mut body = Vec::from(first);
+    let mut next = Some(second);
+    while let Some(chunk) = next {
         let room = bytes_max - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if chunk.len() >= room {
             break;
         }
+        next = response.chunk().await?;
     }
-    Ok(body)
+    Ok(body.into())
+}
+
+/// Reads a body that nobody looks at, as far as [`read`] does: that it is whole is a part of the answer,
+/// and its connection can be used again.
+///
+/// # Errors
+/// If the body breaks off.
+pub(super) async fn skip(mut response: Response) -> Result<Bytes, reqwest::Error> {
+    let mut bytes = 0;
+    while bytes < TEXT_BYTES_MAX
+        && let Some(chunk) = response.chunk().await?
+    {
+        bytes += chunk.len();
+    }
+    Ok(Bytes::new())
 }
 
 /// A 2xx.
-pub(crate) fn accepted(operation: Operation, body: Vec<u8>) -> ResultOutcome {
+pub(crate) fn accepted(operation: Operation, body: Bytes) -> ResultOutcome {
     match operation {
-        Operation::Action if !body.is_empty() => ResultOutcome::Result(Bytes::from(body)),
+        Operation::Action if !body.is_empty() => ResultOutcome::Result(body),
         Operation::Prepare => vote(&body),
         _ => ResultOutcome::Done,
     }
@@ -112,9 +135,9 @@ mod tests {
             cut,
         ] {
             let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
-            let outcome = accepted(Operation::Prepare, body.to_vec());
+            let outcome = accepted(Operation::Prepare, Bytes::copy_from_slice(body));
             assert!(matches!(outcome, ResultOutcome::Unknown { .. }), "{shown}: {outcome:?}");
         }
-        assert_eq!(accepted(Operation::Commit, br#"{"vote":"refused"}"#.to_vec()), ResultOutcome::Done);
+        assert_eq!(accepted(Operation::Commit, r#"{"vote":"refused"}"#.into()), ResultOutcome::Done);
     }
 }

@@ -10,6 +10,9 @@ use unanimity_types::{BranchKind, Name, Operation, StepRole};
 
 use crate::engine::BranchCall;
 
+/// Room for the fields around a payload, so that the body is written without growing.
+const HEAD_BYTES: usize = 512;
+
 /// The body. What is bytes to us stands in it as JSON if it is JSON, byte by byte (parsing and writing
 /// it anew would change numbers and the order of keys); else it is `null`, and the field of the same name
 /// with `_base64` has it.
@@ -71,7 +74,9 @@ pub(crate) fn body(call: &BranchCall, log_id: &str, timeout: Duration) -> Result
         payload,
         step: (call.kind == BranchKind::Step).then(|| step(call)),
     };
-    serde_json::to_vec(&envelope).map(Bytes::from)
+    let mut text = Vec::with_capacity(HEAD_BYTES + call.payload.len());
+    serde_json::to_writer(&mut text, &envelope)?;
+    Ok(text.into())
 }
 
 fn step(call: &BranchCall) -> StepPart<'_> {
