@@ -10,13 +10,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use prost::Message as _;
 use unanimity_coordinator::engine::{
-    BranchCall, Dispatcher, Engine, EngineConfig, ResultSink, decode, encode_event,
+    BodyWriter, BranchCall, Dispatcher, Engine, EngineConfig, ResultSink, decode,
 };
 use unanimity_coordinator::log::{Appended, Block, BlockHeader, BlockKind, MemoryLog, TransactionLog};
 use unanimity_core::{BranchTraits, Event};
-use unanimity_proto::log as wire;
 use unanimity_types::{
     BranchId, BranchKey, BranchKind, BranchTargets, Decision, Digest, Epoch, Mode, Name, PartitionId, Target,
     Timestamp, Xid,
@@ -45,7 +43,7 @@ fn transaction(now: Timestamp, is_over: bool) -> Vec<Event> {
     let registered = |n| Event::Registered {
         branch_id: BranchId(n),
         key: BranchKey::new(format!("branch-{n}")).unwrap(),
-        targets: BranchTargets::One(target.clone()),
+        targets: BranchTargets::One(target.clone()).into(),
         payload: Bytes::from_static(&[7; 64]),
         digest: Digest([2; 16]),
         traits: Box::new(BranchTraits::of(BranchKind::Tcc)),
@@ -71,9 +69,13 @@ fn events(now: Timestamp, is_over: bool, count: usize) -> Vec<(Xid, Event)> {
     all.take(count).collect()
 }
 
-fn body(events: &[(Xid, Event)]) -> Bytes {
-    let records = events.iter().filter_map(|(xid, event)| encode_event(*xid, 0, event)).collect();
-    wire::Body { records }.encode_to_vec().into()
+fn body(time: Timestamp, events: &[(Xid, Event)]) -> Bytes {
+    let mut body = BodyWriter::default();
+    body.start(time);
+    for (xid, event) in events {
+        body.event(*xid, time, event);
+    }
+    body.finish()
 }
 
 fn header(kind: BlockKind, after: &Block, epoch: Epoch) -> BlockHeader {
@@ -94,9 +96,11 @@ fn blocks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("block");
     group.throughput(Throughput::Elements(BLOCK_EVENTS as u64));
     group.bench_function("encode and seal", |bencher| {
-        bencher.iter(|| Block::new(header(BlockKind::Data, &birth, Epoch(1)), body(black_box(&events))));
+        bencher.iter(|| {
+            Block::new(header(BlockKind::Data, &birth, Epoch(1)), body(birth.time, black_box(&events)))
+        });
     });
-    let block = Block::new(header(BlockKind::Data, &birth, Epoch(1)), body(&events));
+    let block = Block::new(header(BlockKind::Data, &birth, Epoch(1)), body(birth.time, &events));
     assert_eq!(decode(&block).unwrap().len(), BLOCK_EVENTS);
     group.bench_function("verify and decode", |bencher| {
         bencher.iter(|| {
@@ -122,7 +126,9 @@ async fn filled(is_over: bool, count: usize) -> MemoryLog {
     let mut last = log.raw_blocks(PARTITION).remove(0);
     let epoch_body = Bytes::from_static(&[0; 24]);
     let mut next = vec![(BlockKind::Epoch, epoch_body)];
-    next.extend(events(now, is_over, count).chunks(BLOCK_EVENTS).map(|chunk| (BlockKind::Data, body(chunk))));
+    next.extend(
+        events(now, is_over, count).chunks(BLOCK_EVENTS).map(|chunk| (BlockKind::Data, body(now, chunk))),
+    );
     for (kind, body) in next {
         let header = BlockHeader { time: now, ..header(kind, &last, Epoch(1)) };
         last = Block::new(header, body);

@@ -45,37 +45,39 @@ impl Kinds {
 
     #[cfg(feature = "failpoints")]
     pub(crate) fn of(block: &Block) -> Self {
-        use prost::Message as _;
-        use unanimity_proto::log::{Body, record::Event};
+        use crate::engine::{LoggedEvent, PartitionEvent, decode};
+        use unanimity_core::{Event, LockEvent};
         if block.kind != crate::log::BlockKind::Data {
             return Self { kinds: Vec::new() };
         }
         // What we sealed a moment ago can be read.
-        let body = Body::decode(block.body.clone()).unwrap_or_default();
-        let kind = |event: &Event| {
-            Some(match event {
-                Event::Begun(_) => "begun",
-                Event::Registered(_) => "registered",
-                Event::PlanAccepted(_) => "plan_accepted",
-                Event::Voted(_) => "voted",
-                Event::PreparesAsked(_) => "prepares_asked",
-                Event::CheckBackAsked(_) => "check_back_asked",
-                Event::Delegated(_) => "delegated",
-                Event::ActionDone(_) => "action_done",
-                Event::ActionRefused(_) => "action_refused",
-                Event::Parked(_) => "parked",
-                Event::Presumed(_) => "presumed",
-                Event::Decided(_) => "decided",
-                Event::BranchSettled(_) => "branch_settled",
-                Event::Finished(_) => "finished",
-                Event::LockAcquired(_) => "lock_acquired",
-                Event::LockReleased(_) => "lock_released",
-                // Nothing but a look or a repetition hangs on them.
-                _ => return None,
+        let logged = decode(block).unwrap_or_default();
+        let kind = |what: &LoggedEvent| {
+            Some(match what {
+                LoggedEvent::Transaction(_, event) => match event {
+                    Event::Begun { .. } => "begun",
+                    Event::Registered { .. } => "registered",
+                    Event::PlanAccepted { .. } => "plan_accepted",
+                    Event::Voted { .. } => "voted",
+                    Event::PreparesAsked { .. } => "prepares_asked",
+                    Event::CheckBackAsked { .. } => "check_back_asked",
+                    Event::Delegated { .. } => "delegated",
+                    Event::ActionDone { .. } => "action_done",
+                    Event::ActionRefused { .. } => "action_refused",
+                    Event::Parked { .. } => "parked",
+                    Event::Presumed => "presumed",
+                    Event::Decided { .. } => "decided",
+                    Event::BranchSettled { .. } => "branch_settled",
+                    Event::Finished => "finished",
+                    // Nothing but a look or a repetition hangs on them.
+                    _ => return None,
+                },
+                LoggedEvent::Partition(PartitionEvent::Lock(LockEvent::Acquired { .. })) => "lock_acquired",
+                LoggedEvent::Partition(PartitionEvent::Lock(LockEvent::Released { .. })) => "lock_released",
+                LoggedEvent::Partition(_) => return None,
             })
         };
-        let mut kinds: Vec<_> =
-            body.records.iter().filter_map(|record| record.event.as_ref().and_then(kind)).collect();
+        let mut kinds: Vec<_> = logged.iter().filter_map(|logged| kind(&logged.what)).collect();
         kinds.sort_unstable();
         kinds.dedup();
         Self { kinds }

@@ -137,6 +137,10 @@ fn apply_to(
                 return illegal("a registration out of order");
             }
             let branch = Branch::new(branch_id, key, targets, payload, digest, *traits);
+            // Most have two, and there are many transactions: no room for four, as `push` would make.
+            if transaction.branches.len() == transaction.branches.capacity() {
+                transaction.branches.reserve_exact(transaction.branches.len().max(2));
+            }
             transaction.branches.push(branch);
             transaction.unsettled += 1;
             note(transaction, at, TimelineKind::Registered, Some(branch_id), None);
@@ -236,7 +240,7 @@ fn apply_to(
             branch.in_flight = false;
             let detail = format!("{resolve_as} by {}: {}", by.operator, by.reason);
             branch.resolved =
-                Some(Resolution { operator: by.operator, reason: by.reason, contradicted: false });
+                Some(Box::new(Resolution { operator: by.operator, reason: by.reason, contradicted: false }));
             transaction.unsettled -= 1;
             show_parked(transaction, at);
             note(transaction, at, TimelineKind::Resolved, Some(branch_id), Some(detail.into()));

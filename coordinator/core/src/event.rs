@@ -1,6 +1,7 @@
 //! What happened to a transaction: the log's contents.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use unanimity_types::{
@@ -48,7 +49,7 @@ pub enum Event {
         /// Its identity.
         key: BranchKey,
         /// Where its operations go.
-        targets: BranchTargets,
+        targets: Arc<BranchTargets>,
         /// Given back with every operation.
         payload: Bytes,
         /// What registered it.
@@ -212,6 +213,12 @@ pub struct BranchTraits {
     pub lock_keys: Vec<Name>,
     /// Its place in a saga.
     pub step: Option<Step>,
+}
+
+/// A payload of its own: what comes in is a part of the message that brought it, and holding on to a part
+/// holds on to the whole.
+pub(crate) fn held(payload: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(payload)
 }
 
 impl BranchTraits {

@@ -63,7 +63,7 @@ pub(crate) const fn operation(status: BranchStatus) -> Option<Operation> {
 ///
 /// A step that waits for its turn may have got it without a record: that its action returned is not
 /// written.
-pub(crate) const fn settled(branch: &Branch) -> Option<BranchStatus> {
+pub(crate) fn settled(branch: &Branch) -> Option<BranchStatus> {
     match branch.status {
         BranchStatus::Confirming => Some(BranchStatus::Confirmed),
         BranchStatus::Cancelling => Some(BranchStatus::Cancelled),

@@ -49,7 +49,7 @@ pub fn pending(transaction: &mut Transaction, context: Context) -> Vec<Effect> {
             branch.in_flight = operation.is_forward();
             effects.push(Effect::Dispatch { branch_id: branch.id, operation, attempt: 1 });
         } else {
-            let wait = context.retry.with(&branch.policy).wait(context.xid, branch.id, branch.attempts);
+            let wait = context.retry.with(&branch.policy()).wait(context.xid, branch.id, branch.attempts);
             let at = context.now.after(wait);
             branch.next_attempt_at = Some(at);
             effects.push(Effect::SetTimer { at, timer: Timer::Retry(branch.id) });
@@ -73,6 +73,6 @@ const fn may_have_run(branch: &Branch) -> bool {
 /// to undo must not be undone while that may still run.
 fn hold(transaction: &Transaction, context: Context) -> Timestamp {
     let ran = transaction.branches.iter().filter(|branch| may_have_run(branch));
-    let longest = ran.filter_map(|branch| branch.policy.timeout).max().unwrap_or_default();
+    let longest = ran.filter_map(|branch| branch.policy().timeout).max().unwrap_or_default();
     context.now.after(context.lease).after(longest.max(context.call_timeout))
 }

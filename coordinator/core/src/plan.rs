@@ -1,13 +1,14 @@
 //! Plans: whether they can be carried out, and the events that they begin with.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use unanimity_types::{
     BranchId, BranchKey, BranchKind, BranchTargets, Digest, Limits, MessagePlan, SagaPlan, SagaStep, StepRole,
 };
 
-use crate::event::{BranchTraits, Event};
+use crate::event::{BranchTraits, Event, held};
 use crate::transaction::Step;
 
 /// How many `after` entries a plan may have: what the order of its steps is worked out from with every
@@ -49,7 +50,7 @@ pub(crate) fn saga(plan: SagaPlan) -> Result<Vec<Event>, Box<str>> {
             ..BranchTraits::of(BranchKind::Step)
         };
         let targets = BranchTargets::Step { action: step.action, compensate: step.compensate };
-        registered(number(at), step.name, targets, step.payload, traits)
+        registered(number(at), step.name, targets, &step.payload, traits)
     };
     let mut events: Vec<Event> = plan.steps.into_iter().zip(after).enumerate().map(step_of).collect();
     events.push(accepted(&events));
@@ -88,12 +89,12 @@ pub(crate) fn message(plan: MessagePlan) -> Result<Vec<Event>, Box<str>> {
         }
         let traits = BranchTraits::of(BranchKind::Sender);
         let targets = BranchTargets::One(target);
-        events.push(registered(number(0), key, targets, plan.check_back_payload, traits));
+        events.push(registered(number(0), key, targets, &plan.check_back_payload, traits));
     }
     for delivery in plan.deliveries {
         let traits = BranchTraits { policy: delivery.policy, ..BranchTraits::of(BranchKind::Message) };
         let targets = BranchTargets::One(delivery.target);
-        events.push(registered(number(events.len()), delivery.key, targets, delivery.payload, traits));
+        events.push(registered(number(events.len()), delivery.key, targets, &delivery.payload, traits));
     }
     events.push(accepted(&events));
     Ok(events)
@@ -231,11 +232,12 @@ fn registered(
     branch_id: BranchId,
     key: BranchKey,
     targets: BranchTargets,
-    payload: Bytes,
+    payload: &Bytes,
     traits: BranchTraits,
 ) -> Event {
     // The plan's own digest tells repetitions from reuses.
     let digest = Digest::default();
+    let (targets, payload) = (Arc::new(targets), held(payload));
     Event::Registered { branch_id, key, targets, payload, digest, traits: Box::new(traits) }
 }
 

@@ -1,6 +1,7 @@
 //! The state of a global transaction: the fold of its events.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use unanimity_types::{
@@ -76,8 +77,8 @@ pub struct Branch {
     pub id: BranchId,
     /// Its identity.
     pub key: BranchKey,
-    /// Where its operations go.
-    pub targets: BranchTargets,
+    /// Where its operations go: many branches share them.
+    pub targets: Arc<BranchTargets>,
     /// Given back with every operation.
     pub payload: Bytes,
     /// What registered it.
@@ -91,15 +92,15 @@ pub struct Branch {
     /// Volatile: when the next attempt is due; `None` while one is on its way or nothing is owed.
     pub next_attempt_at: Option<Timestamp>,
     /// Who settled it by hand, and why.
-    pub resolved: Option<Resolution>,
+    pub resolved: Option<Box<Resolution>>,
     /// What it is.
     pub kind: BranchKind,
     /// How it votes.
     pub two_phase: TwoPhase,
     /// How it voted.
     pub vote: Option<Vote>,
-    /// When its operations are tried again.
-    pub policy: CallPolicy,
+    /// When its operations are tried again, if it differs; see [`Branch::policy`].
+    pub policy: Option<Box<CallPolicy>>,
     /// The locks that were taken for it.
     pub lock_keys: Vec<Name>,
     /// Its place in a saga.
@@ -261,7 +262,7 @@ impl Branch {
     pub fn new(
         id: BranchId,
         key: BranchKey,
-        targets: BranchTargets,
+        targets: impl Into<Arc<BranchTargets>>,
         payload: Bytes,
         digest: Digest,
         traits: BranchTraits,
@@ -269,7 +270,7 @@ impl Branch {
         Self {
             id,
             key,
-            targets,
+            targets: targets.into(),
             payload,
             digest,
             status: BranchStatus::Registered,
@@ -280,7 +281,7 @@ impl Branch {
             kind: traits.kind,
             two_phase: traits.two_phase,
             vote: None,
-            policy: traits.policy,
+            policy: (traits.policy != CallPolicy::default()).then(|| Box::new(traits.policy)),
             lock_keys: traits.lock_keys,
             step: traits.step.map(Box::new),
             parked: false,
@@ -296,10 +297,16 @@ impl Branch {
         BranchTraits {
             kind: self.kind,
             two_phase: self.two_phase.clone(),
-            policy: self.policy,
+            policy: self.policy(),
             lock_keys: self.lock_keys.clone(),
             step: self.step.as_deref().cloned(),
         }
+    }
+
+    /// When its operations are tried again.
+    #[must_use]
+    pub fn policy(&self) -> CallPolicy {
+        self.policy.as_deref().copied().unwrap_or_default()
     }
 
     /// The branch as people see it.
@@ -332,8 +339,8 @@ impl Branch {
     }
 
     /// Whether its compensation has somewhere to go.
-    pub(crate) const fn has_compensation(&self) -> bool {
-        matches!(&self.targets, BranchTargets::Step { compensate: Some(_), .. })
+    pub(crate) fn has_compensation(&self) -> bool {
+        matches!(&*self.targets, BranchTargets::Step { compensate: Some(_), .. })
     }
 }
 

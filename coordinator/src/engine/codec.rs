@@ -1,16 +1,18 @@
-//! Events to blocks and back: the log's format 1.
+//! Events to blocks and back: the log's formats. Format 2 is written (`compact.rs`), 1 and 2 are read.
 //!
 //! Unknown events stop a reader (protocol M18): a binary that skipped what it does not understand
 //! would decide on half a state.
 
+mod compact;
 mod decode;
 mod encode;
+mod read;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use decode::decode;
-pub use encode::encode_event;
-pub(super) use encode::encode_partition_event;
+pub use write::BodyWriter;
 
 use unanimity_core::{Event, LockEvent};
 use unanimity_types::{Epoch, Seq, Timestamp, Xid};

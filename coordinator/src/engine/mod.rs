@@ -31,7 +31,7 @@ mod start;
 
 pub use unanimity_core::TwoPhase;
 
-pub use codec::{CodecError, Logged, LoggedEvent, PartitionEvent, decode, encode_event};
+pub use codec::{BodyWriter, CodecError, Logged, LoggedEvent, PartitionEvent, decode};
 pub use config::EngineConfig;
 pub use dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};
 pub use error::Error;

@@ -1,4 +1,8 @@
 //! Blocks: what the log is made of.
+//!
+//! The header's fields stand in columns of their own; the body of a data block is the events, in the
+//! format that the header's version names: 1 is a protobuf `unanimity.log.v1.Body`, 2 is laid out in
+//! `engine/codec/compact.rs`. Both are read, 2 is written. The other kinds are the same in both.
 
 use std::fmt;
 
@@ -6,8 +10,8 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use unanimity_types::{Epoch, PartitionId, Seq, Timestamp};
 
-/// The version of the block's format that this binary writes.
-pub const FORMAT_VERSION: u16 = 1;
+/// The version of the block's format that this binary writes; it reads those before it as well.
+pub const FORMAT_VERSION: u16 = 2;
 
 /// Bytes that the header adds to the body where a block is measured (all its fixed fields).
 pub const HEADER_BYTES: usize = 2 + 1 + 2 + 8 + 8 + 8 + 8 + 16;
@@ -112,7 +116,7 @@ pub struct Block {
     pub time: Timestamp,
     /// The checksum of the block before; zero for the birth block.
     pub previous: Checksum,
-    /// An encoded `unanimity.log.v1.Body`, or what [`BlockKind`] says.
+    /// Events in the version's format, or what [`BlockKind`] says.
     pub body: Bytes,
     /// The checksum of all of the above.
     pub checksum: Checksum,

@@ -144,3 +144,39 @@ async fn m8_cleaning_does_not_rewrite_the_same_again_and_again() {
     let new = 300 * 4 * 300;
     assert!(bytes < 2 * new, "{bytes} bytes were written for about {new} new ones");
 }
+
+/// A thousandth of 100,000 stuck transactions and of 64 MB: what cleaning writes again is at most twice what
+/// is new, also in the long run.
+#[tokio::test(start_paused = true)]
+async fn m8_what_cleaning_writes_again_is_at_most_twice_what_is_new() {
+    let (memory, log) = memory();
+    let mut scaled = config("a");
+    scaled.clean_bytes = 64 * 1024;
+    let node = start_with(log, scaled, Arc::default()).await;
+    for _ in 0..100 {
+        let stuck = new_xid();
+        let mut open = begin(stuck);
+        open.timeout = Some(Duration::from_secs(24 * 3600));
+        node.coordinator.begin(open).await.unwrap();
+        for to in ["stock", "payment"] {
+            let mut register = branch(stuck, to);
+            register.payload = vec![7; 64].into();
+            node.coordinator.register(register).await.unwrap();
+        }
+    }
+    for _ in 0..1_000 {
+        let xid = begun_with(&node.coordinator, &["stock", "payment"]).await;
+        node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+        // History is written meanwhile: what is over is dead only then.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let counters = node.coordinator.info().states[0].counters;
+    let new = counters.block_bytes - counters.rewritten_bytes;
+    println!("{} bytes again for {new} new ones", counters.rewritten_bytes);
+    assert!(counters.rewritten_bytes > 0, "cleaning was due");
+    assert!(counters.rewritten_bytes <= 2 * new, "{} for {new}", counters.rewritten_bytes);
+    // And the log is bounded by what is open.
+    let there: usize = memory.raw_blocks(P0).iter().map(|block| block.bytes()).sum();
+    assert!(there < 400_000, "{there} bytes are left");
+}

@@ -102,7 +102,7 @@ impl BranchKey {
     ///
     /// # Errors
     /// [`NameError`] if the text is empty, too long or has a control character.
-    pub fn new(text: impl Into<String>) -> Result<Self, NameError> {
+    pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
         Name::new(text).map(Self)
     }
 

@@ -1,6 +1,7 @@
 //! Names that people give: of transactions, participants, operations, branches.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,10 +10,11 @@ use crate::limits::Limits;
 /// A name: 1 to 128 bytes of text without control characters, not all white space.
 ///
 /// U+0000 and its like cannot be stored by every database (protocol M5), and invisible
-/// characters make two names look the same, so they are refused where a name enters.
+/// characters make two names look the same, so they are refused where a name enters. A clone shares the
+/// text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(Box<str>);
+pub struct Name(Arc<str>);
 
 /// A text that cannot be a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,8 +35,8 @@ impl Name {
     ///
     /// # Errors
     /// [`NameError`] says what is wrong with it.
-    pub fn new(text: impl Into<String>) -> Result<Self, NameError> {
-        let text = text.into();
+    pub fn new(text: impl AsRef<str>) -> Result<Self, NameError> {
+        let text = text.as_ref();
         if text.trim().is_empty() {
             return Err(NameError::Empty);
         }
@@ -44,7 +46,7 @@ impl Name {
         if let Some(bad) = text.chars().find(|c| is_hostile(*c)) {
             return Err(NameError::Control(u32::from(bad)));
         }
-        Ok(Self(text.into_boxed_str()))
+        Ok(Self(text.into()))
     }
 
     /// The name's text.
@@ -76,7 +78,7 @@ impl TryFrom<String> for Name {
 
 impl From<Name> for String {
     fn from(name: Name) -> Self {
-        name.0.into()
+        name.0.as_ref().to_owned()
     }
 }
 

@@ -153,8 +153,8 @@ fn failed(
 ) -> Verdict {
     let error = clip(error);
     let attempts = branch.attempts.saturating_add(1);
-    let policy = context.retry.with(&branch.policy);
-    if branch.policy.give_up_after.is_some_and(|most| attempts >= most) {
+    let policy = context.retry.with(&branch.policy());
+    if branch.policy().give_up_after.is_some_and(|most| attempts >= most) {
         match (branch.kind, branch.status) {
             (BranchKind::Step, BranchStatus::Running) => {
                 return saga::gave_up(transaction, branch, error, context);

@@ -1,13 +1,14 @@
 //! Until the decision: registrations, commit, abort, deadline.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use unanimity_types::{AbortReason, BranchId, BranchKey, BranchKind, Decision, Limits, Mode};
 
 use super::{abort_instead, already, decision_events};
 use crate::answer::{Answer, Refusal, Verdict};
 use crate::command::{Context, OperatorAction, Registration};
-use crate::event::{BranchTraits, Event};
+use crate::event::{BranchTraits, Event, held};
 use crate::transaction::Transaction;
 use crate::two_phase::Newcomer;
 use crate::{message, saga, two_phase};
@@ -81,6 +82,7 @@ pub(super) fn register(transaction: &Transaction, registration: Registration, co
     });
     let Registration { key, targets, payload, digest, kind: _, two_phase, policy, lock_keys } = registration;
     let traits = Box::new(BranchTraits { kind, two_phase, policy, lock_keys, step: None });
+    let (targets, payload) = (Arc::new(targets), held(&payload));
     let mut events = vec![Event::Registered { branch_id: id, key, targets, payload, digest, traits }];
     for event in committed.into_iter().flatten() {
         events.push(match event {

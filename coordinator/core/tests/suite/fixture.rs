@@ -143,7 +143,7 @@ pub(crate) fn registered(n: u32) -> Event {
     Event::Registered {
         branch_id: BranchId(n),
         key: key(n),
-        targets: targets(),
+        targets: targets().into(),
         payload: Bytes::from_static(b"two of them"),
         digest: digest(1),
         traits: Box::new(BranchTraits::of(BranchKind::Tcc)),

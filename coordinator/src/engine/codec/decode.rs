@@ -1,4 +1,4 @@
-//! Log records to domain events: what the disk says is checked like what a stranger says.
+//! Messages of format 1 to domain events: what the disk says is checked like what a stranger says.
 
 use std::time::Duration;
 
@@ -14,54 +14,71 @@ use unanimity_types::{
 };
 
 use super::encode::{EARLY, ONE_PHASE};
+use super::read::read;
 use super::{CodecError, Logged, LoggedEvent, PartitionEvent};
 use crate::log::Block;
 
-type Result<T> = std::result::Result<T, CodecError>;
+pub(super) type Result<T> = std::result::Result<T, CodecError>;
 
 /// The records of a data block, in order.
 ///
 /// # Errors
-/// [`CodecError`] if the body is not of this format.
+/// [`CodecError`] if the body is not of its format, or of one that this binary does not know.
 pub fn decode(block: &Block) -> Result<Vec<Logged>> {
-    let body =
-        log::Body::decode(block.body.clone()).map_err(|error| CodecError::Malformed(error.to_string()))?;
-    body.records.into_iter().map(|record| decode_record(block.time, record)).collect()
+    match block.version {
+        1 => decode_first(block),
+        2 => read(block.time, &block.body),
+        version => Err(CodecError::Unknown(format!("a block of format {version}"))),
+    }
 }
 
-fn decode_record(base: Timestamp, record: log::Record) -> Result<Logged> {
-    use log::record::Event as Wire;
-    let bytes = record.encoded_len();
-    let at = Timestamp(base.0.saturating_add(u64::from(record.at_delta_ms)));
-    let Some(event) = record.event else {
-        return Err(CodecError::Unknown("a record has an event that this version does not know".into()));
+/// A body of format 1: one message with all records.
+fn decode_first(block: &Block) -> Result<Vec<Logged>> {
+    // Copied out: what stays in memory must not hold on to the whole block.
+    let body = log::Body::decode(&*block.body).map_err(|error| CodecError::Malformed(error.to_string()))?;
+    let decode = |record: log::Record| {
+        let bytes = record.encoded_len();
+        let at = Timestamp(block.time.0.saturating_add(u64::from(record.at_delta_ms)));
+        let what = if record.xid.is_empty() {
+            LoggedEvent::Partition(decode_partition_event(record)?)
+        } else {
+            let xid = Xid::from_slice(&record.xid).ok_or_else(|| invalid("a record has no xid"))?;
+            LoggedEvent::Transaction(xid, decode_event(xid, record)?)
+        };
+        Ok(Logged { at, what, bytes })
     };
-    let what = match event {
-        Wire::LostTailFound(found) => LoggedEvent::Partition(PartitionEvent::LostTailFound {
+    body.records.into_iter().map(decode).collect()
+}
+
+fn known(record: log::Record) -> Result<log::record::Event> {
+    let unknown = || CodecError::Unknown("a record has an event that this version does not know".into());
+    record.event.ok_or_else(unknown)
+}
+
+pub(super) fn decode_partition_event(record: log::Record) -> Result<PartitionEvent> {
+    use log::record::Event as Wire;
+    Ok(match known(record)? {
+        Wire::LostTailFound(found) => PartitionEvent::LostTailFound {
             epoch: Epoch(found.epoch),
             epoch_tag: found.epoch_tag,
             seq: Seq(found.seq),
-        }),
-        Wire::LossAccepted(accepted) => LoggedEvent::Partition(PartitionEvent::LossAccepted {
+        },
+        Wire::LossAccepted(accepted) => PartitionEvent::LossAccepted {
             epoch: Epoch(accepted.epoch),
             operator: accepted.operator,
             reason: accepted.reason,
-        }),
-        Wire::LockAcquired(acquired) => LoggedEvent::Partition(PartitionEvent::Lock(LockEvent::Acquired {
+        },
+        Wire::LockAcquired(acquired) => PartitionEvent::Lock(LockEvent::Acquired {
             key: lock_key(acquired.key)?,
             xid: holder(&acquired.xid)?,
             since: Timestamp(acquired.at_ms),
-        })),
-        Wire::LockReleased(released) => LoggedEvent::Partition(PartitionEvent::Lock(LockEvent::Released {
+        }),
+        Wire::LockReleased(released) => PartitionEvent::Lock(LockEvent::Released {
             key: lock_key(released.key)?,
             xid: holder(&released.xid)?,
-        })),
-        event => {
-            let xid = Xid::from_slice(&record.xid).ok_or_else(|| invalid("a record has no xid"))?;
-            LoggedEvent::Transaction(xid, decode_event(xid, event)?)
-        }
-    };
-    Ok(Logged { at, what, bytes })
+        }),
+        _ => return Err(invalid("a transaction's event without an xid")),
+    })
 }
 
 fn lock_key(text: String) -> Result<Name> {
@@ -72,9 +89,9 @@ fn holder(bytes: &[u8]) -> Result<Xid> {
     Xid::from_slice(bytes).ok_or_else(|| invalid("a lock without a holder"))
 }
 
-fn decode_event(xid: Xid, event: log::record::Event) -> Result<Event> {
+pub(super) fn decode_event(xid: Xid, record: log::Record) -> Result<Event> {
     use log::record::Event as Wire;
-    Ok(match event {
+    Ok(match known(record)? {
         Wire::Begun(begun) => Event::Begun {
             mode: value_in(Mode::ALL, begun.mode, "mode")?,
             name: optional_name(begun.name)?,
@@ -227,10 +244,8 @@ fn decode_snapshot_branch(snapshot: log::SnapshotBranch) -> Result<Branch> {
     branch.attempts = snapshot.attempts;
     branch.last_error = (!snapshot.last_error.is_empty()).then(|| snapshot.last_error.into());
     let contradicted = snapshot.contradicted;
-    branch.resolved = snapshot.resolved.map(|by| Resolution {
-        operator: by.operator.into(),
-        reason: by.reason.into(),
-        contradicted,
+    branch.resolved = snapshot.resolved.map(|by| {
+        Box::new(Resolution { operator: by.operator.into(), reason: by.reason.into(), contradicted })
     });
     branch.parked = snapshot.parked;
     branch.vote = optional_in(Vote::ALL, snapshot.vote, "vote")?;
@@ -255,7 +270,7 @@ fn decode_registered(registered: log::Registered) -> Result<Branch> {
     ))
 }
 
-fn decode_traits(registered: &log::Registered) -> Result<BranchTraits> {
+pub(super) fn decode_traits(registered: &log::Registered) -> Result<BranchTraits> {
     let some = |ms: u64| (ms > 0).then(|| Duration::from_millis(ms));
     let name = |text: &String| Name::new(text.clone()).map_err(|error| invalid(&error.to_string()));
     let kind = optional_in(BranchKind::ALL, registered.kind, "branch kind")?.unwrap_or(BranchKind::Tcc);
@@ -282,7 +297,7 @@ fn decode_traits(registered: &log::Registered) -> Result<BranchTraits> {
     })
 }
 
-fn decode_targets(targets: log::Targets) -> Result<BranchTargets> {
+pub(super) fn decode_targets(targets: log::Targets) -> Result<BranchTargets> {
     let log::Targets { one, confirm, cancel, prepare, commit, rollback, action, compensate } = targets;
     let optional = |target: Option<log::Target>| target.map(decode_target).transpose();
     match (one, confirm, cancel, commit, rollback, action) {
@@ -334,11 +349,11 @@ fn digest(bytes: &[u8]) -> Result<Digest> {
     bytes.try_into().map(Digest).map_err(|_| invalid("a digest has 16 bytes"))
 }
 
-fn value_in<T: Copy>(all: &[T], number: u32, what: &str) -> Result<T> {
+pub(super) fn value_in<T: Copy>(all: &[T], number: u32, what: &str) -> Result<T> {
     optional_in(all, number, what)?.ok_or_else(|| invalid(&format!("no {what}")))
 }
 
-fn optional_in<T: Copy>(all: &[T], number: u32, what: &str) -> Result<Option<T>> {
+pub(super) fn optional_in<T: Copy>(all: &[T], number: u32, what: &str) -> Result<Option<T>> {
     let Some(place) = usize::try_from(number).ok().and_then(|number| number.checked_sub(1)) else {
         return Ok(None);
     };
@@ -348,6 +363,6 @@ fn optional_in<T: Copy>(all: &[T], number: u32, what: &str) -> Result<Option<T>>
     }
 }
 
-fn invalid(what: &str) -> CodecError {
+pub(super) fn invalid(what: &str) -> CodecError {
     CodecError::Invalid(what.to_owned())
 }

@@ -1,4 +1,4 @@
-//! Domain events to log records.
+//! Domain events to the messages of format 1, which format 2 uses for what is rare.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use unanimity_core::{
 use unanimity_proto::log;
 use unanimity_types::{
     AbortReason, BranchId, BranchKind, BranchStatus, BranchTargets, CallPolicy, DecideHash, Decision, Mode,
-    ResolveAs, StepRole, Target, Timestamp, Vote, Xid,
+    ResolveAs, StepRole, Target, Timestamp, Vote,
 };
 
 use super::PartitionEvent;
@@ -18,44 +18,16 @@ use super::PartitionEvent;
 pub(super) const EARLY: u32 = 1;
 pub(super) const ONE_PHASE: u32 = 2;
 
-/// A record of a transaction's event; `None` for a volatile one, which is not written.
-pub fn encode_event(xid: Xid, at_delta_ms: u32, event: &Event) -> Option<log::Record> {
+/// The message of an event that has no form of its own in a block; `None` for one that has, and for a
+/// volatile one.
+pub(super) fn encode_event(event: &Event) -> Option<log::Record> {
     use log::record::Event as Wire;
     let event = match event {
-        Event::Begun { mode, name, digest, deadline, decide_hash } => Wire::Begun(log::Begun {
-            mode: mode_number(*mode),
-            name: name.as_ref().map(ToString::to_string).unwrap_or_default(),
-            digest: digest.0.to_vec().into(),
-            deadline_ms: deadline.0,
-            decide_hash: encode_hash(decide_hash.as_deref()),
-        }),
-        Event::Presumed => Wire::Presumed(log::Presumed {}),
-        Event::Registered { branch_id, key, targets, payload, digest, traits } => {
-            let mut registered = log::Registered {
-                branch_id: branch_id.0,
-                key: key.to_string(),
-                targets: Some(encode_targets(targets)),
-                payload: payload.clone(),
-                digest: digest.0.to_vec().into(),
-                ..Default::default()
-            };
-            encode_traits(&mut registered, traits);
-            Wire::Registered(registered)
-        }
-        Event::PlanAccepted { branches } => Wire::PlanAccepted(log::PlanAccepted { branches: *branches }),
-        Event::Voted { branch_id, vote } => {
-            Wire::Voted(log::Voted { branch_id: branch_id.0, vote: number_in(Vote::ALL, *vote) })
-        }
         Event::PreparesAsked { until } => Wire::PreparesAsked(log::PreparesAsked { until_ms: until.0 }),
         Event::Delegated { branch_id } => Wire::Delegated(log::Delegated { branch_id: branch_id.0 }),
         Event::CheckBackAsked { branch_id } => {
             Wire::CheckBackAsked(log::CheckBackAsked { branch_id: branch_id.0 })
         }
-        Event::ActionDone { branch_id, attempts, result } => Wire::ActionDone(log::ActionDone {
-            branch_id: branch_id.0,
-            attempts: *attempts,
-            result: result.clone(),
-        }),
         Event::ActionRefused { branch_id, attempts, error } => Wire::ActionRefused(log::ActionRefused {
             branch_id: branch_id.0,
             attempts: *attempts,
@@ -73,14 +45,6 @@ pub fn encode_event(xid: Xid, at_delta_ms: u32, event: &Event) -> Option<log::Re
             operator: by.as_ref().map(|by| by.operator.to_string()).unwrap_or_default(),
             reason: by.as_ref().map(|by| by.reason.to_string()).unwrap_or_default(),
         }),
-        Event::AttemptFailed { branch_id, attempts, error, .. } => Wire::AttemptFailed(log::AttemptFailed {
-            branch_id: branch_id.0,
-            attempts: *attempts,
-            error: error.to_string(),
-        }),
-        Event::BranchSettled { branch_id, attempts } => {
-            Wire::BranchSettled(log::BranchSettled { branch_id: branch_id.0, attempts: *attempts })
-        }
         Event::BranchResolved { branch_id, resolve_as, by } => {
             Wire::BranchResolved(resolved(*branch_id, *resolve_as, by))
         }
@@ -94,18 +58,26 @@ pub fn encode_event(xid: Xid, at_delta_ms: u32, event: &Event) -> Option<log::Re
             operator: by.operator.to_string(),
             reason: by.reason.to_string(),
         }),
-        Event::Finished => Wire::Finished(log::Finished {}),
         Event::Snapshot(transaction) => Wire::Snapshot(snapshot(transaction)),
-        Event::CommitAsked { .. }
+        Event::Begun { .. }
+        | Event::Presumed
+        | Event::Registered { .. }
+        | Event::PlanAccepted { .. }
+        | Event::Voted { .. }
+        | Event::ActionDone { .. }
+        | Event::AttemptFailed { .. }
+        | Event::BranchSettled { .. }
+        | Event::Finished
+        | Event::CommitAsked { .. }
         | Event::Dispatched { .. }
         | Event::Returned { .. }
         | Event::Deferred { .. } => return None,
     };
-    Some(log::Record { xid: xid.as_bytes().to_vec().into(), at_delta_ms, event: Some(event) })
+    Some(log::Record { event: Some(event), ..Default::default() })
 }
 
-/// A record of the partition's own event.
-pub(crate) fn encode_partition_event(at_delta_ms: u32, event: &PartitionEvent) -> log::Record {
+/// The message of the partition's own event.
+pub(super) fn encode_partition_event(event: &PartitionEvent) -> log::Record {
     use log::record::Event as Wire;
     let event = match event {
         PartitionEvent::LostTailFound { epoch, epoch_tag, seq } => {
@@ -128,7 +100,7 @@ pub(crate) fn encode_partition_event(at_delta_ms: u32, event: &PartitionEvent) -
             xid: xid.as_bytes().to_vec().into(),
         }),
     };
-    log::Record { xid: Vec::new().into(), at_delta_ms, event: Some(event) }
+    log::Record { event: Some(event), ..Default::default() }
 }
 
 fn snapshot(transaction: &Transaction) -> log::Snapshot {
@@ -222,7 +194,7 @@ fn resolved(branch_id: BranchId, resolve_as: ResolveAs, by: &OperatorAction) -> 
 }
 
 /// What a branch is besides a plain TCC one, which needs none of these fields.
-fn encode_traits(registered: &mut log::Registered, traits: &BranchTraits) {
+pub(super) fn encode_traits(registered: &mut log::Registered, traits: &BranchTraits) {
     let millis =
         |wait: Option<Duration>| wait.map_or(0, |wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
     let BranchTraits { kind, two_phase, policy, lock_keys, step } = traits;
@@ -242,7 +214,7 @@ fn encode_traits(registered: &mut log::Registered, traits: &BranchTraits) {
     });
 }
 
-fn encode_targets(targets: &BranchTargets) -> log::Targets {
+pub(super) fn encode_targets(targets: &BranchTargets) -> log::Targets {
     match targets {
         BranchTargets::One(one) => log::Targets { one: Some(encode_target(one)), ..Default::default() },
         BranchTargets::Tcc { confirm, cancel } => log::Targets {
@@ -296,7 +268,7 @@ fn resolve_number(resolve_as: ResolveAs) -> u32 {
 
 /// A value's place in its type's order, from 1: the orders are part of the format and only grow at
 /// their end.
-fn number_in<T: PartialEq + Copy>(all: &[T], value: T) -> u32 {
+pub(super) fn number_in<T: PartialEq + Copy>(all: &[T], value: T) -> u32 {
     let place = all.iter().position(|candidate| *candidate == value).unwrap_or(usize::MAX - 1);
     u32::try_from(place + 1).unwrap_or(u32::MAX)
 }

@@ -13,11 +13,13 @@ use unanimity_types::Seq;
 
 use super::Internal;
 use super::life::Life;
-use crate::engine::codec::{PartitionEvent, encode_event, encode_partition_event};
+use crate::engine::codec::PartitionEvent;
 use crate::failpoint;
 
-/// Snapshots in one block at most, in bytes: small enough not to hold up other events.
-const SNAPSHOT_BYTES_MAX: usize = 256 * 1024;
+/// Snapshots in one block at most, in bytes: the work of a fraction of a millisecond, and a block that is
+/// not much larger than others under load, so that other events are not held up. One with a large payload
+/// may go beyond it.
+const SNAPSHOT_BYTES_MAX: usize = 64 * 1024;
 
 /// The blocks from the floor on and what goes on with them.
 #[derive(Debug)]
@@ -33,8 +35,6 @@ pub(super) struct Cleaner {
     trimmed: Seq,
     /// An operator's word that has to outlive the trim: where it stands, and it.
     accepted: Option<(Seq, PartitionEvent)>,
-    /// Bytes of snapshots that were re-appended, for the ratio to what is new.
-    pub(super) rewritten: u64,
 }
 
 impl Cleaner {
@@ -45,7 +45,7 @@ impl Cleaner {
     ) -> Self {
         let bytes = blocks.iter().map(|(_, bytes)| bytes).sum();
         // Trim once at the start: an owner that died may have left something below the floor.
-        Self { blocks, bytes, floor, cut: None, trimming: false, trimmed: Seq(0), accepted, rewritten: 0 }
+        Self { blocks, bytes, floor, cut: None, trimming: false, trimmed: Seq(0), accepted }
     }
 
     pub(super) const fn floor(&self) -> Seq {
@@ -108,7 +108,7 @@ impl Life {
             return;
         }
         let now = self.clock.now();
-        let pushed = self.writer.push(now, false, |delta| Some(encode_partition_event(delta, event)));
+        let pushed = self.writer.push(now, false, |body| Some(body.partition_event(now, event)));
         if let Some((seq, _)) = pushed {
             *stands_in = seq;
         }
@@ -122,7 +122,7 @@ impl Life {
         while bytes < SNAPSHOT_BYTES_MAX {
             if let Some(size) = self.reappend_lock(cut) {
                 bytes += size;
-                self.cleaner.rewritten += size as u64;
+                self.counters.rewritten_bytes += size as u64;
                 continue;
             }
             let Some(xid) = self.memory.oldest_below(cut) else {
@@ -135,13 +135,12 @@ impl Life {
                 continue;
             };
             let event = Event::Snapshot(Box::new(transaction.durable()));
-            let Some((seq, size)) = self.writer.push(now, false, |delta| encode_event(xid, delta, &event))
-            else {
+            let Some((seq, size)) = self.writer.push(now, false, |body| body.event(xid, now, &event)) else {
                 return;
             };
             self.memory.moved(xid, seq, size);
             bytes += size;
-            self.cleaner.rewritten += size as u64;
+            self.counters.rewritten_bytes += size as u64;
         }
     }
 

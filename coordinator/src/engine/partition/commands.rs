@@ -3,14 +3,14 @@
 use unanimity_core::{
     Answer, Command, Event, Persistence, Refusal, ResultOutcome, Timer, Verdict, apply, decide,
 };
-use unanimity_types::{Decision, ErrorCode, LogPosition, Name, Operation, Seq, Target, Timestamp, Xid};
+use unanimity_types::{Decision, ErrorCode, LogPosition, Name, Operation, Seq, Timestamp, Xid};
 
 use super::contact::{Contact, is_lazy_registration};
 use super::life::{Exit, Life};
 use super::memory::{Waiter, Who};
 use super::witness::Testimony;
 use super::writer::Release;
-use crate::engine::codec::{PartitionEvent, encode_event, encode_partition_event};
+use crate::engine::codec::PartitionEvent;
 use crate::engine::detail::{brief_view, live_view};
 use crate::engine::dispatch::BranchReply;
 use crate::engine::error::Error;
@@ -161,14 +161,15 @@ impl Life {
         let was_over = self.memory.transaction(xid).is_some_and(|known| known.finished_at.is_some());
         let comes_late = was_over && !events.is_empty();
         let mut effects = std::mem::take(&mut self.effects);
-        for event in events {
+        for mut event in events {
+            self.memory.share(&mut event);
             let persistence = event.persistence();
             self.counters.begun += u64::from(matches!(event, Event::Begun { .. } | Event::Presumed));
             if persistence != Persistence::Volatile {
                 let known = self.memory.transaction(xid);
                 let waits = persistence == Persistence::Waits && !is_lazy_registration(known, &event);
                 self.counters.events += 1;
-                let (seq, bytes) = self.writer.push(now, waits, |delta| encode_event(xid, delta, &event))?;
+                let (seq, bytes) = self.writer.push(now, waits, |body| body.event(xid, now, &event))?;
                 self.memory.entry_or_new(xid, seq);
                 self.memory.written(xid, seq, bytes);
             }
@@ -281,7 +282,7 @@ impl Life {
                     seq: position.seq,
                 };
                 let now = self.clock.now();
-                let pushed = self.writer.push(now, true, |delta| Some(encode_partition_event(delta, &event)));
+                let pushed = self.writer.push(now, true, |body| Some(body.partition_event(now, &event)));
                 // A stale owner does not know its successor's places: only its own block, durable,
                 // makes what it says true.
                 if let Some((seq, _)) = pushed {
@@ -295,22 +296,7 @@ impl Life {
     /// A participant is back: what waits for it need not wait for the end of its back-off.
     fn participant_available(&mut self, participant: &Name) {
         let now = self.clock.now();
-        let waiting: Vec<_> = self
-            .memory
-            .entries
-            .iter()
-            .filter_map(|(xid, entry)| entry.transaction.as_ref().map(|transaction| (*xid, transaction)))
-            .flat_map(|(xid, transaction)| {
-                transaction.branches.iter().filter(|branch| branch.next_attempt_at.is_some()).filter_map(
-                    move |branch| {
-                        let waits = branch.targets.iter().any(|target| {
-                        matches!(target, Target::Participant { participant: own, .. } if own == participant)
-                    });
-                        waits.then_some((xid, branch.id))
-                    },
-                )
-            })
-            .collect();
+        let waiting = self.memory.take_waiting(participant);
         for (place, (xid, branch_id)) in (0u64..).zip(waiting) {
             let at = now.after(std::time::Duration::from_micros(place * WAKE_EVERY_US));
             if self.judge(xid, Command::Wake { branch_id, at }).is_none() {

@@ -11,7 +11,7 @@ use unanimity_types::{ErrorCode, Limits, Name, Seq, Timestamp, Xid};
 use super::Internal;
 use super::life::{Exit, Life};
 use super::writer::Release;
-use crate::engine::codec::{PartitionEvent, encode_partition_event};
+use crate::engine::codec::PartitionEvent;
 use crate::engine::error::Error;
 use crate::engine::locks::conflict;
 use crate::engine::mailbox::ReplyTo;
@@ -196,7 +196,7 @@ impl Life {
     fn write_lock(&mut self, event: &LockEvent, waits: bool) -> bool {
         let now = self.clock.now();
         let what = PartitionEvent::Lock(event.clone());
-        let pushed = self.writer.push(now, waits, |delta| Some(encode_partition_event(delta, &what)));
+        let pushed = self.writer.push(now, waits, |body| Some(body.partition_event(now, &what)));
         let Some((seq, bytes)) = pushed else { return false };
         let written = self.locks.written(event, seq, bytes, self.config.lock_ask_after);
         if let Err(error) = written {

@@ -1,10 +1,18 @@
 //! What a partition holds in memory: its open transactions, timers and what they need of the log.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+mod share;
+mod starts;
+mod timers;
 
-use unanimity_core::{Timer, Transaction};
-use unanimity_types::{Decision, Epoch, Seq, Timestamp, Xid};
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use foldhash::fast::RandomState;
+use unanimity_core::{Event, Timer, Transaction};
+use unanimity_types::{BranchId, Decision, Epoch, Name, Seq, Target, Timestamp, Xid};
+
+use share::Shared;
+use starts::Starts;
+use timers::Timers;
 
 use super::tickets::Left;
 use crate::engine::mailbox::{AsOf, Reply, ReplyTo};
@@ -13,9 +21,6 @@ use crate::engine::request::{TransactionView, Wait};
 /// How many evictions are remembered for commands whose look into history overlaps with one. Such a
 /// look takes milliseconds; if more left memory meanwhile, history is asked again.
 const EVICTIONS_MAX: usize = 65_536;
-
-/// So many timers are kept without a look at whether their transactions are still here.
-const TIMERS_MIN: usize = 65_536;
 
 /// A transaction and what the engine keeps beside it.
 #[derive(Debug)]
@@ -69,12 +74,14 @@ impl Entry {
 /// The partition's memory.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    pub(super) entries: HashMap<Xid, Entry>,
+    pub(super) entries: HashMap<Xid, Box<Entry>, RandomState>,
     /// By the block that each entry needs first: the floor is the least of them (protocol H17).
-    starts: BTreeSet<(Seq, Xid)>,
-    timers: BinaryHeap<Reverse<(Timestamp, Xid, Timer)>>,
-    /// How many timers were left when those of transactions that are gone were last thrown out.
-    timers_kept: usize,
+    starts: Starts,
+    timers: Timers,
+    /// Branches that wait for their next attempt, by the participants that they wait for. Some may have
+    /// been tried since.
+    waiting: HashMap<Name, HashSet<(Xid, BranchId), RandomState>, RandomState>,
+    shared: Shared,
     evicted: VecDeque<Xid>,
     evictions: u64,
     live_bytes: u64,
@@ -91,15 +98,15 @@ impl Memory {
     pub(super) fn entry_or_new(&mut self, xid: Xid, first: Seq) -> &mut Entry {
         let starts = &mut self.starts;
         self.entries.entry(xid).or_insert_with(|| {
-            starts.insert((first, xid));
-            Entry {
+            starts.add(first, xid);
+            Box::new(Entry {
                 transaction: None,
                 first,
                 last: Seq(0),
                 bytes: 0,
                 waiters: Vec::new(),
                 queued_for_history: false,
-            }
+            })
         })
     }
 
@@ -115,8 +122,8 @@ impl Memory {
     /// A snapshot of the entry went into block `seq`: nothing before it is needed any more.
     pub(super) fn moved(&mut self, xid: Xid, seq: Seq, bytes: usize) {
         if let Some(entry) = self.entries.get_mut(&xid) {
-            self.starts.remove(&(entry.first, xid));
-            self.starts.insert((seq, xid));
+            self.starts.remove(entry.first);
+            self.starts.add(seq, xid);
             self.live_bytes = self.live_bytes - entry.bytes + bytes as u64;
             entry.first = seq;
             entry.last = seq;
@@ -126,49 +133,97 @@ impl Memory {
 
     /// The least block that somebody needs.
     pub(super) fn first_needed(&self) -> Option<Seq> {
-        self.starts.first().map(|(seq, _)| *seq)
+        self.starts.first()
     }
 
     /// The entry that needs the oldest block, if that lies below `cut`.
-    pub(super) fn oldest_below(&self, cut: Seq) -> Option<Xid> {
-        self.starts.first().filter(|(seq, _)| *seq < cut).map(|(_, xid)| *xid)
+    pub(super) fn oldest_below(&mut self, cut: Seq) -> Option<Xid> {
+        let entries = &self.entries;
+        self.starts.oldest_below(cut, |xid| entries.get(&xid).map(|entry| entry.first))
     }
 
     pub(super) const fn live_bytes(&self) -> u64 {
         self.live_bytes
     }
 
-    pub(super) fn set_timer(&mut self, at: Timestamp, xid: Xid, timer: Timer) {
-        // Deadlines of what was decided long ago lie weeks ahead: they must not gather.
-        if self.timers.len() >= TIMERS_MIN.max(2 * self.timers_kept) {
-            let entries = &self.entries;
-            self.timers.retain(|Reverse((_, xid, _))| entries.contains_key(xid));
-            self.timers_kept = self.timers.len();
-        }
-        self.timers.push(Reverse((at, xid, timer)));
+    /// Lets an event hold what others hold already, before it is applied.
+    pub(super) fn share(&mut self, event: &mut Event) {
+        self.shared.share(event);
     }
 
-    /// When the next timer is due.
+    pub(super) fn set_timer(&mut self, at: Timestamp, xid: Xid, timer: Timer) {
+        if let Timer::Retry(branch_id) = timer {
+            self.note_waiting(xid, branch_id);
+        }
+        self.timers.set(at, xid, timer);
+        let entries = &self.entries;
+        self.timers.sweep(entries.len(), |xid| entries.contains_key(&xid));
+    }
+
+    fn note_waiting(&mut self, xid: Xid, branch_id: BranchId) {
+        let Some(entry) = self.entries.get(&xid) else { return };
+        let Some(branch) = entry.transaction.as_ref().and_then(|known| known.branch(branch_id)) else {
+            return;
+        };
+        for target in branch.targets.iter() {
+            let Target::Participant { participant, .. } = target else { continue };
+            if let Some(waiting) = self.waiting.get_mut(participant) {
+                waiting.insert((xid, branch_id));
+            } else {
+                self.waiting.entry(participant.clone()).or_default().insert((xid, branch_id));
+            }
+        }
+    }
+
+    /// Forgets the branches that wait for a participant and answers them: whoever waits on is noted anew
+    /// with the next timer.
+    pub(super) fn take_waiting(&mut self, participant: &Name) -> Vec<(Xid, BranchId)> {
+        let noted = self.waiting.remove(participant).unwrap_or_default();
+        let waits = |(xid, branch_id): &(Xid, BranchId)| {
+            let branch = self.transaction(*xid).and_then(|transaction| transaction.branch(*branch_id));
+            branch.is_some_and(|branch| branch.next_attempt_at.is_some())
+        };
+        let mut waiting: Vec<_> = noted.into_iter().filter(waits).collect();
+        // In an order that does not depend on the hasher.
+        waiting.sort_unstable();
+        waiting
+    }
+
+    /// When the next timer may be due.
     pub(super) fn next_timer(&self) -> Option<Timestamp> {
-        self.timers.peek().map(|Reverse((at, _, _))| *at)
+        self.timers.next()
     }
 
     /// Takes the next timer that is due.
     pub(super) fn pop_timer(&mut self, now: Timestamp) -> Option<(Xid, Timer)> {
-        let due = self.timers.peek().is_some_and(|Reverse((at, _, _))| *at <= now);
-        if !due {
-            return None;
+        self.timers.pop(now)
+    }
+
+    fn forget_waiting(&mut self, xid: Xid, entry: &Entry) {
+        if self.waiting.is_empty() {
+            return;
         }
-        self.timers.pop().map(|Reverse((_, xid, timer))| (xid, timer))
+        for branch in entry.transaction.iter().flat_map(|transaction| &transaction.branches) {
+            for target in branch.targets.iter() {
+                let Target::Participant { participant, .. } = target else { continue };
+                if let Some(waiting) = self.waiting.get_mut(participant) {
+                    waiting.remove(&(xid, branch.id));
+                    if waiting.is_empty() {
+                        self.waiting.remove(participant);
+                    }
+                }
+            }
+        }
     }
 
     /// Lets go of a transaction that is over and in history (protocol C8d).
     pub(super) fn evict(&mut self, xid: Xid, now: Timestamp) {
         if let Some(entry) = self.entries.remove(&xid) {
-            if entry.transaction.is_some_and(|transaction| transaction.is_ticketed()) {
+            if entry.transaction.as_ref().is_some_and(Transaction::is_ticketed) {
                 self.left.add(xid, now);
             }
-            self.starts.remove(&(entry.first, xid));
+            self.starts.remove(entry.first);
+            self.forget_waiting(xid, &entry);
             self.live_bytes -= entry.bytes;
             if self.evicted.len() == EVICTIONS_MAX {
                 self.evicted.pop_front();
@@ -235,12 +290,12 @@ mod tests {
         let mut memory = Memory::default();
         memory.entry_or_new(xid(1), Seq(1));
         memory.set_timer(Timestamp(5), xid(1), Timer::Deadline);
-        for n in 2..(4 * TIMERS_MIN as u128) {
+        for n in 2..300_000 {
             memory.entry_or_new(xid(n), Seq(1));
-            memory.set_timer(Timestamp(1_000_000), xid(n), Timer::Deadline);
+            memory.set_timer(Timestamp(1_000_000 + n as u64 % 9_000), xid(n), Timer::Deadline);
             memory.evict(xid(n), Timestamp(0));
         }
-        assert!(memory.timers.len() <= TIMERS_MIN, "{} timers", memory.timers.len());
+        assert!(memory.timers.len() <= 70_000, "{} timers", memory.timers.len());
         assert_eq!(memory.pop_timer(Timestamp(5)), Some((xid(1), Timer::Deadline)));
     }
 

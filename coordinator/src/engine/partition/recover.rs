@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use prost::Message;
 use unanimity_core::{Effect, apply, pending};
-use unanimity_proto::log as wire;
 use unanimity_types::{Epoch, PartitionId, Seq, Status, Timestamp, Xid};
 use uuid::Uuid;
 
@@ -15,11 +14,14 @@ use super::memory::Memory;
 use super::settle::{Settled, settle};
 use super::witness::Epochs;
 use crate::engine::clock::PartitionClock;
-use crate::engine::codec::{CodecError, LoggedEvent, PartitionEvent, decode, encode_partition_event};
+use crate::engine::codec::{BodyWriter, CodecError, LoggedEvent, PartitionEvent, decode};
 use crate::engine::config::{EngineConfig, Timing};
 use crate::engine::request::StopReason;
 use crate::failpoint;
 use crate::log::{Block, BlockHeader, BlockKind, Error, FORMAT_VERSION, TransactionLog};
+
+/// A recovery that takes long says how far it is so often.
+const TELL_EVERY: Duration = Duration::from_secs(3);
 
 /// Everything that a life of a partition starts with.
 #[derive(Debug)]
@@ -160,7 +162,11 @@ async fn append_events(
     events: &[PartitionEvent],
     trouble: &Trouble,
 ) -> Result<Block, Failure> {
-    let records = events.iter().map(|event| encode_partition_event(0, event)).collect();
+    let mut body = BodyWriter::default();
+    body.start(before.time);
+    for event in events {
+        body.partition_event(before.time, event);
+    }
     let header = BlockHeader {
         kind: BlockKind::Data,
         partition: before.partition,
@@ -170,7 +176,7 @@ async fn append_events(
         time: before.time,
         previous: before.checksum,
     };
-    let block = Block::new(header, wire::Body { records }.encode_to_vec().into());
+    let block = Block::new(header, body.finish());
     append(log, &block, trouble).await?;
     Ok(block)
 }
@@ -226,7 +232,8 @@ async fn replay(
     let mut valid_since = epoch;
     // Effects of replayed events are dropped; `pending` yields what is owed (protocol M7).
     let mut dropped = Vec::new();
-    for block in &blocks {
+    let (mut records, mut told) = (0_u64, Instant::now());
+    for (place, block) in blocks.iter().enumerate() {
         epochs.add(block);
         if block.kind == BlockKind::Epoch && block.epoch == epoch {
             epoch_tag = block.checksum.tag();
@@ -239,8 +246,16 @@ async fn replay(
         if block.kind != BlockKind::Data {
             continue;
         }
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            tracing::info!(
+                %partition, events = records, open = memory.entries.len(), blocks = place,
+                of_blocks = blocks.len(), "still reading the log"
+            );
+        }
         for logged in decode(block)? {
             latest = latest.max(logged.at);
+            records += 1;
             match logged.what {
                 LoggedEvent::Partition(PartitionEvent::LostTailFound { epoch: seen, seq, .. }) => {
                     let why =
@@ -264,7 +279,8 @@ async fn replay(
                 // Its beginning was trimmed: it is over, or a snapshot of it stands further on.
                 LoggedEvent::Transaction(xid, event)
                     if memory.transaction(xid).is_none() && !event.is_beginning() => {}
-                LoggedEvent::Transaction(xid, event) => {
+                LoggedEvent::Transaction(xid, mut event) => {
+                    memory.share(&mut event);
                     let is_snapshot = matches!(event, unanimity_core::Event::Snapshot(_));
                     let entry = memory.entry_or_new(xid, block.seq);
                     apply(&mut entry.transaction, xid, event, logged.at, &mut dropped).map_err(|error| {

@@ -137,7 +137,7 @@ impl Life {
             role: branch.role(),
             inputs: transaction.inputs_of(branch),
             result: branch.step.as_ref().filter(|_| compensates).and_then(|step| step.result.clone()),
-            timeout: branch.policy.timeout,
+            timeout: branch.policy().timeout,
             instance: branch.two_phase.instance.clone().filter(|_| pinned),
         };
         failpoint::operation("dispatch.before", operation);

@@ -2,12 +2,11 @@
 //! cause is held until their block is durable.
 
 use bytes::Bytes;
-use prost::Message;
 use tokio::time::Instant;
-use unanimity_proto::log;
 use unanimity_types::{BranchId, Epoch, Operation, PartitionId, Seq, Timestamp, Xid};
 
 use super::memory::{Waiter, Who};
+use crate::engine::codec::BodyWriter;
 use crate::engine::error::Error;
 use crate::engine::mailbox::{Inquired, Reply, ReplyTo};
 use crate::engine::request::TransactionView;
@@ -78,13 +77,11 @@ impl Waiter {
     }
 }
 
-/// The block that gathers events.
+/// The block that gathers events; they are in the writer's body.
 #[derive(Debug)]
 struct Building {
     time: Timestamp,
     since: Instant,
-    records: Vec<log::Record>,
-    bytes: usize,
     waits: bool,
     held: Vec<Release>,
 }
@@ -114,6 +111,7 @@ pub(super) struct Writer {
     /// What was offered after the last durable block: all but the last are there.
     offered_since: Vec<(Seq, Checksum)>,
     building: Option<Building>,
+    body: BodyWriter,
     in_flight: Option<InFlight>,
 }
 
@@ -139,6 +137,7 @@ impl Writer {
             durable_floor: last.floor,
             offered_since: Vec::new(),
             building: None,
+            body: BodyWriter::default(),
             in_flight: None,
         }
     }
@@ -171,7 +170,7 @@ impl Writer {
     }
 
     pub(super) fn building_bytes(&self) -> usize {
-        self.building.as_ref().map_or(0, |building| building.bytes)
+        self.building.as_ref().map_or(0, |_| self.body.len())
     }
 
     pub(super) const fn is_idle(&self) -> bool {
@@ -179,32 +178,22 @@ impl Writer {
     }
 
     fn building(&mut self, now: Timestamp) -> &mut Building {
-        self.building.get_or_insert_with(|| Building {
-            time: now,
-            since: Instant::now(),
-            records: Vec::new(),
-            bytes: 0,
-            waits: false,
-            held: Vec::new(),
+        self.building.get_or_insert_with(|| {
+            self.body.start(now);
+            Building { time: now, since: Instant::now(), waits: false, held: Vec::new() }
         })
     }
 
-    /// Adds a record that `make` builds for its distance from the block's time. Answers the block
-    /// that it goes into and its size.
+    /// Adds a record by `write`, which answers its size. Answers that and the block that it goes into.
     pub(super) fn push(
         &mut self,
         now: Timestamp,
         waits: bool,
-        make: impl FnOnce(u32) -> Option<log::Record>,
+        write: impl FnOnce(&mut BodyWriter) -> Option<usize>,
     ) -> Option<(Seq, usize)> {
         let seq = self.building_seq();
-        let building = self.building(now);
-        let delta = u32::try_from(now.since(building.time).as_millis()).unwrap_or(u32::MAX);
-        let record = make(delta)?;
-        let bytes = record.encoded_len();
-        building.bytes += bytes;
-        building.waits |= waits;
-        building.records.push(record);
+        self.building(now).waits |= waits;
+        let bytes = write(&mut self.body)?;
         Some((seq, bytes))
     }
 
@@ -249,8 +238,8 @@ impl Writer {
             return None;
         }
         let building = self.building.take()?;
-        let body = log::Body { records: building.records };
-        Some(self.offer(BlockKind::Data, building.time, floor, body.encode_to_vec().into(), building.held))
+        let body = self.body.finish();
+        Some(self.offer(BlockKind::Data, building.time, floor, body, building.held))
     }
 
     /// Seals a closing block: nothing may be building or in flight.

@@ -158,7 +158,7 @@ impl World {
                     operation,
                     attempt,
                     inputs: transaction.inputs_of(branch),
-                    timeout: branch.policy.timeout.unwrap_or_default().max(fixture::CALL_TIMEOUT),
+                    timeout: branch.policy().timeout.unwrap_or_default().max(fixture::CALL_TIMEOUT),
                 };
                 self.flights.push(flight);
             }
@@ -246,7 +246,7 @@ impl World {
             let known = self.state.as_ref().and_then(|now| now.branch(branch.id));
             let Some(known) = known.filter(|known| known.status == branch.status) else { continue };
             let inputs = self.state.as_ref().map(|now| now.inputs_of(known)).unwrap_or_default();
-            let timeout = branch.policy.timeout.unwrap_or_default().max(fixture::CALL_TIMEOUT);
+            let timeout = branch.policy().timeout.unwrap_or_default().max(fixture::CALL_TIMEOUT);
             let flight = Flight {
                 branch_id: branch.id,
                 key: branch.key.clone(),
