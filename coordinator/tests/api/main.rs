@@ -5,6 +5,7 @@ mod bad_input;
 mod bad_plans;
 mod check_database;
 mod cli;
+mod commands;
 mod docs;
 mod grpc;
 mod health;

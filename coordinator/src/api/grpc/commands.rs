@@ -239,7 +239,11 @@ impl Serving {
         drop(waiting);
         // Nothing that was begun stops half-way; what only waits does.
         self.ending.cancel();
-        while in_hand.next().await.is_some() {}
+        while let Some((slot, result)) = in_hand.next().await {
+            self.desk.done(slot, result);
+            // To nobody; its place among the calls in hand is free.
+            drop(self.desk.answers(usize::MAX));
+        }
     }
 
     /// Does what is due, and says when to look again at the latest.
