@@ -58,16 +58,7 @@ impl Witnesses {
 
     /// Keeps a position if it is the highest of its partition.
     pub(crate) fn observe(&self, position: LogPosition) {
-        self.with(|inner| {
-            // A place without its epoch's tag comes from history: it proves nothing.
-            if inner.mixed || position.epoch_tag == 0 {
-                return;
-            }
-            let highest = inner.highest.entry(position.partition).or_insert(position);
-            if (position.seq, position.epoch) > (highest.seq, highest.epoch) {
-                *highest = position;
-            }
-        });
+        self.with(|inner| inner.observe(position));
     }
 
     /// Keeps a position from the wire; one that makes no sense is left out.
@@ -75,6 +66,15 @@ impl Witnesses {
         let position = position_from_wire(position?).ok()?;
         self.observe(position);
         Some(position)
+    }
+
+    /// The same for many, under one lock: what a message of a session brings.
+    pub(crate) fn observe_all<'a>(&self, positions: impl IntoIterator<Item = &'a v1::LogPosition>) {
+        self.with(|inner| {
+            for position in positions.into_iter().filter_map(|position| position_from_wire(position).ok()) {
+                inner.observe(position);
+            }
+        });
     }
 
     /// All positions, for the wire.
@@ -88,6 +88,19 @@ impl Witnesses {
     fn with<T>(&self, action: impl FnOnce(&mut Inner) -> T) -> T {
         // Nothing inside can panic half-way, so a poisoned lock still guards sound data.
         action(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Inner {
+    fn observe(&mut self, position: LogPosition) {
+        // A place without its epoch's tag comes from history: it proves nothing.
+        if self.mixed || position.epoch_tag == 0 {
+            return;
+        }
+        let highest = self.highest.entry(position.partition).or_insert(position);
+        if (position.seq, position.epoch) > (highest.seq, highest.epoch) {
+            *highest = position;
+        }
     }
 }
 

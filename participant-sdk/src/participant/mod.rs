@@ -19,7 +19,7 @@ mod steps;
 mod tries;
 mod two_phase;
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -254,17 +254,20 @@ impl<DB: FenceDatabase> Shared<DB> {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, String> {
         self.tasks.spawn(work).await.map_err(|error| match error.try_into_panic() {
-            Ok(panic) => {
-                let text = panic
-                    .downcast_ref::<&str>()
-                    .map(|text| (*text).to_owned())
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_else(|| "a panic without a text".to_owned());
-                crate::error::shorten(&text)
-            }
+            Ok(panic) => panic_text(panic.as_ref()),
             Err(_) => "the runtime shut down".to_owned(),
         })
     }
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a text");
+    crate::error::shorten(text)
 }
 
 impl<DB: FenceDatabase> Clone for Participant<DB> {

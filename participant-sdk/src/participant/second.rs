@@ -1,16 +1,18 @@
 //! Orders are carried out here, whoever gives them (session, callback, in-doubt loop); and what ends a
 //! branch: confirm, cancel, compensate.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures::FutureExt as _;
 use unanimity_types::{BranchKind, Operation};
 
 use crate::failpoint;
 use crate::fence::{Closing, FenceDatabase, FenceError, FenceRow, SecondPhase, finish, start_second_phase};
 use crate::participant::hooks::{HookError, RawBranch};
 use crate::participant::order::{Answer, Order};
-use crate::participant::{HookSet, Shared, messages, steps, two_phase};
+use crate::participant::{HookSet, Shared, messages, panic_text, steps, two_phase};
 
 /// What the hook, and the fence around it, said.
 pub(super) type Fenced = Result<Result<Answer, HookError>, FenceError>;
@@ -18,18 +20,22 @@ pub(super) type Fenced = Result<Result<Answer, HookError>, FenceError>;
 impl<DB: FenceDatabase> Shared<DB> {
     /// Carries an order out in a task that nobody cancels, when there is room for it.
     pub(super) async fn carry_out(self: &Arc<Self>, order: Order) -> Answer {
-        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+        let shared = Arc::clone(self);
+        let work = async move { shared.carry_out_here(order).await };
+        self.unstoppable(work).await.unwrap_or_else(Answer::Unknown)
+    }
+
+    /// The same in the caller's own task, which must be one that nobody cancels.
+    pub(super) async fn carry_out_here(self: &Arc<Self>, order: Order) -> Answer {
+        let Ok(_permit) = self.permits.acquire().await else {
             return Answer::Unknown("the participant shuts down".into());
         };
-        let in_hand = InHand::new(self);
+        let _in_hand = InHand::new(self);
         let (xid, key, operation) = (order.xid, order.key.clone(), order.operation);
-        let result = self
-            .unstoppable(async move {
-                let _permit = permit;
-                in_hand.0.carry_out_now(order).await
-            })
-            .await;
-        let done = result.unwrap_or_else(|panic| Answer::Unknown(format!("the hook panicked: {panic}")));
+        let result = AssertUnwindSafe(self.carry_out_now(order)).catch_unwind().await;
+        let done = result.unwrap_or_else(|panic| {
+            Answer::Unknown(format!("the hook panicked: {}", panic_text(panic.as_ref())))
+        });
         match &done {
             Answer::Done | Answer::Result(_) | Answer::Voted(_) => self.attention.settled(xid, &key),
             Answer::NotYet(why) => tracing::debug!(%xid, %key, %operation, %why, "not yet"),
@@ -97,17 +103,17 @@ impl<DB: FenceDatabase> Shared<DB> {
     }
 }
 
-/// Counts an operation for as long as its task lives, whoever waits for it.
-struct InHand<DB: FenceDatabase>(Arc<Shared<DB>>);
+/// Counts an operation for as long as it is carried out.
+struct InHand<'a, DB: FenceDatabase>(&'a Shared<DB>);
 
-impl<DB: FenceDatabase> InHand<DB> {
-    fn new(shared: &Arc<Shared<DB>>) -> Self {
+impl<'a, DB: FenceDatabase> InHand<'a, DB> {
+    fn new(shared: &'a Shared<DB>) -> Self {
         shared.in_hand.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(shared))
+        Self(shared)
     }
 }
 
-impl<DB: FenceDatabase> Drop for InHand<DB> {
+impl<DB: FenceDatabase> Drop for InHand<'_, DB> {
     fn drop(&mut self) {
         self.0.in_hand.fetch_sub(1, Ordering::Relaxed);
     }

@@ -37,8 +37,8 @@ const PROTOCOL_VERSION: u32 = 1;
 const WELCOME_WITHIN: Duration = Duration::from_secs(10);
 /// How long the coordinator may take to end a stream that we ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Results that wait to be sent: more than are ever in hand.
-const RESULTS_MAX: usize = 4_096;
+/// Operations in hand at most, whatever the concurrency.
+const IN_HAND_MAX: usize = 4_096;
 /// Results in one message.
 const BATCH_MAX: usize = 256;
 
@@ -174,9 +174,7 @@ fn check_welcome<DB: FenceDatabase>(shared: &Shared<DB>, welcome: &v1::Welcome) 
     } else if !shared.settings.accept_new_log {
         shared.attention.clear("log_changed");
     }
-    for position in &welcome.positions {
-        witnesses.observe_wire(Some(position));
-    }
+    witnesses.observe_all(&welcome.positions);
     shared.attention.clear("protocol_version");
     Ok(())
 }
@@ -185,8 +183,9 @@ fn check_welcome<DB: FenceDatabase>(shared: &Shared<DB>, welcome: &v1::Welcome) 
 struct Session<'a, DB: FenceDatabase> {
     shared: &'a Arc<Shared<DB>>,
     outgoing: mpsc::Sender<v1::ParticipantMessage>,
-    results: mpsc::Sender<v1::BranchResult>,
-    finished: mpsc::Receiver<v1::BranchResult>,
+    /// Without a bound of its own: a result for each operation in hand, and those are bounded.
+    results: mpsc::UnboundedSender<v1::BranchResult>,
+    finished: mpsc::UnboundedReceiver<v1::BranchResult>,
     interval: Duration,
     last_heard: Instant,
     last_sent: Instant,
@@ -199,7 +198,7 @@ impl<'a, DB: FenceDatabase> Session<'a, DB> {
         outgoing: mpsc::Sender<v1::ParticipantMessage>,
         interval: Duration,
     ) -> Self {
-        let (results, finished) = mpsc::channel(RESULTS_MAX);
+        let (results, finished) = mpsc::unbounded_channel();
         let now = Instant::now();
         Self { shared, outgoing, results, finished, interval, last_heard: now, last_sent: now, in_hand: 0 }
     }
@@ -208,14 +207,19 @@ impl<'a, DB: FenceDatabase> Session<'a, DB> {
         let mut batch = Vec::new();
         // Set when either side said goodbye: how it will end, and when at the latest.
         let mut ending: Option<(End, Instant)> = None;
+        let shared = self.shared;
+        let stopped = shared.stop.cancelled();
+        tokio::pin!(stopped);
+        // One timer for all that is due some day: it goes off, looks, and is set anew, so that messages
+        // cost none.
+        let alarm = tokio::time::sleep_until(self.last_sent + self.interval);
+        tokio::pin!(alarm);
         loop {
             if let Some((_, limit)) = &ending
                 && (self.in_hand == 0 || Instant::now() >= *limit)
             {
                 break;
             }
-            let silent_until = self.last_heard + 3 * self.interval;
-            let limit = ending.as_ref().map_or(silent_until, |(_, limit)| silent_until.min(*limit));
             tokio::select! {
                 message = incoming.message() => {
                     self.last_heard = Instant::now();
@@ -224,11 +228,15 @@ impl<'a, DB: FenceDatabase> Session<'a, DB> {
                         None => return Ok(End::Goodbye),
                         Some(message) => match message.kind {
                             Some(FromCoordinator::Operations(operations)) => self.take(operations, ending.is_some()).await?,
-                            Some(FromCoordinator::Heartbeat(heartbeat)) => self.observe(&heartbeat.positions),
+                            Some(FromCoordinator::Heartbeat(heartbeat)) => {
+                                self.shared.client.witnesses().observe_all(&heartbeat.positions);
+                            }
                             Some(FromCoordinator::Goodbye(goodbye)) => {
                                 tracing::info!(participant = %self.shared.name, reason = %goodbye.reason, "the coordinator's node says goodbye");
                                 let limit = Instant::now() + self.shared.settings.drain_for;
                                 ending.get_or_insert((End::Goodbye, limit));
+                                let due = limit.min(alarm.deadline());
+                                alarm.as_mut().reset(due);
                             }
                             // A second welcome, or a message of a later version.
                             Some(FromCoordinator::Welcome(_)) | None => {}
@@ -236,24 +244,41 @@ impl<'a, DB: FenceDatabase> Session<'a, DB> {
                     }
                 }
                 count = self.finished.recv_many(&mut batch, BATCH_MAX) => {
-                    self.in_hand = self.in_hand.saturating_sub(count);
+                    // The runtime lets us run right after the first operation that ended. Those that it had
+                    // ready beside it end before we are back, and go into the same message.
+                    if count < self.in_hand && count < BATCH_MAX {
+                        tokio::task::yield_now().await;
+                        while batch.len() < BATCH_MAX && let Ok(result) = self.finished.try_recv() {
+                            batch.push(result);
+                        }
+                    }
+                    self.in_hand = self.in_hand.saturating_sub(batch.len());
                     let results = std::mem::take(&mut batch);
                     self.send(FromParticipant::Results(v1::BranchResults { results })).await?;
                 }
-                () = self.shared.stop.cancelled(), if !matches!(ending, Some((End::Stopped, _))) => {
+                () = &mut stopped, if !matches!(ending, Some((End::Stopped, _))) => {
                     let reason = "the participant stops".to_owned();
                     self.send(FromParticipant::Goodbye(v1::Goodbye { reason })).await?;
-                    ending = Some((End::Stopped, Instant::now() + self.shared.settings.drain_for));
+                    let limit = Instant::now() + self.shared.settings.drain_for;
+                    ending = Some((End::Stopped, limit));
+                    let due = limit.min(alarm.deadline());
+                    alarm.as_mut().reset(due);
                 }
-                () = tokio::time::sleep_until(self.last_sent + self.interval) => {
-                    let positions = self.shared.client.witnesses().to_wire();
-                    self.send(FromParticipant::Heartbeat(v1::Heartbeat { positions })).await?;
-                }
-                () = tokio::time::sleep_until(limit) => {
-                    if ending.is_none() {
+                () = &mut alarm => {
+                    let now = Instant::now();
+                    let silent_until = self.last_heard + 3 * self.interval;
+                    if now >= silent_until && ending.is_none() {
                         return Err(ClientError::no_answer("three heartbeats of the coordinator are missing"));
                     }
-                    break;
+                    if now >= silent_until {
+                        break;
+                    }
+                    if now >= self.last_sent + self.interval {
+                        let positions = self.shared.client.witnesses().to_wire();
+                        self.send(FromParticipant::Heartbeat(v1::Heartbeat { positions })).await?;
+                    }
+                    let due = silent_until.min(self.last_sent + self.interval);
+                    alarm.as_mut().reset(ending.as_ref().map_or(due, |(_, limit)| due.min(*limit)));
                 }
             }
         }
@@ -268,11 +293,12 @@ impl<'a, DB: FenceDatabase> Session<'a, DB> {
     /// Starts a task for each operation.
     async fn take(&mut self, operations: v1::BranchOperations, ending: bool) -> Result<(), ClientError> {
         // Somebody who sends far more than we asked for is told so instead of being queued.
-        let room = (4 * self.shared.settings.concurrency).min(RESULTS_MAX);
+        let room = (4 * self.shared.settings.concurrency).min(IN_HAND_MAX);
         let mut refused = Vec::new();
+        let positions = operations.operations.iter().filter_map(|operation| operation.position.as_ref());
+        self.shared.client.witnesses().observe_all(positions);
         for operation in operations.operations {
             let call_id = operation.call_id;
-            self.shared.client.witnesses().observe_wire(operation.position.as_ref());
             if ending || self.in_hand >= room {
                 let why = if ending { "the participant stops" } else { "too busy" };
                 refused.push(Answer::Unknown(why.into()).to_wire(call_id));
@@ -288,21 +314,16 @@ impl<'a, DB: FenceDatabase> Session<'a, DB> {
             self.in_hand += 1;
             let (shared, results) = (Arc::clone(self.shared), self.results.clone());
             self.shared.tasks.spawn(async move {
-                let done = shared.carry_out(order).await;
+                // In this task: it is one that nobody cancels.
+                let done = shared.carry_out_here(order).await;
                 // The session is gone: the coordinator asks again.
-                let _ = results.send(done.to_wire(call_id)).await;
+                let _ = results.send(done.to_wire(call_id));
             });
         }
         if !refused.is_empty() {
             self.send(FromParticipant::Results(v1::BranchResults { results: refused })).await?;
         }
         Ok(())
-    }
-
-    fn observe(&self, positions: &[v1::LogPosition]) {
-        for position in positions {
-            self.shared.client.witnesses().observe_wire(Some(position));
-        }
     }
 
     async fn send(&mut self, kind: FromParticipant) -> Result<(), ClientError> {
