@@ -40,6 +40,9 @@ pub(crate) const AS_A_SAGA: &str = r#"{"b":[[1,"s1","flights/book | flights/unbo
 /// As the engine writes it since history is compact.
 pub(crate) const COMPACT: &str = r##"{"b":[[1,["#1@c1"],"stock/reserve",3,1],[2,"own key","payment/debit",24,0,"no","ann","so",{"p":true}],[3,"k","x","a_later_word"]],"d":[[0,1],[2,2,1]]}"##;
 
+/// Key, status, attempts, last error and the reason of who resolved it, as the view `branches` shows them.
+pub(crate) type CompactBranch = (String, String, i64, Option<String>, Option<String>);
+
 pub(crate) async fn write(log: &dyn TransactionLog, rows: Vec<HistoryRow>, epoch: u64, seq: u64) {
     let watermark = HistoryWatermark { epoch: Epoch(epoch), seq: Seq(seq) };
     log.write_history(HistoryBatch { partition: P, rows, watermark }).await.expect("write_history");

@@ -12,7 +12,7 @@ use unanimity_coordinator::log::{
 };
 use unanimity_types::{Seq, Status};
 
-use crate::history::{AS_A_SAGA, COMPACT, row, write};
+use crate::history::{AS_A_SAGA, COMPACT, CompactBranch, row, write};
 use crate::postgres::Database;
 use crate::subject::{Kind, P, Subject, after, fill};
 
@@ -360,7 +360,7 @@ async fn the_views_unpack_the_detail() {
     let mut compact = row(4, Status::Committed);
     compact.detail = COMPACT.to_owned();
     write(&*subject.log, vec![compact], 1, 3).await;
-    let rows: Vec<(String, String, i64, Option<String>, Option<String>)> = sqlx::query_as(
+    let rows: Vec<CompactBranch> = sqlx::query_as(
         "SELECT key, status, attempts, last_error, resolved_reason FROM branches \
          WHERE xid = '00000000-0000-0000-0000-000000000004' ORDER BY branch_id",
     )

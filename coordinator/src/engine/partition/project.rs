@@ -21,6 +21,15 @@ const DETAIL_BYTES_FULL: usize = 4 * 1024 * 1024;
 /// How long a transaction with a heuristic outcome stays in memory: longer than any request lasts.
 const KEEP_HEURISTIC: Duration = Duration::from_secs(60);
 
+/// The batch that is being written.
+#[derive(Debug, Default)]
+struct Writing {
+    /// Those of it that are over.
+    ended: Vec<(Seq, Xid)>,
+    rows: u64,
+    bytes: u64,
+}
+
 /// What waits for history.
 #[derive(Debug)]
 pub(super) struct Projector {
@@ -31,8 +40,7 @@ pub(super) struct Projector {
     /// Over, in history, and kept for a while because a branch was settled by hand: a participant's
     /// late answer may contradict it (protocol M14). By when to let go.
     kept: VecDeque<(Timestamp, Xid)>,
-    /// The batch that is being written: those of it that are over.
-    writing: Option<Vec<(Seq, Xid)>>,
+    writing: Option<Writing>,
     next_at: Instant,
     failures: u32,
 }
@@ -59,7 +67,7 @@ impl Projector {
 
     /// How many are over and wait for history.
     pub(super) fn backlog(&self) -> usize {
-        self.finished.len() + self.writing.as_ref().map_or(0, Vec::len)
+        self.finished.len() + self.writing.as_ref().map_or(0, |writing| writing.ended.len())
     }
 
     /// Whether the last write failed.
@@ -136,7 +144,8 @@ impl Life {
         }
         let watermark = HistoryWatermark { epoch: self.epoch, seq: self.projector.watermark(durable) };
         let batch = HistoryBatch { partition: self.partition, rows, watermark };
-        self.projector.writing = Some(ended);
+        let bytes = batch.rows.iter().map(HistoryRow::stored_bytes).sum();
+        self.projector.writing = Some(Writing { ended, rows: batch.rows.len() as u64, bytes });
         let log = std::sync::Arc::clone(&self.log);
         let internal = self.internal.clone();
         tokio::spawn(async move {
@@ -174,10 +183,12 @@ impl Life {
 
     /// A write to history ended.
     pub(super) fn projected(&mut self, result: Result<(), crate::log::Error>) {
-        let ended = self.projector.writing.take().unwrap_or_default();
+        let Writing { ended, rows, bytes } = self.projector.writing.take().unwrap_or_default();
         match result {
             Ok(()) => {
                 self.projector.failures = 0;
+                self.counters.history_rows += rows;
+                self.counters.history_bytes += bytes;
                 let now = self.clock.now();
                 for (_, xid) in ended {
                     self.leave(xid, now);
