@@ -1,4 +1,5 @@
 //! How much memory an open transaction takes: measured of a whole process, so it has one of its own.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
 
 use std::sync::Arc;
 use std::time::Duration;
