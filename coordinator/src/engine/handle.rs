@@ -204,7 +204,7 @@ impl Coordinator {
             return Err(Error::new(ErrorCode::PayloadTooLarge, message).about(register.xid));
         }
         locks::check(&mut register)?;
-        locks::take(self, &register).await?;
+        locks::take(self, &register, &claim).await?;
         let key = match register.key.clone() {
             Some(key) => key,
             // A UUID is a valid key.
@@ -511,7 +511,8 @@ impl Coordinator {
         self.command_as(xid, command, Claim::default(), wait, unknown).await
     }
 
-    async fn command_as(
+    /// The same with what the caller shows about a transaction begun without a call.
+    pub(super) async fn command_as(
         &self,
         xid: Xid,
         command: Command,

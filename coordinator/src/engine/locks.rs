@@ -13,12 +13,13 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use unanimity_types::{ErrorCode, InquiryAnswer, Limits, Name, PartitionId, SLOTS, Xid};
+use unanimity_core::Command;
+use unanimity_types::{ErrorCode, InquiryAnswer, Limits, Name, PartitionId, SLOTS, Status, Xid};
 
 use super::error::Error;
 use super::handle::{Coordinator, Partition};
-use super::mailbox::Mail;
-use super::request::Register;
+use super::mailbox::{Mail, Outcome, Unknown};
+use super::request::{Claim, Register, Wait};
 
 /// How long a home may take to write a lock, besides the wait for its holder.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
@@ -48,9 +49,9 @@ pub(super) fn check(register: &mut Register) -> Result<(), Error> {
 
 /// Takes every lock that the registration names, durably. Those that were taken when one is refused
 /// stay with their transaction until it is over: another of its branches may count on them.
-pub(super) async fn take(coordinator: &Coordinator, register: &Register) -> Result<(), Error> {
+pub(super) async fn take(coordinator: &Coordinator, register: &Register, claim: &Claim) -> Result<(), Error> {
     let xid = register.xid;
-    if register.lock_keys.is_empty() || !is_active(coordinator, xid).await? {
+    if register.lock_keys.is_empty() || !is_active(coordinator, xid, claim).await? {
         // What is over takes no locks: its registration is refused with its true status.
         return Ok(());
     }
@@ -65,8 +66,15 @@ pub(super) async fn take(coordinator: &Coordinator, register: &Register) -> Resu
     Ok(())
 }
 
-/// Whether the transaction is known and undecided. An unknown one is aborted by asking (protocol C2).
-async fn is_active(coordinator: &Coordinator, xid: Xid) -> Result<bool, Error> {
+/// Whether the transaction is known and undecided, durably: the homes of its locks will ask about it. An
+/// unknown one begins, if it comes with a birth, else it is aborted by asking (protocol C2).
+async fn is_active(coordinator: &Coordinator, xid: Xid, claim: &Claim) -> Result<bool, Error> {
+    if claim.birth.is_some() {
+        let (inquire, claim) = (Command::Inquire, claim.clone());
+        let outcome =
+            coordinator.command_as(xid, inquire, claim, Wait::Accepted, Unknown::AskHistory).await?;
+        return Ok(matches!(outcome, Outcome::Done(done) if done.status == Status::Active));
+    }
     let answers = super::inquire::inquire(coordinator, vec![xid.into()]).await?;
     Ok(answers.iter().any(|inquiry| inquiry.xid == xid && inquiry.answer == InquiryAnswer::Active))
 }

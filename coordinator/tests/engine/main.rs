@@ -17,5 +17,6 @@ mod recovery;
 mod saga;
 mod support;
 mod tcc;
+mod tickets;
 mod two_owners;
 mod witness;
