@@ -165,7 +165,7 @@ const OF_TCC: &[&str] = &["branch confirming", "branch confirmed", "branch cance
 /// What comes with plans.
 const OF_PLANS: &[&str] = &["event PlanAccepted"];
 /// Only tickets end a transaction with its owner.
-const NOBODYS: &[&str] = &["abort owner_changed"];
+const NOBODYS: &[&str] = &["abort owner_changed", "abort ticket_expired"];
 
 #[test]
 fn sagas_keep_the_invariants() {

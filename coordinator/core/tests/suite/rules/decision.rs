@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use unanimity_core::{Answer, Command, Effect, Event, Persistence, Refusal, ResultOutcome, Timer, pending};
-use unanimity_types::{AbortReason, BranchId, Decision, Limits, Operation, ResolveAs, Status};
+use unanimity_types::{
+    AbortReason, BranchId, DecideHash, Decision, Limits, Mode, Operation, ResolveAs, Status,
+};
 
 use super::dispatched;
 use crate::fixture::*;
@@ -57,16 +59,30 @@ fn p1_1_only_what_may_be_lost_is_not_written() {
     for event in volatile {
         assert_eq!(event.persistence(), Persistence::Volatile);
     }
-    let lazy = Event::BranchSettled { branch_id: BranchId(1), attempts: 1 };
-    assert_eq!(lazy.persistence(), Persistence::Lazy);
+    let begun = |decide_hash| Event::Begun {
+        mode: Mode::Tcc,
+        name: None,
+        digest: digest(1),
+        deadline: BEGIN,
+        decide_hash,
+    };
+    let lazy = [
+        Event::BranchSettled { branch_id: BranchId(1), attempts: 1 },
+        // Only who waits for the end hurries its block: the driver's matter.
+        Event::Finished,
+        begun(Some(Box::new(DecideHash([7; 32])))),
+    ];
+    for event in lazy {
+        assert_eq!(event.persistence(), Persistence::Lazy, "{event:?}");
+    }
     let waits = [
+        begun(None),
         Event::Presumed,
         registered(1),
         Event::Decided { decision: Decision::Commit, reason: None, branches: 0, by: None },
         Event::BranchResolved { branch_id: BranchId(1), resolve_as: ResolveAs::Confirmed, by: by() },
         Event::Contradicted { branch_id: BranchId(1), operation: Operation::Confirm },
         Event::RetryRequested { by: by() },
-        Event::Finished,
     ];
     for event in waits {
         assert_eq!(event.persistence(), Persistence::Waits, "{event:?}");
