@@ -143,12 +143,16 @@ impl Client {
         }
     }
 
+    // By a call where there is no stream: boxed, so that who asks by the stream does not carry its size about.
     async fn ask_begin(&self, message: &v1::BeginRequest) -> Result<v1::BeginResponse, ClientError> {
         let timeout = self.options().call_timeout;
         match self.stream().ask(Command::Begin(message.clone()), timeout).await? {
             Some(Answer::Begun(answer)) => Ok(answer),
             Some(_) => Err(another_answer()),
-            None => Ok(self.service().begin(with_deadline(message.clone(), timeout)).await?.into_inner()),
+            None => {
+                let request = with_deadline(message.clone(), timeout);
+                Ok(Box::pin(self.service().begin(request)).await?.into_inner())
+            }
         }
     }
 
@@ -162,7 +166,7 @@ impl Client {
             Some(_) => Err(another_answer()),
             None => {
                 let request = with_deadline(message.clone(), timeout);
-                Ok(self.service().register_branch(request).await?.into_inner())
+                Ok(Box::pin(self.service().register_branch(request)).await?.into_inner())
             }
         }
     }
@@ -172,7 +176,10 @@ impl Client {
         match self.stream().ask(Command::Commit(message.clone()), timeout).await? {
             Some(Answer::Decided(answer)) => Ok(answer),
             Some(_) => Err(another_answer()),
-            None => Ok(self.service().commit(with_deadline(message.clone(), timeout)).await?.into_inner()),
+            None => {
+                let request = with_deadline(message.clone(), timeout);
+                Ok(Box::pin(self.service().commit(request)).await?.into_inner())
+            }
         }
     }
 
@@ -181,7 +188,10 @@ impl Client {
         match self.stream().ask(Command::Abort(message.clone()), timeout).await? {
             Some(Answer::Decided(answer)) => Ok(answer),
             Some(_) => Err(another_answer()),
-            None => Ok(self.service().abort(with_deadline(message.clone(), timeout)).await?.into_inner()),
+            None => {
+                let request = with_deadline(message.clone(), timeout);
+                Ok(Box::pin(self.service().abort(request)).await?.into_inner())
+            }
         }
     }
 

@@ -62,6 +62,7 @@ enum Lost {
 }
 
 type AnswerTo = oneshot::Sender<Result<Answer, Lost>>;
+type Answered = oneshot::Receiver<Result<Answer, Lost>>;
 
 #[derive(Debug)]
 struct Shared {
@@ -96,33 +97,51 @@ impl CommandStream {
         Self { shared, task }
     }
 
-    /// Asks one thing. The answer comes within `timeout`, if the coordinator is there; the caller's own clock is
-    /// to watch over that. `None`: it is to be asked by a call.
-    pub(super) async fn ask(&self, kind: Kind, timeout: Duration) -> Result<Option<Answer>, ClientError> {
+    /// Asks one thing, at once. The answer comes within `timeout`, if the coordinator is there; the caller's own
+    /// clock is to watch over that. `None`: it is to be asked by a call.
+    pub(super) fn ask(
+        &self,
+        kind: Kind,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Option<Answer>, ClientError>> + Send {
+        // Not inside of the future, which would carry the command's size about.
+        let pushed = self.push(kind, timeout);
+        async move {
+            match pushed? {
+                Some((id, answered)) => self.answer(id, answered).await,
+                None => Ok(None),
+            }
+        }
+    }
+
+    /// Puts a command into the queue, if it may go by the stream.
+    fn push(&self, kind: Kind, timeout: Duration) -> Result<Option<(u64, Answered)>, ClientError> {
         let bytes = bytes_of(&kind);
         if bytes > BATCH_BYTES_MAX {
             return Ok(None);
         }
         let (answer, answered) = oneshot::channel();
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1);
-        let taker = {
-            let mut state = self.shared.lock();
-            if state.no_streams {
-                return Ok(None);
-            }
-            if state.queue.len() >= QUEUE_MAX {
-                return Err(ClientError::too_busy("too many commands of this process wait to be sent"));
-            }
-            state.last_id += 1;
-            let command = v1::Command { id: state.last_id, timeout_ms, kind: Some(kind) };
-            let id = state.last_id;
-            state.queue.push_back(Queued { command, bytes, answer });
-            (id, state.taker.take())
-        };
-        let (id, taker) = taker;
+        let mut state = self.shared.lock();
+        if state.no_streams {
+            return Ok(None);
+        }
+        if state.queue.len() >= QUEUE_MAX {
+            return Err(ClientError::too_busy("too many commands of this process wait to be sent"));
+        }
+        state.last_id += 1;
+        let id = state.last_id;
+        let command = v1::Command { id, timeout_ms, kind: Some(kind) };
+        state.queue.push_back(Queued { command, bytes, answer });
+        let taker = state.taker.take();
+        drop(state);
         if let Some(taker) = taker {
             taker.wake();
         }
+        Ok(Some((id, answered)))
+    }
+
+    async fn answer(&self, id: u64, answered: Answered) -> Result<Option<Answer>, ClientError> {
         let mut waiting = Waiting { shared: &self.shared, id, answered: false };
         let result = answered.await;
         waiting.answered = true;

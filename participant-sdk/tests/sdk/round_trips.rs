@@ -53,7 +53,7 @@ async fn an_operation_waits_for_its_database_four_times() {
             let (context, xid) = context();
             // With a lock the registration comes first: how long it takes changes nothing here.
             let options = BranchOptions::new().lock_keys(["a"]);
-            participant.try_in_with::<Reserve>(&context, options, take(1)).await.unwrap();
+            Box::pin(participant.try_in_with::<Reserve>(&context, options, take(1))).await.unwrap();
             seen.push(counter.take());
             assert_eq!(fake.deliver(end, xid, &key()).await.0, Outcome::Done);
             seen.push(counter.take());
