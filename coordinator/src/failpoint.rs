@@ -5,6 +5,7 @@
 
 use unanimity_types::Operation;
 
+use crate::engine::BranchCall;
 use crate::log::Block;
 
 #[cfg(feature = "failpoints")]
@@ -25,6 +26,18 @@ pub(crate) fn operation(place: &str, operation: Operation) {
 
 #[cfg(not(feature = "failpoints"))]
 pub(crate) const fn operation(_place: &str, _operation: Operation) {}
+
+/// The operations of calls: known before the calls are given away, needed after.
+#[cfg(feature = "failpoints")]
+pub(crate) fn operations(calls: &[BranchCall]) -> Vec<Operation> {
+    calls.iter().map(|call| call.operation).collect()
+}
+
+/// Nobody asks.
+#[cfg(not(feature = "failpoints"))]
+pub(crate) const fn operations(_calls: &[BranchCall]) -> [Operation; 0] {
+    []
+}
 
 /// The kinds of events in a block: known before the block is given away, needed after.
 #[derive(Debug)]

@@ -102,7 +102,8 @@ impl FromStr for WireContext {
         }
         let mut parts = text.split(';');
         let xid = parts.next().unwrap_or_default().trim().parse().map_err(|_| InvalidContext::Xid)?;
-        let mut context = Self { xid, call: None, timeout: None, log_id: None, birth: None, others: Vec::new() };
+        let mut context =
+            Self { xid, call: None, timeout: None, log_id: None, birth: None, others: Vec::new() };
         for (count, part) in parts.enumerate() {
             if count >= PARAMETERS_MAX {
                 return Err(InvalidContext::TooLong);

@@ -14,7 +14,10 @@ pub use convert::{InvalidWire, position_from_wire, position_to_wire};
 pub use plan::{plan_from_wire, plan_to_wire, policy_from_wire, policy_to_wire};
 pub use status::{ERROR_DETAIL_TYPE_URL, error_from_status, error_to_status, grpc_code};
 pub use target::{target_from_wire, target_to_wire, targets_from_wire, targets_to_wire};
-pub use ticket::{birth_from_text, birth_from_wire, birth_to_text, birth_to_wire, percent_decode, ticket_from_wire, ticket_to_wire};
+pub use ticket::{
+    birth_from_text, birth_from_wire, birth_to_text, birth_to_wire, percent_decode, ticket_from_wire,
+    ticket_to_wire,
+};
 
 /// The generated code of `unanimity.v1`: what travels.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, unused_qualifications)]

@@ -521,12 +521,13 @@ impl Coordinator {
         unknown: Unknown,
     ) -> Result<Outcome, Error> {
         let partition = self.partition(xid)?;
+        // They come back with the answer where they are needed again: nothing is copied on the way.
+        let (mut command, mut claim) = (Box::new(command), claim);
         let mut unknown = unknown;
         let mut open_in_history = false;
         loop {
             let (reply, answer) = oneshot::channel();
             let room = room_for(partition, &command)?;
-            let (command, claim) = (Box::new(command.clone()), claim.clone());
             let mail = Mail::Command { xid, command, claim, wait, unknown, room, reply };
             self.send(partition, mail)?;
             match self.answer(partition, answer, ANSWER_WAIT_MAX).await?? {
@@ -542,7 +543,8 @@ impl Coordinator {
                         .about(xid)
                         .retry_after(Duration::from_millis(500)));
                 }
-                Reply::AskHistory { as_of } => {
+                Reply::AskHistory { as_of, back } => {
+                    (command, claim) = *back;
                     if let Some((view, digest)) = self.history(&[xid]).await?.pop() {
                         if !view.status.is_terminal() {
                             // Begun meanwhile? Then memory knows it by now.

@@ -47,8 +47,10 @@ impl Done {
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
     Done(Done),
+    /// History is to be asked; what was asked comes back.
     AskHistory {
         as_of: AsOf,
+        back: Box<(Box<Command>, Claim)>,
     },
     /// The transaction's ticket is of an epoch that this log has never had: to be shown as a witness.
     Foreign(Ticket),

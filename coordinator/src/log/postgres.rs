@@ -70,6 +70,7 @@ pub struct PostgresLog {
     limits: PostgresOptions,
     appends: Arc<Gather<Appends>>,
     work: Arc<Connections>,
+    trimmed: Arc<blocks::Trimmed>,
 }
 
 /// Writes to the log's own connections.
@@ -114,7 +115,7 @@ impl PostgresLog {
             Err(_) => return Err(Error::Unavailable(format!("{place} does not answer"))),
         };
         lent.give_back();
-        Ok(Self { identity, place, limits, appends, work })
+        Ok(Self { identity, place, limits, appends, work, trimmed: Arc::default() })
     }
 }
 
@@ -186,7 +187,8 @@ impl TransactionLog for PostgresLog {
 
     fn trim(&self, partition: PartitionId, floor: Seq) -> LogFuture<'_, u64> {
         let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
-        detached(async move { blocks::trim(work.lend().await?, partition, floor, limit).await })
+        let trimmed = Arc::clone(&self.trimmed);
+        detached(async move { blocks::trim(work.lend().await?, partition, floor, &trimmed, limit).await })
     }
 
     fn lease<'a>(

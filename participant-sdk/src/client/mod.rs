@@ -23,8 +23,8 @@ use crate::client::tickets::Tickets;
 use crate::error::ClientError;
 use crate::witness::Witnesses;
 
-pub use branch::NewBranch;
 pub(crate) use birth::Claim;
+pub use branch::NewBranch;
 pub(crate) use calls::{Begun, Decided, parse_log_id};
 pub use error::{AbortCause, CommitError, TransactionError};
 pub use info::{BranchInfo, TransactionInfo};

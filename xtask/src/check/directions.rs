@@ -57,12 +57,7 @@ const RULES: &[Rule] = &[
     },
     Rule { package: SDK, ours: &[TYPES, PROTO, FAILPOINTS], ours_in_tests: &[TESTING], others: Others::Any },
     // A client like others; it never sees the coordinator that it measures, its tests apart.
-    Rule {
-        package: BENCH,
-        ours: &[TYPES, PROTO, SDK],
-        ours_in_tests: &[COORDINATOR],
-        others: Others::Any,
-    },
+    Rule { package: BENCH, ours: &[TYPES, PROTO, SDK], ours_in_tests: &[COORDINATOR], others: Others::Any },
     // Servers for tests and examples: knows nothing of Unanimity.
     Rule { package: DATABASES, ours: &[], ours_in_tests: &[], others: Others::Any },
     Rule { package: FAILPOINTS, ours: &[], ours_in_tests: &[], others: Others::Only(&[]) },

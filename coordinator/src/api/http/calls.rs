@@ -76,8 +76,7 @@ pub(super) async fn register(
     let mut body = body;
     let claim = body.claim()?;
     let register = body.into_register(xid)?;
-    let registered =
-        state.handlers.register(RegisterInput { register, log_id: None, claim }).await?;
+    let registered = state.handlers.register(RegisterInput { register, log_id: None, claim }).await?;
     let body = RegisteredBody {
         branch_id: registered.branch_id.0,
         key: registered.key.to_string(),

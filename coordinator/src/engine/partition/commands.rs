@@ -28,7 +28,7 @@ impl Life {
         match mail {
             Mail::Command { xid, command, claim, wait, unknown, room, reply } => {
                 drop(room);
-                self.command(xid, *command, &claim, wait, unknown, reply);
+                self.command(xid, command, claim, wait, unknown, reply);
             }
             Mail::Get { xid, wait, reply } => self.get(xid, wait, reply),
             Mail::List { filter, reply } => self.list(&filter, reply),
@@ -44,8 +44,8 @@ impl Life {
     fn command(
         &mut self,
         xid: Xid,
-        command: Command,
-        claim: &Claim,
+        command: Box<Command>,
+        claim: Claim,
         wait: Wait,
         unknown: Unknown,
         reply: ReplyTo<Reply>,
@@ -55,7 +55,8 @@ impl Life {
             match self.contact(xid, claim.birth.as_deref(), unknown) {
                 Contact::AskHistory => {
                     let as_of = self.memory.as_of(self.epoch);
-                    drop(reply.send(Ok(Reply::AskHistory { as_of })));
+                    let back = Box::new((command, claim));
+                    drop(reply.send(Ok(Reply::AskHistory { as_of, back })));
                     return;
                 }
                 Contact::Foreign(ticket) => return drop(reply.send(Ok(Reply::Foreign(ticket)))),
@@ -75,18 +76,18 @@ impl Life {
         {
             return;
         }
-        if let Some((error, gate)) = self.not_the_tm(xid, &command, claim) {
+        if let Some((error, gate)) = self.not_the_tm(xid, &command, &claim) {
             self.release(gate, Release::Answer(reply, Box::new(Err(error))));
             return;
         }
         // The answer to a registration that nobody waits for says no more than that it was heard.
         let lazily = self.is_lazy(xid, &command, wait);
-        let wants = match &command {
+        let wants = match &*command {
             Command::Commit { .. } => Some(Decision::Commit),
             Command::Abort { .. } => Some(Decision::Abort),
             _ => None,
         };
-        let Some((answer, gate)) = self.judge(xid, command) else {
+        let Some((answer, gate)) = self.judge(xid, *command) else {
             return;
         };
         let gate = if lazily && answer.is_ok() { Seq(0) } else { gate };

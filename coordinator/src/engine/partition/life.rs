@@ -20,7 +20,7 @@ use super::{Internal, PartitionTask, shutdown_asked};
 use crate::engine::clock::PartitionClock;
 use crate::engine::codec::PartitionEvent;
 use crate::engine::config::EngineConfig;
-use crate::engine::dispatch::{BranchReply, Dispatcher, ResultSink};
+use crate::engine::dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};
 use crate::engine::error::Error;
 use crate::engine::handle::Coordinator;
 use crate::engine::ownership::Ownership;
@@ -82,6 +82,8 @@ pub(super) struct Life {
     reports: mpsc::UnboundedReceiver<Internal>,
     /// A buffer that is used again and again.
     pub(super) effects: Vec<Effect>,
+    /// Calls that are let out and go on their way together.
+    pub(super) outgoing: Vec<BranchCall>,
     pub(super) exit: Option<Exit>,
     /// A loss was found and is being put on record: nothing more is taken.
     pub(super) losing: bool,
@@ -125,6 +127,7 @@ impl Life {
             internal,
             reports,
             effects: Vec::new(),
+            outgoing: Vec::new(),
             exit: None,
             losing: false,
             owed: recovered.owed,
@@ -252,6 +255,7 @@ impl Life {
         }
         self.fire_timers();
         self.fire_locks();
+        self.send_off();
         self.start_append(false);
         self.project(false);
         self.renew_lease();
@@ -347,6 +351,7 @@ impl Life {
                     for release in durable.released {
                         self.let_out(release);
                     }
+                    self.send_off();
                 }
                 self.recovered_from_trouble(task);
                 self.clean();

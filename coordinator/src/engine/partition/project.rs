@@ -112,7 +112,8 @@ impl Rows {
 impl Life {
     /// Starts a write to history if one is due.
     pub(super) fn project(&mut self, force: bool) {
-        let due = self.projector.next_at().is_some_and(|at| force || at <= Instant::now());
+        let enough = self.projector.finished.len() >= ROWS_MAX && !self.projector.has_failed();
+        let due = self.projector.next_at().is_some_and(|at| force || enough || at <= Instant::now());
         if !due {
             return;
         }

@@ -141,8 +141,21 @@ impl Life {
             instance: branch.two_phase.instance.clone().filter(|_| pinned),
         };
         failpoint::operation("dispatch.before", operation);
-        self.dispatcher.dispatch(call, &self.sink);
-        failpoint::operation("dispatch.after", operation);
+        self.outgoing.push(call);
+    }
+
+    /// Brings on its way what a block, or a turn of the loop, let out: together it costs less and leaves in
+    /// fewer messages.
+    pub(super) fn send_off(&mut self) {
+        if self.outgoing.is_empty() {
+            return;
+        }
+        let calls = std::mem::take(&mut self.outgoing);
+        let operations = failpoint::operations(&calls);
+        self.dispatcher.dispatch_many(calls, &self.sink);
+        for operation in operations {
+            failpoint::operation("dispatch.after", operation);
+        }
     }
 
     /// Tells those who wait for no more than what is now durable. Their answers look at the whole

@@ -1,5 +1,7 @@
 //! The SQL of the log itself: append, read, trim.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::FromRow;
@@ -59,17 +61,21 @@ const BLOCK_AT: &str = "/* block_at */ \
         floor, time_ms, previous, checksum, body \
     FROM log_blocks WHERE partition = $1 AND seq = $2";
 
-/// An ascending prefix: the lowest rows that may go, never a birth or an epoch block (protocol C7),
-/// and only below what the last block records (H17).
+/// Where a trim of this process begins that knows of none before it.
+const FIRST_TRIMMABLE: &str = "/* first_trimmable */ \
+    SELECT min(seq) FROM log_blocks WHERE partition = $1 AND seq < $2 AND kind >= 2";
+
+/// A range of what may go, never a birth or an epoch block (protocol C7), and only below what the last block
+/// records (H17). Ranges are ascending, so what is gone is a prefix. Its lower end keeps the search from the
+/// index entries of what went before, which stay until the next vacuum.
 const TRIM: &str = "/* trim */ \
-    DELETE FROM log_blocks WHERE partition = $1 AND seq IN ( \
-        SELECT seq FROM log_blocks WHERE partition = $1 AND seq < $2 AND kind >= 2 ORDER BY seq LIMIT $3)";
+    DELETE FROM log_blocks WHERE partition = $1 AND seq >= $2 AND seq < $3 AND kind >= 2";
 
 /// Rows of a page: a few MB at the usual block size.
 const PAGE_ROWS: i64 = 500;
 
-/// Rows that one DELETE takes: short transactions, so that a trim hinders nobody.
-const TRIM_ROWS: i64 = 1_000;
+/// Places that one DELETE looks at: short transactions, so that a trim hinders nobody.
+const TRIM_PLACES: u64 = 1_000;
 
 /// How often an append is offered that found its place free and its predecessor there after it was
 /// refused. That takes a row that was there for one statement and gone for the next.
@@ -223,10 +229,25 @@ pub(super) async fn block_at(
     row.map(BlockRow::into_block).transpose()
 }
 
+/// Up to where this process trimmed each partition.
+#[derive(Debug, Default)]
+pub(super) struct Trimmed(Mutex<HashMap<PartitionId, Seq>>);
+
+impl Trimmed {
+    fn get(&self, partition: PartitionId) -> Option<Seq> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
+    }
+
+    fn set(&self, partition: PartitionId, below: Seq) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, below);
+    }
+}
+
 pub(super) async fn trim(
     mut lent: Lent,
     partition: PartitionId,
     floor: Seq,
+    trimmed: &Trimmed,
     limit: Duration,
 ) -> Result<u64, Error> {
     let (_, recorded) = tip_and_floor(&mut lent, partition, limit).await?;
@@ -234,13 +255,21 @@ pub(super) async fn trim(
         return Err(rules::trim_above_floor(partition, floor, recorded));
     }
     let mut deleted = 0;
-    loop {
-        let query = sqlx::query(TRIM).bind(i32::from(partition.0)).bind(to_sql(floor.0)).bind(TRIM_ROWS);
-        let rows = write_limited(limit, query.execute(lent.connection())).await?.rows_affected();
-        deleted += rows;
-        if rows < TRIM_ROWS.unsigned_abs() {
-            break;
+    let mut from = match trimmed.get(partition) {
+        Some(below) => below,
+        None => {
+            let query = sqlx::query_scalar::<_, Option<i64>>(FIRST_TRIMMABLE);
+            let query = query.bind(i32::from(partition.0)).bind(to_sql(floor.0));
+            let first = read_limited(limit, query.fetch_one(lent.connection())).await?;
+            first.map_or(floor, |seq| Seq(seq.unsigned_abs()))
         }
+    };
+    while from < floor {
+        let to = Seq(from.0.saturating_add(TRIM_PLACES)).min(floor);
+        let query = sqlx::query(TRIM).bind(i32::from(partition.0)).bind(to_sql(from.0)).bind(to_sql(to.0));
+        deleted += write_limited(limit, query.execute(lent.connection())).await?.rows_affected();
+        trimmed.set(partition, to);
+        from = to;
     }
     lent.give_back();
     Ok(deleted)

@@ -103,7 +103,8 @@ async fn settled(stack: &Stack, clients: &Clients) -> anyhow::Result<()> {
         ensure!(prepared.is_empty(), "{}: prepared is {prepared:?}", bank.name);
     }
     // The projection is asynchronous.
-    let sql = "SELECT xid::text, status FROM transactions WHERE status NOT IN ('committed', 'aborted') LIMIT 5";
+    let sql =
+        "SELECT xid::text, status FROM transactions WHERE status NOT IN ('committed', 'aborted') LIMIT 5";
     let mut db = PgConnection::connect(&stack.coordinator_db_url).await?;
     let open: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(&mut db).await?;
     ensure!(open.is_empty(), "history: {open:?}");
@@ -233,7 +234,8 @@ fn judge(
 /// Status, and whether an operator had a hand in it.
 async fn read_history(stack: &Stack) -> anyhow::Result<HashMap<String, (String, bool)>> {
     let mut db = PgConnection::connect(&stack.coordinator_db_url).await?;
-    let rows = sqlx::query("SELECT xid::text, status, heuristic FROM transactions").fetch_all(&mut db).await?;
+    let rows =
+        sqlx::query("SELECT xid::text, status, heuristic FROM transactions").fetch_all(&mut db).await?;
     rows.into_iter()
         .map(|row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?))))
         .collect::<Result<_, sqlx::Error>>()

@@ -131,7 +131,8 @@ async fn settled(stack: &Stack) -> anyhow::Result<()> {
         ensure!(count == [(0,)], "{}: {count:?} are open", service.name());
     }
     // The projection is asynchronous.
-    let sql = "SELECT xid::text, status FROM transactions WHERE status NOT IN ('committed', 'aborted') LIMIT 5";
+    let sql =
+        "SELECT xid::text, status FROM transactions WHERE status NOT IN ('committed', 'aborted') LIMIT 5";
     let open: Vec<(String, String)> = rows(&stack.coordinator_db_url, sql).await?;
     ensure!(open.is_empty(), "history: {open:?}");
     Ok(())
@@ -252,8 +253,9 @@ async fn read_traces(stack: &Stack) -> anyhow::Result<BTreeMap<String, Traces>> 
 /// Status, and whether an operator had a hand in it.
 async fn read_history(stack: &Stack) -> anyhow::Result<HashMap<String, (String, bool)>> {
     let mut connection = PgConnection::connect(&stack.coordinator_db_url).await?;
-    let rows =
-        sqlx::query("SELECT xid::text, status, heuristic FROM transactions").fetch_all(&mut connection).await?;
+    let rows = sqlx::query("SELECT xid::text, status, heuristic FROM transactions")
+        .fetch_all(&mut connection)
+        .await?;
     rows.into_iter().map(|row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?)))).collect()
 }
 
