@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use unanimity_types::{Birth, DecideHash, Epoch, ErrorCode, Mode, Name, TICKETED_TIMEOUT_MAX, Ticket};
+use unanimity_types::{Birth, DecideHash, Epoch, ErrorCode, LogId, Mode, Name, TICKETED_TIMEOUT_MAX, Ticket};
 
 use crate::InvalidWire;
 use crate::v1;
@@ -37,6 +37,7 @@ pub fn birth_to_wire(birth: &Birth) -> v1::Birth {
         timeout_ms: birth.timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         name: birth.name.as_ref().map(ToString::to_string).unwrap_or_default(),
         mode: v1::Mode::from(birth.mode).into(),
+        log_id: birth.log_id.to_string(),
     }
 }
 
@@ -63,7 +64,9 @@ pub fn birth_from_wire(birth: v1::Birth) -> Result<Birth, InvalidWire> {
     let ticket = birth.ticket.as_ref().ok_or_else(|| invalid("birth: no ticket"))?;
     let hash = <[u8; 32]>::try_from(birth.decide_hash.as_ref())
         .map_err(|_| invalid("birth: decide_hash has 32 bytes"))?;
+    let log_id = uuid::Uuid::try_parse(&birth.log_id).map_err(|_| invalid("birth: log_id is no UUID"))?;
     Ok(Birth {
+        log_id: LogId(log_id),
         ticket: ticket_from_wire(ticket)?,
         decide_hash: DecideHash(hash),
         timeout,
@@ -72,11 +75,11 @@ pub fn birth_from_wire(birth: v1::Birth) -> Result<Birth, InvalidWire> {
     })
 }
 
-/// A birth as one word for the context header: ticket, hash, timeout, mode and name with points between.
+/// A birth as one word for the context header: log, ticket, hash, timeout, mode and name with points between.
 #[must_use]
 pub fn birth_to_text(birth: &Birth) -> String {
-    let Birth { ticket, decide_hash, timeout, name, mode } = birth;
-    let mut text = format!("{ticket}.");
+    let Birth { log_id, ticket, decide_hash, timeout, name, mode } = birth;
+    let mut text = format!("{log_id}.{ticket}.");
     for byte in decide_hash.0 {
         // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
@@ -97,9 +100,9 @@ pub fn birth_to_text(birth: &Birth) -> String {
 /// # Errors
 /// If it is none, or as [`birth_from_wire`].
 pub fn birth_from_text(text: &str) -> Result<Birth, InvalidWire> {
-    let shape = || invalid("birth: not ticket, hash, timeout, mode and name with points between");
+    let shape = || invalid("birth: not log, ticket, hash, timeout, mode and name with points between");
     let parts: Vec<&str> = text.split('.').collect();
-    let [epoch, tag, generation, hash, timeout, mode, name] = parts[..] else { return Err(shape()) };
+    let [log_id, epoch, tag, generation, hash, timeout, mode, name] = parts[..] else { return Err(shape()) };
     let ticket: Ticket = format!("{epoch}.{tag}.{generation}").parse().map_err(|_| shape())?;
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits(epoch) || !digits(generation) || !digits(timeout) {
@@ -112,6 +115,7 @@ pub fn birth_from_text(text: &str) -> Result<Birth, InvalidWire> {
         timeout_ms: timeout.parse().map_err(|_| shape())?,
         name: percent_decode(name).ok_or_else(shape)?,
         mode: v1::Mode::from(mode).into(),
+        log_id: log_id.to_owned(),
     };
     birth_from_wire(wire)
 }
@@ -151,6 +155,7 @@ mod tests {
 
     fn birth() -> Birth {
         Birth {
+            log_id: LogId(uuid::Uuid::from_u128(77)),
             ticket: Ticket { epoch: Epoch(3), epoch_tag: 0x00ba_dcaf, generation: 175_000_000 },
             decide_hash: DecideHash([0xab; 32]),
             timeout: Some(Duration::from_secs(9)),
@@ -175,8 +180,9 @@ mod tests {
         for text in [
             String::new(),
             "......".to_owned(),
-            good.replace("3.", "-3."),
-            good.replace("3.00", "0.00"),
+            good.replace(".3.", ".-3."),
+            good.replace("-0000-", "-"),
+            good.replace(".3.00", ".0.00"),
             good.replace("abab.", "aba."),
             good.replace("abab.", "abzz."),
             good.replace("9000", "300001"),

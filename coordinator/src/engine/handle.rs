@@ -520,6 +520,11 @@ impl Coordinator {
         wait: Wait,
         unknown: Unknown,
     ) -> Result<Outcome, Error> {
+        if claim.birth.as_ref().is_some_and(|birth| birth.log_id != self.log_id()) {
+            let message =
+                format!("{xid} was begun for another log than this coordinator's ({})", self.log_id());
+            return Err(Error::new(ErrorCode::NotMine, message).about(xid));
+        }
         let partition = self.partition(xid)?;
         // They come back with the answer where they are needed again: nothing is copied on the way.
         let (mut command, mut claim) = (Box::new(command), claim);

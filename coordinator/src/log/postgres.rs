@@ -177,6 +177,7 @@ impl TransactionLog for PostgresLog {
     fn read(&self, partition: PartitionId) -> LogFuture<'_, Vec<Block>> {
         let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
         let log_id = self.identity.log_id;
+        self.trimmed.forget(partition);
         detached(async move { blocks::read(work.lend().await?, log_id, partition, limit).await })
     }
 

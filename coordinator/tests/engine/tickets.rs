@@ -9,17 +9,26 @@ use unanimity_coordinator::engine::{
 };
 use unanimity_coordinator::log::TransactionLog;
 use unanimity_types::{
-    AbortReason, Birth, DecideHash, Epoch, ErrorCode, GENERATION, Mode, Name, Status, TICKETED_TIMEOUT_MAX,
-    Ticket, Xid,
+    AbortReason, Birth, DecideHash, Epoch, ErrorCode, GENERATION, LogId, Mode, Name, Status,
+    TICKETED_TIMEOUT_MAX, Ticket, Xid,
 };
 
 use crate::support::*;
 
 const SECRET: &[u8] = b"known to its TM alone";
 
-fn birth_with(ticket: Ticket) -> Birth {
+/// A ticket and whose it is.
+#[derive(Debug, Clone, Copy)]
+struct Stamp {
+    log_id: LogId,
+    ticket: Ticket,
+}
+
+fn birth_with(stamp: Stamp) -> Birth {
     let Claim { shown, .. } = Claim::showing(None, SECRET);
+    let Stamp { log_id, ticket } = stamp;
     Birth {
+        log_id,
         ticket,
         decide_hash: shown.unwrap_or(DecideHash([0; 32])),
         timeout: None,
@@ -28,17 +37,17 @@ fn birth_with(ticket: Ticket) -> Birth {
     }
 }
 
-fn ticket(coordinator: &Coordinator) -> Ticket {
-    coordinator.tickets()[0].1
+fn ticket(coordinator: &Coordinator) -> Stamp {
+    Stamp { log_id: coordinator.log_id(), ticket: coordinator.tickets()[0].1 }
 }
 
 /// What a participant shows.
-fn seen(ticket: Ticket) -> Claim {
+fn seen(ticket: Stamp) -> Claim {
     Claim { birth: Some(Box::new(birth_with(ticket))), shown: None }
 }
 
 /// What the TM shows.
-fn own(ticket: Ticket) -> Claim {
+fn own(ticket: Stamp) -> Claim {
     Claim::showing(Some(birth_with(ticket)), SECRET)
 }
 
@@ -50,7 +59,7 @@ fn counters(coordinator: &Coordinator) -> PartitionCounters {
     coordinator.info().states[0].counters
 }
 
-async fn register(c: &Coordinator, xid: Xid, names: &[&str], ticket: Ticket) {
+async fn register(c: &Coordinator, xid: Xid, names: &[&str], ticket: Stamp) {
     for name in names {
         c.register_as(branch(xid, name), seen(ticket)).await.unwrap();
     }
@@ -160,7 +169,7 @@ async fn t1_2_a_clean_end_loses_nothing() {
     node.engine.shutdown(Duration::from_secs(10)).await;
     let node = start_with(log.clone(), config("b"), node.participants).await;
     let c = &node.coordinator;
-    assert_ne!(ticket(c).epoch, old.epoch);
+    assert_ne!(ticket(c).ticket.epoch, old.ticket.epoch);
     // What was open goes on, and what was minted before begins now.
     register(c, known, &["payment"], old).await;
     assert_eq!(
@@ -213,8 +222,8 @@ async fn t1_2_a_ticket_expires_with_what_it_may_begin() {
     let late = c.register_as(branch(xid, "stock"), seen(ticket)).await.unwrap_err();
     assert_eq!((late.code, late.abort_reason), (ErrorCode::AlreadyDecided, Some(AbortReason::TicketExpired)));
     assert!(is_unknown(c, xid).await);
-    let fresh = c.tickets()[0].1;
-    assert!(fresh.generation > ticket.generation, "an idle partition's tickets grow older too");
+    let fresh = crate::tickets::ticket(c);
+    assert!(fresh.ticket.generation > ticket.ticket.generation, "an idle partition's tickets grow older too");
     register(c, xid, &["stock"], fresh).await;
 }
 
@@ -223,7 +232,15 @@ async fn c8_a_ticket_of_an_epoch_that_never_was_stops_the_partition() {
     let (_, log) = memory();
     let node = start(log).await;
     let c = &node.coordinator;
-    let foreign = Ticket { epoch: Epoch(9), ..ticket(c) };
+    let known = ticket(c);
+    let foreign = Stamp { ticket: Ticket { epoch: Epoch(9), ..known.ticket }, ..known };
+    // Of another log it says nothing about this one.
+    let elsewhere = Stamp { log_id: LogId(uuid::Uuid::from_u128(7)), ..foreign };
+    for claim in [seen(elsewhere), own(elsewhere)] {
+        let refused = c.commit_as(naming(new_xid(), &[]), claim).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::NotMine);
+    }
+    assert_eq!(c.info().states[0].state, PartitionState::Running);
     let refused = c.register_as(branch(new_xid(), "stock"), seen(foreign)).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::LogLostTail);
     settle_down().await;
@@ -309,6 +326,32 @@ async fn h7_a_registration_with_locks_waits_in_a_ticketed_transaction_too() {
     assert!(!registering.is_finished());
     drop(held);
     registering.await.unwrap().unwrap();
+    // Another branch may count on the lock: from now on they all wait.
+    let held = memory.hold_appends();
+    let c = node.coordinator.clone();
+    let second = tokio::spawn(async move { c.register_as(branch(xid, "payment"), seen(ticket)).await });
+    settle_down().await;
+    assert!(!second.is_finished());
+    drop(held);
+    second.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c2_what_was_aborted_before_it_began_does_not_begin_later() {
+    let (_, log) = memory();
+    let node = start(log).await;
+    let c = &node.coordinator;
+    let ticket = ticket(c);
+    let xid = new_xid();
+    // By somebody who does not know its birth, before anybody registered.
+    assert_eq!(c.abort(xid, Wait::Decided).await.unwrap().status, Status::Aborted);
+    // Out of memory by now, and in history.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(c.info().states[0].open, 0);
+    let late = c.register_as(branch(xid, "stock"), seen(ticket)).await.unwrap_err();
+    assert_eq!((late.code, late.abort_reason), (ErrorCode::AlreadyDecided, Some(AbortReason::Presumed)));
+    let refused = c.commit_as(naming(xid, &[]), own(ticket)).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::AlreadyDecided);
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,10 +38,11 @@ impl Client {
             return None;
         }
         let xid = Xid::new(uuid::Uuid::new_v4());
-        let ticket = self.ticket_for(xid)?;
+        let (log_id, ticket) = self.ticket_for(xid)?;
         // 244 random bits.
         let secret = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
         let birth = Birth {
+            log_id,
             ticket,
             decide_hash: DecideHash(Sha256::digest(&secret).into()),
             timeout,

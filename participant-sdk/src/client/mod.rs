@@ -265,7 +265,7 @@ impl Client {
     }
 
     /// What a new xid is stamped with, if it is known.
-    fn ticket_for(&self, xid: Xid) -> Option<Ticket> {
+    fn ticket_for(&self, xid: Xid) -> Option<(LogId, Ticket)> {
         self.shared.tickets.ticket_for(xid)
     }
 

@@ -71,10 +71,9 @@ impl TransactionBuilder {
         // An xid of one's own may have been used before: only the coordinator can tell.
         if self.xid.is_none()
             && !self.durable
-            && let Some(log_id) = self.client.log_id()
             && let Some((xid, born)) = self.client.born(self.mode, &self.name, self.timeout)
         {
-            return Ok(GlobalTransaction::born(self.client, xid, log_id, born, self.finished));
+            return Ok(GlobalTransaction::born(self.client, xid, born, self.finished));
         }
         let xid = self.xid.unwrap_or_else(|| Xid::new(uuid::Uuid::new_v4()));
         let log_id = self.client.begin_call(xid, self.mode, &self.name, self.timeout).await?;

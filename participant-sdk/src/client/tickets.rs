@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use unanimity_proto::{ticket_from_wire, v1};
-use unanimity_types::{SLOTS, Ticket, Xid, partition_of};
+use unanimity_types::{LogId, SLOTS, Ticket, Xid, partition_of};
+
+use crate::client::calls::parse_log_id;
 
 /// A ticket that was heard longer ago is not used: whoever gave it out has not been heard of for a
 /// generation, so a begin by call, which finds out, is the better way.
@@ -21,6 +23,8 @@ pub(crate) struct Tickets {
 struct Heard {
     /// How many partitions the log has; 0 before it is known (protocol M17: it is never compiled in).
     partitions: u16,
+    /// Whose tickets they are.
+    log_id: Option<LogId>,
     /// By partition: the ticket, and when it was heard.
     tickets: Vec<Option<(Ticket, Instant)>>,
 }
@@ -32,8 +36,13 @@ impl Tickets {
         if partitions == 0 || partitions > SLOTS {
             return;
         }
+        let Some(log_id) = parse_log_id(&told.log_id) else { return };
         let now = Instant::now();
         let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        if heard.log_id != Some(log_id) {
+            heard.tickets.clear();
+        }
+        heard.log_id = Some(log_id);
         heard.partitions = partitions;
         heard.tickets.resize(usize::from(partitions), None);
         for told in &told.tickets {
@@ -45,15 +54,15 @@ impl Tickets {
         }
     }
 
-    /// What to stamp an xid with; `None` if nothing recent is known about its partition.
-    pub(crate) fn ticket_for(&self, xid: Xid) -> Option<Ticket> {
+    /// What to stamp an xid with, and whose ticket it is; `None` if nothing recent is known about its partition.
+    pub(crate) fn ticket_for(&self, xid: Xid) -> Option<(LogId, Ticket)> {
         let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         if heard.partitions == 0 {
             return None;
         }
         let partition = partition_of(xid, heard.partitions);
         let (ticket, at) = heard.tickets.get(usize::from(partition.0)).copied().flatten()?;
-        (at.elapsed() < FRESH_FOR).then_some(ticket)
+        (at.elapsed() < FRESH_FOR).then_some((heard.log_id?, ticket))
     }
 
     /// Forgets all: they belong to another log, or to nobody.
@@ -72,20 +81,28 @@ mod tests {
         let xid = Xid::new(uuid::Uuid::new_v4());
         assert_eq!(tickets.ticket_for(xid), None);
         let ticket = |generation| v1::Ticket { epoch: 3, epoch_tag: 7, generation };
-        let told = |generation| v1::Tickets {
+        let told = |log, generation| v1::Tickets {
             tickets: (0..4)
                 .map(|partition| v1::PartitionTicket { partition, ticket: Some(ticket(generation)) })
                 .collect(),
             partitions: 4,
+            log_id: uuid::Uuid::from_u128(log).to_string(),
         };
-        tickets.hear(&told(8));
-        assert_eq!(tickets.ticket_for(xid).map(|ticket| ticket.generation), Some(8));
-        tickets.hear(&v1::Tickets { partitions: 100_000, ..told(9) });
-        assert_eq!(tickets.ticket_for(xid).map(|ticket| ticket.generation), Some(8), "nonsense is not heard");
+        tickets.hear(&told(1, 8));
+        assert_eq!(tickets.ticket_for(xid).map(|(_, ticket)| ticket.generation), Some(8));
+        tickets.hear(&v1::Tickets { partitions: 100_000, ..told(1, 9) });
+        assert_eq!(
+            tickets.ticket_for(xid).map(|(_, ticket)| ticket.generation),
+            Some(8),
+            "nonsense is not heard"
+        );
         tokio::time::advance(FRESH_FOR).await;
         assert_eq!(tickets.ticket_for(xid), None);
-        tickets.hear(&told(9));
+        tickets.hear(&told(1, 9));
         assert!(tickets.ticket_for(xid).is_some());
+        tickets.hear(&told(2, 9));
+        let log_id = LogId(uuid::Uuid::from_u128(2));
+        assert_eq!(tickets.ticket_for(xid).map(|(log_id, _)| log_id), Some(log_id), "another log's");
         tickets.clear();
         assert_eq!(tickets.ticket_for(xid), None);
     }

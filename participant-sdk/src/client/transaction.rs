@@ -78,14 +78,14 @@ impl GlobalTransaction {
     }
 
     /// A transaction begun without a call: it exists as soon as somebody registers for it (protocol 1.2).
-    pub(super) fn born(client: Client, xid: Xid, log_id: LogId, born: Born, finished: bool) -> Self {
+    pub(super) fn born(client: Client, xid: Xid, born: Born, finished: bool) -> Self {
         let Born { birth, secret } = born;
         let claim = Claim { birth: Some(birth_to_wire(&birth)), secret };
         let wire = WireContext {
             xid,
             call: Some(CallId::mint()),
             timeout: birth.timeout,
-            log_id: Some(log_id),
+            log_id: Some(birth.log_id),
             birth: Some(birth),
             others: Vec::new(),
         };

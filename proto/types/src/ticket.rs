@@ -11,6 +11,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::id::LogId;
 use crate::name::Name;
 use crate::outcome::Mode;
 use crate::position::Epoch;
@@ -89,6 +90,8 @@ pub struct DecideHash(pub [u8; 32]);
 /// it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Birth {
+    /// The log whose ticket it is: of another one it says nothing (protocol C8).
+    pub log_id: LogId,
     /// Where and when its xid was minted.
     pub ticket: Ticket,
     /// Whose secret decides it.

@@ -35,7 +35,7 @@ use tonic::{Code, Status, Streaming};
 use unanimity_proto::v1::answer::Kind as Answered;
 use unanimity_proto::v1::command::Kind;
 use unanimity_proto::{error_to_status, ticket_to_wire, v1};
-use unanimity_types::{ErrorCode, PartitionId, Ticket};
+use unanimity_types::{ErrorCode, LogId, PartitionId, Ticket};
 
 use self::desk::{Desk, Job};
 use super::carry;
@@ -76,8 +76,8 @@ pub(super) struct Commands {
     metrics: Arc<Metrics>,
     streams: Arc<Semaphore>,
     request_timeout: Duration,
-    /// How many partitions the log has.
-    partitions: u16,
+    /// How many partitions the log has, and which it is.
+    log: (u16, LogId),
     closing: CancellationToken,
 }
 
@@ -95,7 +95,7 @@ impl Commands {
             metrics: Arc::clone(metrics),
             streams: Arc::new(Semaphore::new(config.limits.connections_max.min(STREAMS_MAX))),
             request_timeout: config.timeouts.request(),
-            partitions: handlers.info().partitions,
+            log: (handlers.info().partitions, handlers.info().log_id),
             closing,
         }
     }
@@ -155,7 +155,7 @@ impl Serving {
             desk: Desk::new(commands.calls.hand(), &commands.metrics, commands.request_timeout),
             ending: commands.closing.child_token(),
             last_word: None,
-            tickets: TicketNews::new(commands.partitions, Instant::now()),
+            tickets: TicketNews::new(commands.log, Instant::now()),
             blocked_since: None,
             _room: room,
             commands,
@@ -315,8 +315,8 @@ async fn carry_out(handlers: &Handlers, job: Job) -> (usize, Result<Answered, Er
 
 /// Which tickets a client is owed.
 struct TicketNews {
-    /// How many the log has.
-    partitions: u16,
+    /// How many the log has, and which it is.
+    log: (u16, LogId),
     /// As they were when they were looked at.
     known: Vec<(PartitionId, Ticket)>,
     told: BTreeMap<PartitionId, Ticket>,
@@ -328,9 +328,9 @@ struct TicketNews {
 }
 
 impl TicketNews {
-    fn new(partitions: u16, now: Instant) -> Self {
+    fn new(log: (u16, LogId), now: Instant) -> Self {
         Self {
-            partitions,
+            log,
             known: Vec::new(),
             told: BTreeMap::new(),
             all: false,
@@ -373,6 +373,7 @@ impl TicketNews {
         }
         self.told = self.known.iter().copied().collect();
         (self.all, self.some) = (false, false);
-        Some(v1::Tickets { tickets, partitions: u32::from(self.partitions) })
+        let (partitions, log_id) = self.log;
+        Some(v1::Tickets { tickets, partitions: u32::from(partitions), log_id: log_id.to_string() })
     }
 }

@@ -104,13 +104,20 @@ impl Life {
             Command::Abort { reason: AbortReason::Requested, .. } => wait == Wait::Accepted,
             _ => false,
         };
-        lazy && self.memory.transaction(xid).is_some_and(Transaction::is_ticketed)
+        lazy && self.memory.transaction(xid).is_some_and(is_lazy)
     }
+}
+
+/// Whether a transaction's registrations are answered without a wait: one begun without a call, that holds
+/// no lock. From its first lock on they wait: other branches may count on it, and it must not be let go of
+/// while the effect of one that nobody knows is there (protocol H7).
+fn is_lazy(transaction: &Transaction) -> bool {
+    transaction.is_ticketed() && transaction.branches.iter().all(|branch| branch.lock_keys.is_empty())
 }
 
 /// Whether nobody waits for the event because it registers a branch of a ticketed transaction. With lock
 /// keys somebody does: a lock must not vanish while its effect is there (protocol H7).
 pub(super) fn is_lazy_registration(known: Option<&Transaction>, event: &Event) -> bool {
     let Event::Registered { traits, .. } = event else { return false };
-    traits.lock_keys.is_empty() && known.is_some_and(Transaction::is_ticketed)
+    traits.lock_keys.is_empty() && known.is_some_and(is_lazy)
 }

@@ -219,7 +219,9 @@ impl Memory {
     /// Lets go of a transaction that is over and in history (protocol C8d).
     pub(super) fn evict(&mut self, xid: Xid, now: Timestamp) {
         if let Some(entry) = self.entries.remove(&xid) {
-            if entry.transaction.as_ref().is_some_and(Transaction::is_ticketed) {
+            // What was aborted before it began is over as well, and its ticket may be good (protocol C2).
+            let begins_without_a_call = |known: &Transaction| known.is_ticketed() || known.mode.is_none();
+            if entry.transaction.as_ref().is_some_and(begins_without_a_call) {
                 self.left.add(xid, now);
             }
             self.starts.remove(entry.first);

@@ -15,9 +15,9 @@ use super::witness::Epochs;
 /// What a ticket is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Worth {
-    /// Good, and given out by this very owner.
+    /// Good, and given out by this very owner, who knows what left since.
     Own,
-    /// Good, and given out by an owner before, whose end was clean.
+    /// Good, and given out by an owner before, whose end was clean, or long ago: history is to be asked.
     Inherited,
     /// What it would begin is aborted: this is why.
     Gone(AbortReason),
@@ -44,10 +44,11 @@ pub(super) fn worth(
     }
     // Partition time never goes backwards: nobody has given out a ticket of the future.
     let forged = ticket.generation > Ticket::generation_at(now) + 1;
-    if forged || ticket.is_expired(now) || ticket.generation < good_from {
+    if forged || ticket.is_expired(now) {
         return Worth::Gone(AbortReason::TicketExpired);
     }
-    if ticket.epoch == epoch { Worth::Own } else { Worth::Inherited }
+    // Where what left was let go of, as for what an owner before let go, only history can tell.
+    if ticket.epoch == epoch && ticket.generation >= good_from { Worth::Own } else { Worth::Inherited }
 }
 
 /// So many xids go into one filter: about 160 KB with one false positive in a hundred, which costs a
@@ -55,8 +56,8 @@ pub(super) fn worth(
 const SEGMENT_ITEMS: usize = 131_072;
 const FALSE_POSITIVES: f64 = 0.01;
 
-/// More than eight million ended transactions in five minutes of one partition: from there on older
-/// tickets are refused early instead of growing without a bound.
+/// More than eight million ended transactions in five minutes of one partition: from there on history is
+/// asked about older tickets instead of growing without a bound.
 const SEGMENTS_MAX: usize = 64;
 
 /// The ticketed transactions that left memory in this life while their tickets may still be good: a late
@@ -64,7 +65,7 @@ const SEGMENTS_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Left {
     segments: VecDeque<Segment>,
-    /// Tickets of earlier generations are not good any more, because what they stamped was let go of.
+    /// What tickets of earlier generations stamped was let go of.
     good_from: u64,
 }
 
@@ -105,7 +106,7 @@ impl Left {
         self.segments.iter().any(|segment| segment.filter.contains(xid.as_bytes()))
     }
 
-    /// Tickets of earlier generations are refused.
+    /// About earlier generations history is to be asked.
     pub(super) const fn good_from(&self) -> u64 {
         self.good_from
     }
@@ -168,10 +169,7 @@ mod tests {
         assert_eq!(judge(&ticket(4, fresh + 2)), Worth::Gone(AbortReason::TicketExpired));
         assert_eq!(judge(&Ticket { epoch_tag: 7, ..ticket(4, fresh) }), Worth::Foreign);
         assert_eq!(judge(&Ticket { epoch: Epoch(5), ..ticket(4, fresh) }), Worth::Foreign);
-        assert_eq!(
-            worth(&ticket(4, fresh), &epochs, Epoch(4), Epoch(3), fresh + 1, now),
-            Worth::Gone(AbortReason::TicketExpired)
-        );
+        assert_eq!(worth(&ticket(4, fresh), &epochs, Epoch(4), Epoch(3), fresh + 1, now), Worth::Inherited);
     }
 
     #[test]

@@ -238,6 +238,11 @@ impl Trimmed {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
     }
 
+    /// A log that was restored, or failed over, may have rows again that were trimmed.
+    pub(super) fn forget(&self, partition: PartitionId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition);
+    }
+
     fn set(&self, partition: PartitionId, below: Seq) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(partition, below);
     }
