@@ -102,7 +102,10 @@ async fn tickets_come_with_the_stream_and_go_with_it() {
     let fake = Fake::start().await;
     let ticket = Some(v1::Ticket { epoch: 3, epoch_tag: 7, generation: 9 });
     let tickets = vec![v1::PartitionTicket { partition: 0, ticket }];
-    fake.with(|state| state.tickets = Some(v1::Tickets { tickets, partitions: 1 }));
+    fake.with(|state| {
+        let log_id = state.log_id.to_string();
+        state.tickets = Some(v1::Tickets { tickets, partitions: 1, log_id });
+    });
     let client = fake.client();
     // The first one opens the stream.
     let begin = async || client.begin("x").await.unwrap();
