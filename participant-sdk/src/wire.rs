@@ -7,11 +7,11 @@
 //!
 //! Both come from strangers: lengths and counts are bounded, and nothing here panics.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use unanimity_proto::{birth_from_text, birth_to_text, percent_decode};
+use unanimity_proto::{birth_from_text, birth_to_text, percent_decode, percent_encode};
 use unanimity_types::{Birth, BranchKey, LogId, Xid};
 
 /// The longest context header that is read. A real one has about 300 bytes, 700 with the longest name.
@@ -180,14 +180,7 @@ pub(crate) fn print_votes<'a>(keys: impl IntoIterator<Item = &'a BranchKey>) -> 
         if before > 0 {
             text.push(',');
         }
-        for byte in key.as_str().bytes() {
-            if byte.is_ascii_alphanumeric() || b"-_.@/:".contains(&byte) {
-                text.push(char::from(byte));
-            } else {
-                // Writing to a String cannot fail.
-                let _ = write!(text, "%{byte:02X}");
-            }
-        }
+        percent_encode(&mut text, key.as_str(), b"-_.@/:");
         if text.len() > VOTES_BYTES_MAX {
             text.truncate(before);
             left_out += 1;

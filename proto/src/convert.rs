@@ -76,7 +76,7 @@ pub fn position_to_wire(position: LogPosition) -> v1::LogPosition {
 }
 
 /// The highest epoch or seq that can be: what the databases store, with room to count on.
-const NUMBER_MAX: u64 = 1 << 62;
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
 
 /// A position from the wire.
 ///

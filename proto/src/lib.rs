@@ -15,8 +15,8 @@ pub use plan::{plan_from_wire, plan_to_wire, policy_from_wire, policy_to_wire};
 pub use status::{ERROR_DETAIL_TYPE_URL, error_from_status, error_to_status, grpc_code};
 pub use target::{target_from_wire, target_to_wire, targets_from_wire, targets_to_wire};
 pub use ticket::{
-    birth_from_text, birth_from_wire, birth_to_text, birth_to_wire, percent_decode, ticket_from_wire,
-    ticket_to_wire,
+    birth_from_text, birth_from_wire, birth_to_text, birth_to_wire, percent_decode, percent_encode,
+    ticket_from_wire, ticket_to_wire,
 };
 
 /// The generated code of `unanimity.v1`: what travels.

@@ -6,10 +6,8 @@ use std::time::Duration;
 use unanimity_types::{Birth, DecideHash, Epoch, ErrorCode, LogId, Mode, Name, TICKETED_TIMEOUT_MAX, Ticket};
 
 use crate::InvalidWire;
+use crate::convert::NUMBER_MAX;
 use crate::v1;
-
-/// The highest epoch that can be, as in positions.
-const NUMBER_MAX: u64 = 1 << 62;
 
 /// A ticket for the wire.
 #[must_use]
@@ -85,13 +83,7 @@ pub fn birth_to_text(birth: &Birth) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     let _ = write!(text, ".{}.{mode}.", timeout.map_or(0, |timeout| timeout.as_millis()));
-    for byte in name.as_ref().map_or("", Name::as_str).bytes() {
-        if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
-            text.push(char::from(byte));
-        } else {
-            let _ = write!(text, "%{byte:02X}");
-        }
-    }
+    percent_encode(&mut text, name.as_ref().map_or("", Name::as_str), b"-_");
     text
 }
 
@@ -126,6 +118,18 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
         .chunks(2)
         .map(|pair| u8::try_from(nibble(pair[0])? * 16 + nibble(*pair.get(1)?)?).ok())
         .collect()
+}
+
+/// Adds a text, percent-encoded but for letters, digits and what is to be kept.
+pub fn percent_encode(out: &mut String, text: &str, keep: &[u8]) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || keep.contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
 }
 
 /// Reads what is percent-encoded; `None` if it is not, or not UTF-8.

@@ -16,6 +16,7 @@
 //! * **A stall is seen.** An open loop counts latencies from the moment when a transaction was to begin.
 //! * **It ends when all is over**, or says how much was left unfinished.
 
+mod burden;
 mod clock;
 mod counters;
 mod cpu;

@@ -18,6 +18,8 @@ pub(crate) const CONCURRENCY_MAX: u32 = 65_536;
 const RATE_MAX: u32 = 1_000_000;
 /// The coordinator's own limit.
 const PAYLOAD_BYTES_MAX: u32 = 1_048_576;
+/// Transactions that are left pending before the load: as many as the largest growth test asks for.
+const BURDEN_MAX: u32 = 1_000_000;
 /// A day: beyond it is no measurement but a service.
 const SECONDS_MAX: f64 = 86_400.0;
 /// More processes than a machine for measuring has cores.
@@ -191,6 +193,14 @@ pub struct Options {
     /// Of a hundred transactions so many abort: by their own manager, or by the last step's refusal.
     #[arg(long, default_value_t = 0, value_name = "PERCENT")]
     pub aborts: u32,
+    /// Before the load begins so many transactions are left pending, committed, at 1,000 participants that are
+    /// away. They stay: for a coordinator that is thrown away afterwards.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub stuck: u32,
+    /// Before the load begins so many transactions are left pending at a participant that takes 10 s for each
+    /// operation, of which it does 1,024 at once.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub slow: u32,
     /// Registers the branches one after another instead of all at once.
     #[arg(long)]
     pub sequential: bool,
@@ -230,6 +240,8 @@ impl Options {
         }
         within("--payload", self.payload, 0, PAYLOAD_BYTES_MAX)?;
         within("--aborts", self.aborts, 0, 100)?;
+        within("--stuck", self.stuck, 0, BURDEN_MAX)?;
+        within("--slow", self.slow, 0, BURDEN_MAX)?;
         within("--generators", self.generators, 1, GENERATORS_MAX)?;
         within("--connections", self.connections, 1, CONNECTIONS_MAX)?;
         seconds("--warm-up", self.warm_up, 0.0)?;
@@ -257,6 +269,9 @@ impl Options {
             )));
         }
         let is_compared = self.mode == Workload::Saga && self.participants == Reach::Http && self.aborts == 0;
+        if self.driver == Product::Dtm && (self.stuck > 0 || self.slow > 0) {
+            return Err(OptionError("--stuck, --slow: not with --driver dtm".to_owned()));
+        }
         if self.driver == Product::Dtm && !is_compared {
             return Err(OptionError(
                 "--driver dtm: it goes with --mode saga --participants http, and no --aborts".to_owned(),
@@ -357,6 +372,8 @@ mod tests {
             ("--branches 65", "--branches 65"),
             ("--branches 2 --services 3", "--services 3: it is 1 to 2"),
             ("--concurrency 0", "--concurrency 0"),
+            ("--stuck 1000001", "--stuck 1000001: it is 0 to 1000000"),
+            ("--driver dtm --mode saga --participants http --slow 1", "not with --driver dtm"),
             ("--rate 0", "--rate 0"),
             ("--rate 10 --concurrency 5", "cannot be used with"),
             ("--payload 1048577", "--payload 1048577: it is 0 to 1048576"),

@@ -113,6 +113,8 @@ pub(crate) fn config(options: &Options, version: &str, partitions: u32) -> Value
         "rate": options.rate,
         "payload": options.payload,
         "aborts": options.aborts,
+        "stuck": options.stuck,
+        "slow": options.slow,
         "sequential": options.sequential,
         "warm_up": options.warm_up,
         "duration": options.duration,
@@ -139,6 +141,12 @@ impl Report {
             "none" => "that write nothing".to_owned(),
             database => format!("with {database}"),
         };
+        let is_burdened = |key: &str| self.config[key].as_u64().is_some_and(|count| count > 0);
+        let beside = if is_burdened("stuck") || is_burdened("slow") {
+            format!(", beside {} stuck and {} at a slow participant", word("stuck"), word("slow"))
+        } else {
+            String::new()
+        };
         // A String takes everything.
         let mut line = |label: &str, rest: String| {
             let _ = writeln!(text, "{label:<14}{rest}");
@@ -146,7 +154,7 @@ impl Report {
         line(
             "load",
             format!(
-                "{} by {}, {} branches of {} bytes, {} participants {writes}, {load}, {} % aborts",
+                "{} by {}, {} branches of {} bytes, {} participants {writes}, {load}, {} % aborts{beside}",
                 word("mode"),
                 self.driver,
                 word("branches"),

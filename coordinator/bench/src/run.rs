@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::burden::Burden;
 use crate::clock::{micros, now_us, until};
 use crate::counters::{Observer, Snapshot, minus};
 use crate::cpu;
@@ -38,6 +39,7 @@ pub async fn run(options: &Options, launch: &Launch) -> Result<Report, Error> {
     for generator in 0..options.generators {
         generators.push(Worker::generator(launch, &options.share(generator), &places).await?);
     }
+    let _burden = Burden::lay(options).await?;
     let before = observer.snapshot().await?;
 
     let start_us = now_us() + micros(LEAD);

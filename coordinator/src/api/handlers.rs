@@ -157,7 +157,7 @@ impl Handlers {
         if !by_itself || reached(begun.status, wait) {
             return Ok(begun);
         }
-        match self.get(begun.xid, wait, remaining(deadline)).await {
+        match Box::pin(self.get(begun.xid, wait, remaining(deadline))).await {
             Ok(view) => Ok(Begun { xid: view.xid, status: view.status, position: view.position }),
             // It has begun and goes on by itself: its xid, which may be ours, is told whatever happened
             // to the wait.
@@ -424,7 +424,7 @@ impl Handlers {
         if reached(standing.status, wait) {
             return Ok(standing);
         }
-        match self.get(standing.xid, wait, remaining(deadline)).await {
+        match Box::pin(self.get(standing.xid, wait, remaining(deadline))).await {
             Ok(view) => Ok(Standing {
                 xid: view.xid,
                 status: view.status,

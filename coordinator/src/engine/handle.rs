@@ -3,23 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use unanimity_core::{Answer, BeginSpec, Command, Registration};
 use unanimity_types::{
-    AbortReason, BranchKey, Decision, Digest, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Name,
-    PartitionId, Seq, Ticket, Vote, Xid, partition_of,
+    AbortReason, BranchKey, Decision, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Name,
+    PartitionId, Ticket, Vote, Xid, partition_of,
 };
 use uuid::Uuid;
 
-use super::detail;
 use super::digest::{begin_digest, registration_digest};
 use super::error::Error;
 use super::locks;
-use super::mailbox::{Mail, Outcome, Reply, Unknown};
+use super::mailbox::{Mail, Outcome, Unknown};
 use super::plan;
-use super::refuse::{
-    already_decided, closed, not_running, open_elsewhere, outcome_unknown, too_busy, unavailable,
-};
+use super::refuse::{already_decided, closed, not_running, outcome_unknown, too_busy};
 use super::request::{
     Asked, Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo,
     PartitionState, Register, Registered, Resolve, Standing, TransactionView, Wait,
@@ -28,7 +25,7 @@ use crate::log::TransactionLog;
 
 /// How long a command may wait for its answer before the caller is told that its outcome is unknown.
 /// Longer than any healthy database needs, shorter than people wait.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The longest that a look may wait for a status: callers come again.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -48,7 +45,15 @@ pub(super) struct Partition {
 pub(super) struct Shared {
     pub(super) log: Arc<dyn TransactionLog>,
     pub(super) node: String,
+    /// All of the log's, each at the place of its number.
     pub(super) partitions: Vec<Partition>,
+}
+
+impl Shared {
+    /// The partition of that number, if the log has it.
+    pub(super) fn partition(&self, id: PartitionId) -> Option<&Partition> {
+        self.partitions.get(usize::from(id.0))
+    }
 }
 
 /// The engine's handle: cheap to clone. Every method's answer is released only when the last block
@@ -153,7 +158,7 @@ impl Coordinator {
         }
         plan::check(&begin.plan)?;
         let minted = begin.xid.is_none();
-        let xid = begin.xid.unwrap_or_else(|| Xid::new(Uuid::new_v4()));
+        let xid = begin.xid.unwrap_or_else(|| Xid::new(Uuid::now_v7()));
         let spec = BeginSpec {
             mode: begin.mode,
             digest: begin_digest(begin.mode, begin.name.as_ref(), timeout, &begin.plan),
@@ -163,7 +168,11 @@ impl Coordinator {
             decide_hash: None,
         };
         let digest = spec.digest;
-        let unknown = if minted { Unknown::New } else { Unknown::AskHistory };
+        let unknown = match begin.ticket {
+            _ if minted => Unknown::New,
+            Some(ticket) => Unknown::Minted(ticket),
+            None => Unknown::AskHistory,
+        };
         match self.command(xid, Command::Begin(spec), Wait::Accepted, unknown).await? {
             Outcome::Done(reply) => Ok(Begun { xid, status: reply.status, position: reply.position }),
             Outcome::InHistory(view, row_digest) => {
@@ -204,7 +213,10 @@ impl Coordinator {
             return Err(Error::new(ErrorCode::PayloadTooLarge, message).about(register.xid));
         }
         locks::check(&mut register)?;
-        locks::take(self, &register, &claim).await?;
+        // Boxed, like every wait that is rare: a command's future is moved about and is to be small.
+        if !register.lock_keys.is_empty() {
+            Box::pin(locks::take(self, &register, &claim)).await?;
+        }
         let key = match register.key.clone() {
             Some(key) => key,
             // A UUID is a valid key.
@@ -286,7 +298,7 @@ impl Coordinator {
         if wait < Wait::Finished || standing.status.is_terminal() {
             return Ok(standing);
         }
-        let view = self.get(standing.xid, Wait::Finished, LOOK_WAIT_MAX).await;
+        let view = Box::pin(self.get(standing.xid, Wait::Finished, LOOK_WAIT_MAX)).await;
         // The decision is durable: it is told, whatever became of the wait.
         Ok(view.map_or(standing, |view| standing_of(&view)))
     }
@@ -445,8 +457,7 @@ impl Coordinator {
         partition: PartitionId,
         action: OperatorAction,
     ) -> Result<LogPosition, Error> {
-        let Some(partition) = self.shared.partitions.iter().find(|candidate| candidate.id == partition)
-        else {
+        let Some(partition) = self.shared.partition(partition) else {
             return Err(Error::new(ErrorCode::InvalidRequest, format!("there is no partition {partition}")));
         };
         let (reply, answer) = oneshot::channel();
@@ -470,8 +481,8 @@ impl Coordinator {
         refused.map_or(Ok(()), Err)
     }
 
-    async fn hear(&self, position: LogPosition) -> Result<(), Error> {
-        let Some(partition) = self.shared.partitions.iter().find(|p| p.id == position.partition) else {
+    pub(super) async fn hear(&self, position: LogPosition) -> Result<(), Error> {
+        let Some(partition) = self.shared.partition(position.partition) else {
             return Err(Error::new(
                 ErrorCode::NotMine,
                 format!("there is no partition {}", position.partition),
@@ -493,89 +504,8 @@ impl Coordinator {
     pub(super) fn partition(&self, xid: Xid) -> Result<&Partition, Error> {
         let id = partition_of(xid, self.shared.log.identity().partitions);
         self.shared
-            .partitions
-            .iter()
-            .find(|candidate| candidate.id == id)
+            .partition(id)
             .ok_or_else(|| Error::new(ErrorCode::NotOwner, format!("this node does not run partition {id}")))
-    }
-
-    /// Sends a command into its partition, asking history first where the partition does not know
-    /// the xid. The order is memory, history, and memory again (protocol C2).
-    async fn command(
-        &self,
-        xid: Xid,
-        command: Command,
-        wait: Wait,
-        unknown: Unknown,
-    ) -> Result<Outcome, Error> {
-        self.command_as(xid, command, Claim::default(), wait, unknown).await
-    }
-
-    /// The same with what the caller shows about a transaction begun without a call.
-    pub(super) async fn command_as(
-        &self,
-        xid: Xid,
-        command: Command,
-        claim: Claim,
-        wait: Wait,
-        unknown: Unknown,
-    ) -> Result<Outcome, Error> {
-        if claim.birth.as_ref().is_some_and(|birth| birth.log_id != self.log_id()) {
-            let message =
-                format!("{xid} was begun for another log than this coordinator's ({})", self.log_id());
-            return Err(Error::new(ErrorCode::NotMine, message).about(xid));
-        }
-        let partition = self.partition(xid)?;
-        // They come back with the answer where they are needed again: nothing is copied on the way.
-        let (mut command, mut claim) = (Box::new(command), claim);
-        let mut unknown = unknown;
-        let mut open_in_history = false;
-        loop {
-            let (reply, answer) = oneshot::channel();
-            let room = room_for(partition, &command)?;
-            let mail = Mail::Command { xid, command, claim, wait, unknown, room, reply };
-            self.send(partition, mail)?;
-            match self.answer(partition, answer, ANSWER_WAIT_MAX).await?? {
-                Reply::Done(done) => return Ok(Outcome::Done(done)),
-                Reply::Foreign(ticket) => {
-                    let Ticket { epoch, epoch_tag, .. } = ticket;
-                    let id = partition.id;
-                    // A log that never had this epoch lost its tail, or another owner lives and this one
-                    // does not know yet (protocol C8, H6).
-                    self.hear(LogPosition { partition: id, epoch, epoch_tag, seq: Seq(0) }).await?;
-                    let message = format!("partition {id} went to another owner");
-                    return Err(Error::new(ErrorCode::NotOwner, message)
-                        .about(xid)
-                        .retry_after(Duration::from_millis(500)));
-                }
-                Reply::AskHistory { as_of, back } => {
-                    (command, claim) = *back;
-                    if let Some((view, digest)) = self.history(&[xid]).await?.pop() {
-                        if !view.status.is_terminal() {
-                            // Begun meanwhile? Then memory knows it by now.
-                            if open_in_history {
-                                return Err(open_elsewhere(partition, &view));
-                            }
-                            open_in_history = true;
-                            unknown = Unknown::AskHistory;
-                            continue;
-                        }
-                        return Ok(Outcome::InHistory(Box::new(view), digest));
-                    }
-                    unknown = Unknown::NotInHistory { as_of };
-                }
-            }
-        }
-    }
-
-    pub(super) async fn history(&self, xids: &[Xid]) -> Result<Vec<(TransactionView, Digest)>, Error> {
-        let rows = self.shared.log.find_history(xids).await.map_err(|error| unavailable(&error))?;
-        rows.into_iter()
-            .map(|row| {
-                let digest = row.digest;
-                detail::view_of(row).map(|view| (view, digest))
-            })
-            .collect()
     }
 
     pub(super) fn send(&self, partition: &Partition, mail: Mail) -> Result<(), Error> {
@@ -608,21 +538,6 @@ impl Coordinator {
             Err(_) => Err(outcome_unknown(partition.id, "its log did not answer in time")),
         }
     }
-}
-
-/// A command's payload takes room in the mailbox: its length alone would let a few thousand large
-/// payloads fill the memory.
-fn room_for(partition: &Partition, command: &Command) -> Result<Option<OwnedSemaphorePermit>, Error> {
-    let bytes = match command {
-        Command::Register(registration) => registration.payload.len(),
-        Command::Begin(spec) => plan::bytes_of(&spec.plan),
-        _ => 0,
-    };
-    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-    if bytes == 0 {
-        return Ok(None);
-    }
-    Arc::clone(&partition.room).try_acquire_many_owned(bytes).map(Some).map_err(|_| too_busy(partition))
 }
 
 fn standing_of(view: &TransactionView) -> Standing {

@@ -86,7 +86,7 @@ pub(super) fn tell_homes(coordinator: &Coordinator, xid: Xid, keys: BTreeSet<Nam
         by_home.entry(home(&key, coordinator.shared.log.identity().partitions)).or_default().push(key);
     }
     for (home, keys) in by_home {
-        if let Some(home) = coordinator.shared.partitions.iter().find(|candidate| candidate.id == home) {
+        if let Some(home) = coordinator.shared.partition(home) {
             let _ = coordinator.send(home, Mail::Unlock { xid, keys });
         }
     }
@@ -104,8 +104,10 @@ pub(super) fn conflict(key: &Name, holder: Xid, xid: Xid) -> Error {
 
 fn home_of<'a>(coordinator: &'a Coordinator, key: &Name) -> Result<&'a Partition, Error> {
     let id = home(key, coordinator.shared.log.identity().partitions);
-    let home = coordinator.shared.partitions.iter().find(|candidate| candidate.id == id);
-    home.ok_or_else(|| Error::new(ErrorCode::NotOwner, format!("this node does not run partition {id}")))
+    coordinator
+        .shared
+        .partition(id)
+        .ok_or_else(|| Error::new(ErrorCode::NotOwner, format!("this node does not run partition {id}")))
 }
 
 /// The partition where a key lives: by the first 12 bits of its SHA-256, as slots of xids are spread

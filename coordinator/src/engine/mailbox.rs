@@ -21,6 +21,8 @@ pub(super) struct AsOf {
 pub(super) enum Unknown {
     /// It was minted a moment ago: nobody can know it.
     New,
+    /// Its caller minted it under this ticket. Say [`Reply::AskHistory`] if that does not show that it is new.
+    Minted(Ticket),
     /// Say [`Reply::AskHistory`].
     AskHistory,
     /// History was asked and did not have it, when so many transactions had left memory. If it was

@@ -9,6 +9,7 @@
 //!                      └──effects──▶ Dispatcher ──▶ participants
 //! ```
 
+mod ask;
 mod clock;
 mod codec;
 mod config;

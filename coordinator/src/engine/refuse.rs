@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use unanimity_types::{ErrorCode, PartitionId};
+use unanimity_types::{ErrorCode, PartitionId, Xid};
 
 use super::error::Error;
 use super::handle::Partition;
@@ -18,12 +18,16 @@ pub(super) fn too_busy(partition: &Partition) -> Error {
 pub(super) fn open_elsewhere(partition: &Partition, view: &TransactionView) -> Error {
     let own = partition.state.borrow().position.map(|position| position.epoch);
     if own.is_some_and(|own| view.position.epoch > own) {
-        let message = format!("partition {} went to another owner", partition.id);
-        return Error::new(ErrorCode::NotOwner, message)
-            .about(view.xid)
-            .retry_after(Duration::from_millis(500));
+        return went_elsewhere(partition.id, view.xid);
     }
     forgotten_by_log(view)
+}
+
+/// Another owner lives, who knows the transaction.
+pub(super) fn went_elsewhere(partition: PartitionId, xid: Xid) -> Error {
+    Error::new(ErrorCode::NotOwner, format!("partition {partition} went to another owner"))
+        .about(xid)
+        .retry_after(Duration::from_millis(500))
 }
 
 /// History has it as open, its partition does not hold it: blocks are missing from the log.

@@ -37,6 +37,9 @@ pub struct Begin {
     pub timeout: Option<Duration>,
     /// What it is to do, if it decides by itself.
     pub plan: Plan,
+    /// The ticket of the xid's partition when the caller minted it: with a good one nobody has to look into
+    /// history for whether the xid is new.
+    pub ticket: Option<Ticket>,
 }
 
 /// The answer to [`Begin`], also to a repeated one.

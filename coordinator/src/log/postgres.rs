@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Semaphore;
 use unanimity_types::{PartitionId, Seq, Timestamp, Xid};
 
 use self::checks::Settings;
@@ -71,7 +72,13 @@ pub struct PostgresLog {
     appends: Arc<Gather<Appends>>,
     work: Arc<Connections>,
     trimmed: Arc<blocks::Trimmed>,
+    /// Who may write history: see [`HISTORY_WRITERS`].
+    history: Arc<Semaphore>,
 }
+
+/// Writes of history at once. All partitions' fall due together after a burst, each is the work of some
+/// milliseconds for the server, and no decision waits for one: few at a time leave it to the appends.
+const HISTORY_WRITERS: usize = 2;
 
 /// Writes to the log's own connections.
 struct Appends {
@@ -115,7 +122,15 @@ impl PostgresLog {
             Err(_) => return Err(Error::Unavailable(format!("{place} does not answer"))),
         };
         lent.give_back();
-        Ok(Self { identity, place, limits, appends, work, trimmed: Arc::default() })
+        Ok(Self {
+            identity,
+            place,
+            limits,
+            appends,
+            work,
+            trimmed: Arc::default(),
+            history: Arc::new(Semaphore::new(HISTORY_WRITERS)),
+        })
     }
 }
 
@@ -215,8 +230,11 @@ impl TransactionLog for PostgresLog {
     fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {
         let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
         let partitions = self.identity.partitions;
+        let writers = Arc::clone(&self.history);
         detached(async move {
             rules::check_batch(partitions, &batch)?;
+            // Never closed. Whoever has a permit gives it back within its statement's limit.
+            let _permit = writers.acquire().await;
             history::write(work.lend().await?, batch, limit).await
         })
     }

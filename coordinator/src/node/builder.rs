@@ -289,6 +289,7 @@ mod tests {
             xid: None,
             timeout: None,
             plan: unanimity_types::Plan::Open,
+            ticket: None,
         };
         let begun = node.coordinator().begin(begin).await.expect("begun");
         assert_eq!(begun.status, unanimity_types::Status::Active);

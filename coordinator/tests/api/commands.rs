@@ -87,6 +87,9 @@ async fn call(fixture: &Fixture, kind: Kind) -> Answered {
         Kind::Abort(request) => {
             client.abort(request).await.map(|answer| Answered::Decided(answer.into_inner()))
         }
+        Kind::Get(request) => {
+            client.get_transaction(request).await.map(|answer| Answered::Found(answer.into_inner()))
+        }
     };
     result.unwrap_or_else(|status| {
         Answered::Error(v1::CommandError {
@@ -105,6 +108,7 @@ fn placeless(mut answer: Answered) -> Answered {
         Answered::Registered(answer) => answer.position = None,
         Answered::Voted(answer) => answer.position = None,
         Answered::Decided(answer) => answer.position = None,
+        Answered::Found(answer) => answer.position = None,
         Answered::Error(error) => {
             if error.detail.as_ref().is_some_and(|detail| detail.code == "already_decided") {
                 error.message.clear();
@@ -139,6 +143,10 @@ fn commit(xid: &str, wait: v1::Wait) -> Kind {
 
 fn abort(xid: &str) -> Kind {
     Kind::Abort(v1::AbortRequest { xid: xid.to_owned(), ..Default::default() })
+}
+
+fn get(xid: &str, wait: v1::Wait) -> Kind {
+    Kind::Get(v1::GetTransactionRequest { xid: xid.to_owned(), wait: wait as i32, wait_ms: 10_000 })
 }
 
 fn vote(xid: &str, key: &str) -> Kind {
@@ -188,6 +196,9 @@ async fn every_command_is_answered_as_its_call() {
         begin("", "an\u{0}order"),
         Kind::Begin(v1::BeginRequest::default()),
         begin(two, "order"),
+        get(one, v1::Wait::Unspecified),
+        get(nobody, v1::Wait::Unspecified),
+        get("no xid", v1::Wait::Unspecified),
         Kind::Register(register(one, "stock", &stock.url("one"))),
         Kind::Register(register(one, "stock", &stock.url("another"))),
         Kind::Register(register(one, "far", "http://192.0.2.1/confirm")),
@@ -488,4 +499,34 @@ async fn a_node_that_stops_answers_what_it_took() {
     };
     tokio::join!(stop(fixture.node), reading);
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_look_waits_for_the_end_on_a_stream_and_what_is_large_is_for_the_call() {
+    let fixture = Fixture::start().await;
+    let stock = Callback::start().await;
+    let mut stream = Stream::open(&fixture).await.expect("a stream");
+    let xid = fixture.begin().await;
+    for branch in 0..500 {
+        let key = format!("{branch:0120}");
+        let registered = stream.ask(Kind::Register(register(&xid, &key, &stock.url("one")))).await;
+        assert!(matches!(registered, Answered::Registered(_)), "{registered:?}");
+    }
+    let Answered::Error(error) = stream.ask(get(&xid, v1::Wait::Unspecified)).await else {
+        panic!("a transaction of more than 64 KiB on the stream")
+    };
+    assert_eq!(error.detail.expect("a detail").code, "message_too_large");
+    let found = call(&fixture, get(&xid, v1::Wait::Unspecified)).await;
+    assert!(matches!(&found, Answered::Found(found) if found.branches.len() == 500));
+
+    let xid = fixture.begin().await;
+    assert_eq!(fixture.branch(&xid, "stock", &stock).await.status, 201);
+    let waiting = stream.ask(get(&xid, v1::Wait::Finished));
+    let ending = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        call(&fixture, commit(&xid, v1::Wait::Unspecified)).await
+    };
+    let (found, _) = tokio::join!(waiting, ending);
+    let Answered::Found(found) = found else { panic!("{found:?}") };
+    assert_eq!(found.status(), v1::Status::Committed);
 }

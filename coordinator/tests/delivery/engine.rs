@@ -38,7 +38,8 @@ impl Node {
 }
 
 async fn commit_one(coordinator: &Coordinator) -> unanimity_types::Xid {
-    let begin = Begin { mode: Mode::Tcc, name: None, xid: None, timeout: None, plan: Plan::Open };
+    let begin =
+        Begin { mode: Mode::Tcc, name: None, xid: None, timeout: None, plan: Plan::Open, ticket: None };
     let xid = coordinator.begin(begin).await.expect("begun").xid;
     let targets = BranchTargets::One(participant("stock"));
     let register = Register {

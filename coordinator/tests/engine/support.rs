@@ -258,6 +258,7 @@ pub fn begin(xid: Xid) -> Begin {
         xid: Some(xid),
         timeout: None,
         plan: Plan::Open,
+        ticket: None,
     }
 }
 

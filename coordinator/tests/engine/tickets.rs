@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unanimity_coordinator::engine::{
-    Claim, Commit, Coordinator, ListFilter, OperatorAction, PartitionCounters, PartitionState, Wait,
+    Begin, Claim, Commit, Coordinator, ListFilter, OperatorAction, PartitionCounters, PartitionState, Wait,
 };
 use unanimity_coordinator::log::TransactionLog;
 use unanimity_types::{
@@ -402,4 +402,36 @@ async fn a_transaction_begun_by_call_survives_an_unclean_end_beside_ticketed_one
     settle_down().await;
     assert!(node.participants.of(durable, "stock").confirmed);
     assert!(node.participants.of(ticketed, "stock").cancelled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn t1_2_a_begin_by_call_that_shows_its_ticket_is_the_same_when_it_is_repeated() {
+    let (_, log) = memory();
+    let node = start(log.clone()).await;
+    let c = &node.coordinator;
+    let ticket = ticket(c).ticket;
+    let begin = Begin { ticket: Some(ticket), ..saga(new_xid(), vec![step("hotel", &[])]) };
+    let xid = begin.xid.unwrap();
+    c.begin(begin.clone()).await.unwrap();
+    c.begin(begin.clone()).await.unwrap();
+    c.get(xid, Wait::Finished, Duration::from_secs(5)).await.unwrap();
+    // Out of memory by now, and in history.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(c.info().states[0].open, 0);
+    assert_eq!(c.begin(begin.clone()).await.unwrap().status, Status::Committed);
+    let other = Begin { name: None, ..begin.clone() };
+    assert_eq!(c.begin(other).await.unwrap_err().code, ErrorCode::XidReused);
+    // Another life does not remember what left, and knows that.
+    let participants = node.kill();
+    let node = start(log).await;
+    let c = &node.coordinator;
+    assert_eq!(c.begin(begin.clone()).await.unwrap().status, Status::Committed);
+    // Nor are a ticket that is too old and one of another log any proof.
+    tokio::time::sleep(TICKETED_TIMEOUT_MAX + 3 * GENERATION).await;
+    let foreign = Ticket { epoch_tag: ticket.epoch_tag ^ 1, ..crate::tickets::ticket(c).ticket };
+    for ticket in [ticket, foreign] {
+        let repeated = Begin { ticket: Some(ticket), ..begin.clone() };
+        assert_eq!(c.begin(repeated).await.unwrap().status, Status::Committed);
+    }
+    assert_eq!(participants.calls().len() + node.participants.calls().len(), 1);
 }

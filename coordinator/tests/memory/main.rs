@@ -34,7 +34,7 @@ async fn open_one(coordinator: &Coordinator) {
     let xid = Xid::new(Uuid::new_v4());
     let name = Some(Name::new("order").unwrap());
     let timeout = Some(Duration::from_secs(3_600));
-    let begin = Begin { xid: Some(xid), mode: Mode::Tcc, name, timeout, plan: Plan::Open };
+    let begin = Begin { xid: Some(xid), mode: Mode::Tcc, name, timeout, plan: Plan::Open, ticket: None };
     coordinator.begin(begin).await.unwrap();
     for participant in ["inventory", "payment"] {
         let target = Target::Participant {

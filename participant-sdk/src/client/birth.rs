@@ -37,8 +37,8 @@ impl Client {
         if timeout.unwrap_or(Limits::TIMEOUT_DEFAULT) > TICKETED_TIMEOUT_MAX {
             return None;
         }
-        let xid = Xid::new(uuid::Uuid::new_v4());
-        let (log_id, ticket) = self.ticket_for(xid)?;
+        let (xid, ticket) = self.mint();
+        let (log_id, ticket) = ticket?;
         // 244 random bits.
         let secret = [uuid::Uuid::new_v4().into_bytes(), uuid::Uuid::new_v4().into_bytes()].concat();
         let birth = Birth {

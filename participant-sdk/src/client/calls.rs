@@ -6,7 +6,7 @@ use std::time::Duration;
 use unanimity_proto::v1;
 use unanimity_proto::v1::answer::Kind as Answer;
 use unanimity_proto::v1::command::Kind as Command;
-use unanimity_types::{AbortReason, BranchKey, LogId, LogPosition, Mode, Status, Xid};
+use unanimity_types::{AbortReason, BranchKey, ErrorCode, LogId, LogPosition, Mode, Status, Xid};
 
 use crate::backoff::retried;
 use crate::client::birth::Claim;
@@ -44,10 +44,15 @@ fn with_deadline<T>(message: T, timeout: Duration) -> tonic::Request<T> {
     request
 }
 
+/// What a stream says of a command that it does not take and a call does.
+fn is_for_a_call(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::MessageTooLarge | ErrorCode::InvalidRequest)
+}
+
 impl Client {
     pub(crate) async fn begin_call(
         &self,
-        xid: Xid,
+        (xid, ticket): (Xid, Option<v1::Ticket>),
         mode: Mode,
         name: &str,
         timeout: Option<Duration>,
@@ -57,6 +62,7 @@ impl Client {
             name: name.to_owned(),
             xid: xid.to_string(),
             timeout_ms: timeout.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+            ticket,
             ..Default::default()
         };
         self.begin_plan(message).await.map(|begun| begun.log_id)
@@ -134,7 +140,7 @@ impl Client {
         match decided.status {
             Status::Aborting | Status::Aborted => Ok(()),
             status => Err(ClientError::Refused {
-                code: unanimity_types::ErrorCode::AlreadyDecided,
+                code: ErrorCode::AlreadyDecided,
                 message: format!("the transaction is {status}"),
                 status: Some(status),
                 abort_reason: None,
@@ -154,6 +160,25 @@ impl Client {
                 Ok(Box::pin(self.service().begin(request)).await?.into_inner())
             }
         }
+    }
+
+    async fn ask_get(
+        &self,
+        message: &v1::GetTransactionRequest,
+        timeout: Duration,
+    ) -> Result<v1::Transaction, ClientError> {
+        if let Some(_room) = self.stream().room_to_wait() {
+            match self.stream().ask(Command::Get(message.clone()), timeout).await {
+                Ok(Some(Answer::Found(found))) => return Ok(found),
+                Ok(Some(_)) => return Err(another_answer()),
+                Ok(None) => {}
+                // Too large for a stream; or a coordinator whose stream has no such command.
+                Err(error) if error.code().is_some_and(is_for_a_call) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let request = with_deadline(message.clone(), timeout);
+        Ok(Box::pin(self.service().get_transaction(request)).await?.into_inner())
     }
 
     async fn ask_register(
@@ -210,11 +235,7 @@ impl Client {
             wait_ms: u64::try_from(wait_for.as_millis()).unwrap_or(u64::MAX),
         };
         let bound = self.options().call_timeout + wait_for;
-        let answer = retried(bound, timeout, || async {
-            let request = with_deadline(message.clone(), timeout);
-            Ok(self.service().get_transaction(request).await?.into_inner())
-        })
-        .await?;
+        let answer = retried(bound, timeout, || self.ask_get(&message, timeout)).await?;
         self.witnesses().observe_wire(answer.position.as_ref());
         info_from_wire(answer)
     }
@@ -291,7 +312,7 @@ pub(crate) fn parse_log_id(text: &str) -> Option<LogId> {
 /// A commit that meets itself (an earlier attempt still waits for its branches) is asked again.
 fn met_itself(error: ClientError) -> ClientError {
     match error.code() {
-        Some(unanimity_types::ErrorCode::CommitInProgress) => {
+        Some(ErrorCode::CommitInProgress) => {
             ClientError::no_answer("an earlier attempt of this commit is under way")
         }
         _ => error,

@@ -6,6 +6,7 @@ mod calls;
 mod error;
 mod info;
 mod run;
+mod streak;
 mod stream;
 mod tickets;
 mod transaction;
@@ -14,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
-use unanimity_proto::v1;
 use unanimity_proto::v1::coordinator_client::CoordinatorClient;
+use unanimity_proto::{ticket_to_wire, v1};
 use unanimity_types::{Limits, LogId, Mode, Status, Ticket, Xid};
 
 use crate::client::stream::CommandStream;
@@ -264,9 +265,19 @@ impl Client {
         &self.shared.witnesses
     }
 
-    /// What a new xid is stamped with, if it is known.
-    fn ticket_for(&self, xid: Xid) -> Option<(LogId, Ticket)> {
-        self.shared.tickets.ticket_for(xid)
+    /// The xid of a begin by call and the ticket to show with it: the caller's own, which may have been used
+    /// before, or a new one.
+    pub(crate) fn xid_for_begin(&self, own: Option<Xid>) -> (Xid, Option<v1::Ticket>) {
+        if let Some(xid) = own {
+            return (xid, None);
+        }
+        let (xid, ticket) = self.shared.tickets.mint();
+        (xid, ticket.map(|(_, ticket)| ticket_to_wire(ticket)))
+    }
+
+    /// A new xid, and what to stamp it with, if it is known.
+    fn mint(&self) -> (Xid, Option<(LogId, Ticket)>) {
+        self.shared.tickets.mint()
     }
 
     fn options(&self) -> &Options {

@@ -75,8 +75,8 @@ impl TransactionBuilder {
         {
             return Ok(GlobalTransaction::born(self.client, xid, born, self.finished));
         }
-        let xid = self.xid.unwrap_or_else(|| Xid::new(uuid::Uuid::new_v4()));
-        let log_id = self.client.begin_call(xid, self.mode, &self.name, self.timeout).await?;
+        let (xid, ticket) = self.client.xid_for_begin(self.xid);
+        let log_id = self.client.begin_call((xid, ticket), self.mode, &self.name, self.timeout).await?;
         // The coordinator's own default is a matter of its configuration: nothing is told of it.
         Ok(GlobalTransaction::new(self.client, xid, log_id, self.timeout, self.finished))
     }

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::transport::Channel;
@@ -38,6 +38,9 @@ const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Commands that wait to be sent. The coordinator holds back who has 1,024 in hand; this is what may wait
 /// behind them.
 const QUEUE_MAX: usize = 16_384;
+/// Commands that wait for how a transaction ends, at once: they hold a place of the 1,024 for seconds, and are
+/// not to keep commits from them. More ask by calls.
+const WAITS_MAX: usize = 256;
 /// How long a stream may take to open, besides the connection's own time-out.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// The coordinator says something every 10 s: after three times that it is gone.
@@ -48,6 +51,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 pub(super) struct CommandStream {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
+    waits: Semaphore,
 }
 
 /// Why a command has no answer.
@@ -94,7 +98,12 @@ impl CommandStream {
     pub(super) fn new(service: CoordinatorClient<Channel>, tickets: Arc<Tickets>) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default() });
         let task = tokio::spawn(keep(Arc::clone(&shared), service, tickets));
-        Self { shared, task }
+        Self { shared, task, waits: Semaphore::new(WAITS_MAX) }
+    }
+
+    /// Room to ask something that is answered when a transaction ends; `None` if as many wait as may.
+    pub(super) fn room_to_wait(&self) -> Option<SemaphorePermit<'_>> {
+        self.waits.try_acquire().ok()
     }
 
     /// Asks one thing, at once. The answer comes within `timeout`, if the coordinator is there; the caller's own
@@ -205,7 +214,7 @@ fn bytes_of(kind: &Kind) -> usize {
         Kind::Commit(request) => {
             request.votes.iter().flat_map(|votes| &votes.keys).map(|key| key.len() + 8).sum()
         }
-        Kind::Vote(_) | Kind::Abort(_) => 0,
+        Kind::Vote(_) | Kind::Abort(_) | Kind::Get(_) => 0,
     };
     payloads + REST
 }

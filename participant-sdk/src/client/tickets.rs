@@ -1,6 +1,6 @@
 //! The tickets that the coordinator gave out last, by partition (protocol 1.2).
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,6 +8,7 @@ use unanimity_proto::{ticket_from_wire, v1};
 use unanimity_types::{LogId, SLOTS, Ticket, Xid, partition_of};
 
 use crate::client::calls::parse_log_id;
+use crate::client::streak::Streak;
 
 /// A ticket that was heard longer ago is not used: whoever gave it out has not been heard of for a
 /// generation, so a begin by call, which finds out, is the better way.
@@ -17,6 +18,7 @@ const FRESH_FOR: Duration = Duration::from_secs(15);
 #[derive(Debug, Default)]
 pub(crate) struct Tickets {
     heard: RwLock<Heard>,
+    streak: Mutex<Streak>,
 }
 
 #[derive(Debug, Default)]
@@ -54,8 +56,15 @@ impl Tickets {
         }
     }
 
+    /// A new xid, and what to stamp it with if something recent is known about its partition.
+    pub(crate) fn mint(&self) -> (Xid, Option<(LogId, Ticket)>) {
+        let partitions = self.heard.read().unwrap_or_else(PoisonError::into_inner).partitions;
+        let xid = self.streak.lock().unwrap_or_else(PoisonError::into_inner).mint(partitions);
+        (xid, self.ticket_for(xid))
+    }
+
     /// What to stamp an xid with, and whose ticket it is; `None` if nothing recent is known about its partition.
-    pub(crate) fn ticket_for(&self, xid: Xid) -> Option<(LogId, Ticket)> {
+    fn ticket_for(&self, xid: Xid) -> Option<(LogId, Ticket)> {
         let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
         if heard.partitions == 0 {
             return None;

@@ -250,7 +250,7 @@ impl MessageBuilder {
     /// same, it is given up after its timeout.
     pub async fn prepare(self) -> Result<PreparedMessage, ClientError> {
         check_begin(&self.name, Some(self.timeout))?;
-        let xid = self.xid.unwrap_or_else(|| Xid::new(uuid::Uuid::new_v4()));
+        let (xid, ticket) = self.client.xid_for_begin(self.xid);
         let plan = self.plan()?;
         let Some((participant, operation)) = self.sender else {
             return Err(invalid(
@@ -266,6 +266,7 @@ impl MessageBuilder {
             saga,
             message,
             wait: v1::Wait::Accepted.into(),
+            ticket,
         };
         // Before the call: the coordinator's clock starts later than these.
         let started = (Instant::now(), SystemTime::now());

@@ -135,6 +135,8 @@ fn begin(message: &HandoverMessage) -> Result<v1::BeginRequest, HandoverError> {
         timeout_ms: 0,
         saga,
         message: plan,
+        // Minted with the row, perhaps long ago.
+        ticket: None,
         wait: v1::Wait::Accepted.into(),
     })
 }

@@ -121,10 +121,11 @@ impl<DB: FenceDatabase> Participant<DB> {
         }
         let shared = Arc::clone(&self.shared);
         let task_context = context.clone();
-        let work = self.shared.unstoppable(async move {
+        // Boxed where it is made: it is large, and whoever holds the caller's future holds it until it runs.
+        let work = self.shared.unstoppable(Box::pin(async move {
             let scope = task_context.clone();
             scope.scope(register_and_try(shared, task_context, operation, key, options, payload)).await
-        });
+        }));
         let answer = work.await.map_err(TryError::Panicked)??;
         serde_json::from_slice(&answer).map_err(|error| {
             TryError::Hook(format!("the stored answer does not fit its type: {error}").into())

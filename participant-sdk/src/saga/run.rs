@@ -41,7 +41,7 @@ impl Saga {
     pub async fn submit(&self, client: &Client) -> Result<SubmittedSaga, CommitError> {
         let plan = self.plan().map_err(TransactionError::Begin)?;
         check_begin(&self.name, self.timeout).map_err(TransactionError::Begin)?;
-        let xid = self.xid.unwrap_or_else(|| Xid::new(uuid::Uuid::new_v4()));
+        let (xid, ticket) = client.xid_for_begin(self.xid);
         let (saga, message) = plan_to_wire(&Plan::Saga(plan));
         let request = v1::BeginRequest {
             mode: v1::Mode::Saga.into(),
@@ -51,6 +51,7 @@ impl Saga {
             saga,
             message,
             wait: v1::Wait::Accepted.into(),
+            ticket,
         };
         match client.begin_plan(request).await {
             Ok(begun) => Ok(SubmittedSaga { client: client.clone(), xid, status: begun.status }),

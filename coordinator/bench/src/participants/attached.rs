@@ -18,7 +18,7 @@ use unanimity_proto::v1::participants_client::ParticipantsClient;
 use unanimity_types::Limits;
 
 use crate::participants::Answerer;
-use crate::places::{OPERATION, service_name};
+use crate::places::OPERATION;
 
 /// What a coordinator gives an instance at most.
 const CONCURRENCY: u32 = 1_024;
@@ -28,10 +28,10 @@ const AGAIN_AFTER: Duration = Duration::from_millis(200);
 const OUTGOING_MAX: usize = 1_024;
 
 /// Keeps the session of a service open until the task is dropped. Says `true` while it is open.
-pub(super) async fn run(url: String, service: u32, answerer: Arc<Answerer>, open: watch::Sender<bool>) {
+pub(super) async fn run(url: String, name: String, answerer: Arc<Answerer>, open: watch::Sender<bool>) {
     loop {
-        if let Err(status) = session(&url, service, &answerer, &open).await {
-            answerer.remember(format!("{}: {}", service_name(service), status.message()));
+        if let Err(status) = session(&url, &name, &answerer, &open).await {
+            answerer.remember(format!("{name}: {}", status.message()));
         }
         open.send_replace(false);
         tokio::time::sleep(AGAIN_AFTER).await;
@@ -40,7 +40,7 @@ pub(super) async fn run(url: String, service: u32, answerer: Arc<Answerer>, open
 
 async fn session(
     url: &str,
-    service: u32,
+    name: &str,
     answerer: &Answerer,
     open: &watch::Sender<bool>,
 ) -> Result<(), Status> {
@@ -59,7 +59,7 @@ async fn session(
         let message = v1::ParticipantMessage { kind: Some(kind) };
         outgoing.send(message).await.map_err(|_| Status::unavailable("the stream is closed"))
     };
-    send(FromParticipant::Hello(hello(service))).await?;
+    send(FromParticipant::Hello(hello(name))).await?;
     let mut incoming = client.attach(ReceiverStream::new(messages)).await?.into_inner();
     let mut heartbeat = Duration::from_secs(5);
     let mut beat = Instant::now() + heartbeat;
@@ -76,7 +76,17 @@ async fn session(
         match message.kind {
             Some(FromCoordinator::Operations(batch)) => {
                 let results = answerer.answer(&batch.operations);
-                send(FromParticipant::Results(v1::BranchResults { results })).await?;
+                let results = FromParticipant::Results(v1::BranchResults { results });
+                if answerer.takes.is_zero() {
+                    send(results).await?;
+                } else {
+                    let (outgoing, takes) = (outgoing.clone(), answerer.takes);
+                    tokio::spawn(async move {
+                        tokio::time::sleep(takes).await;
+                        // Nobody hears it when the session is over.
+                        let _ = outgoing.send(v1::ParticipantMessage { kind: Some(results) }).await;
+                    });
+                }
             }
             Some(FromCoordinator::Welcome(welcome)) => {
                 heartbeat = Duration::from_millis(welcome.heartbeat_interval_ms.clamp(50, 60_000));
@@ -89,9 +99,9 @@ async fn session(
     }
 }
 
-fn hello(service: u32) -> v1::Hello {
+fn hello(name: &str) -> v1::Hello {
     v1::Hello {
-        participant: service_name(service),
+        participant: name.to_owned(),
         instance: format!("bench-{}", std::process::id()),
         operations: vec![OPERATION.to_owned()],
         concurrency: CONCURRENCY,

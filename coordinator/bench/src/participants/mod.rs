@@ -18,7 +18,7 @@ use unanimity_proto::v1::branch_result::Outcome;
 
 use crate::error::Error;
 use crate::options::{Database, Options, Reach, Workload};
-use crate::places::{PlaceKind, Places};
+use crate::places::{PlaceKind, Places, service_name};
 use crate::stamp::Stamp;
 
 pub(crate) use tally::{Tallied, Tally};
@@ -30,6 +30,8 @@ const ERRORS_MAX: usize = 8;
 
 /// Answers operations: done, all of them, but for the steps that are to refuse.
 pub(crate) struct Answerer {
+    /// How long that takes.
+    takes: Duration,
     /// `None`: the driver itself waits for the end.
     tally: Option<Arc<Tally>>,
     has_aborts: bool,
@@ -87,6 +89,7 @@ impl Participants {
         // A saga's driver waits for its end by itself.
         let is_tallied = options.mode != Workload::Saga;
         let answerer = Arc::new(Answerer {
+            takes: Duration::ZERO,
             tally: is_tallied.then(|| Arc::new(Tally::new(options.branches))),
             has_aborts: options.aborts > 0,
             errors: Mutex::default(),
@@ -151,9 +154,27 @@ async fn attach(
     let mut sessions = Vec::new();
     for service in 0..services {
         let (open, is_open) = watch::channel(false);
-        tasks.spawn(attached::run(options.coordinator.clone(), service, Arc::clone(answerer), open));
+        let name = service_name(service);
+        tasks.spawn(attached::run(options.coordinator.clone(), name, Arc::clone(answerer), open));
         sessions.push(is_open);
     }
+    are_open(sessions, answerer).await
+}
+
+/// Attaches one that takes its time, and says no more of it.
+pub(crate) async fn slow(
+    tasks: &mut JoinSet<()>,
+    coordinator: &str,
+    name: &str,
+    takes: Duration,
+) -> Result<(), Error> {
+    let answerer = Arc::new(Answerer { takes, tally: None, has_aborts: false, errors: Mutex::default() });
+    let (open, is_open) = watch::channel(false);
+    tasks.spawn(attached::run(coordinator.to_owned(), name.to_owned(), Arc::clone(&answerer), open));
+    are_open(vec![is_open], &answerer).await
+}
+
+async fn are_open(mut sessions: Vec<watch::Receiver<bool>>, answerer: &Answerer) -> Result<(), Error> {
     let all = async {
         for session in &mut sessions {
             // The sender lives as long as the task does.

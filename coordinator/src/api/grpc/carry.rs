@@ -2,12 +2,12 @@
 //! as calls or on a stream.
 
 use tokio::time::Instant;
-use unanimity_proto::{plan_from_wire, position_to_wire, v1};
+use unanimity_proto::{plan_from_wire, position_to_wire, ticket_from_wire, v1};
 use unanimity_types::{BranchKey, ErrorCode, Mode};
 
 use super::convert;
 use super::service::{named, operator, optional_name, vote_set};
-use crate::api::handlers::Handlers;
+use crate::api::handlers::{Handlers, remaining};
 use crate::engine::{Begin, Error, Wait};
 
 pub(super) async fn begin(
@@ -22,6 +22,7 @@ pub(super) async fn begin(
         xid: if request.xid.is_empty() { None } else { Some(convert::xid(&request.xid)?) },
         timeout: convert::duration(request.timeout_ms),
         plan: plan_from_wire(request.saga, request.message)?,
+        ticket: request.ticket.as_ref().map(ticket_from_wire).transpose()?,
     };
     let wait = convert::wait(request.wait, Wait::Accepted)?;
     let begun = handlers.begin(begin, wait, deadline).await?;
@@ -84,4 +85,16 @@ pub(super) async fn abort(
     let claim = convert::claim(request.birth, &request.secret)?;
     let standing = handlers.abort(xid, by, claim, wait, deadline).await?;
     Ok(convert::standing(&standing))
+}
+
+pub(super) async fn get(
+    handlers: &Handlers,
+    request: v1::GetTransactionRequest,
+    deadline: Instant,
+) -> Result<v1::Transaction, Error> {
+    let xid = convert::xid(&request.xid)?;
+    let wait = convert::wait(request.wait, Wait::Accepted)?;
+    let left = remaining(deadline);
+    let limit = convert::duration(request.wait_ms).map_or(left, |limit| limit.min(left));
+    Ok(convert::transaction(handlers.get(xid, wait, limit).await?))
 }

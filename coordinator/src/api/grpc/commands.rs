@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
+use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -52,6 +53,9 @@ const BATCH_COMMANDS_MAX: usize = 1_000;
 const OWED_MAX: usize = 1_024;
 /// Answers in one message: far below what clients take, whatever errors say.
 const ANSWERS_MAX: usize = 512;
+/// Bytes of a transaction that is answered on a stream, and of all of them in one message, but for the last.
+const FOUND_BYTES_MAX: usize = 64 * 1024;
+const FOUND_BYTES_IN_MESSAGE_MAX: usize = 1024 * 1024;
 /// Messages between the task and its stream. Few: answers gather in the task, into larger messages.
 const OUTGOING_MESSAGES_MAX: usize = 4;
 /// How long a client may refuse to take what is sent to it.
@@ -242,7 +246,7 @@ impl Serving {
         while let Some((slot, result)) = in_hand.next().await {
             self.desk.done(slot, result);
             // To nobody; its place among the calls in hand is free.
-            drop(self.desk.answers(usize::MAX));
+            drop(self.desk.answers(usize::MAX, usize::MAX));
         }
     }
 
@@ -272,7 +276,10 @@ impl Serving {
     /// What goes out next.
     fn message(&mut self) -> v1::AnswerBatch {
         self.blocked_since = None;
-        v1::AnswerBatch { answers: self.desk.answers(ANSWERS_MAX), tickets: self.tickets.take() }
+        v1::AnswerBatch {
+            answers: self.desk.answers(ANSWERS_MAX, FOUND_BYTES_IN_MESSAGE_MAX),
+            tickets: self.tickets.take(),
+        }
     }
 }
 
@@ -304,6 +311,7 @@ async fn carry_out(handlers: &Handlers, job: Job) -> (usize, Result<Answered, Er
             Kind::Vote(request) => Answered::Voted(carry::vote(handlers, request).await?),
             Kind::Commit(request) => Answered::Decided(carry::commit(handlers, request, deadline).await?),
             Kind::Abort(request) => Answered::Decided(carry::abort(handlers, request, deadline).await?),
+            Kind::Get(request) => Answered::Found(small(carry::get(handlers, request, deadline).await?)?),
         })
     };
     let result = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
@@ -311,6 +319,17 @@ async fn carry_out(handlers: &Handlers, job: Job) -> (usize, Result<Answered, Er
         Err(Error::new(ErrorCode::Internal, "a bug in the coordinator; its log has the details"))
     });
     (slot, result)
+}
+
+/// A transaction that does not hold up what is answered beside it.
+fn small(found: v1::Transaction) -> Result<v1::Transaction, Error> {
+    if found.encoded_len() <= FOUND_BYTES_MAX {
+        return Ok(found);
+    }
+    let message = format!(
+        "the transaction has more than {FOUND_BYTES_MAX} bytes, which is too much for a stream of commands; ask by the call"
+    );
+    Err(Error::new(ErrorCode::MessageTooLarge, message))
 }
 
 /// Which tickets a client is owed.

@@ -15,8 +15,8 @@ use unanimity_types::{
 use super::commands::Commands;
 use super::{carry, convert, status};
 use crate::api::guard::Deadline;
-use crate::api::handlers::{AcceptLossInput, Handlers, InquireInput, ListInput, ResolveInput, remaining};
-use crate::engine::{Error, OperatorAction, Wait};
+use crate::api::handlers::{AcceptLossInput, Handlers, InquireInput, ListInput, ResolveInput};
+use crate::engine::{Error, OperatorAction};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -104,16 +104,7 @@ impl Coordinator for CoordinatorService {
         request: Request<v1::GetTransactionRequest>,
     ) -> Result<Response<v1::Transaction>, Status> {
         let deadline = deadline(&request);
-        let request = request.into_inner();
-        let work = async {
-            let xid = convert::xid(&request.xid)?;
-            let wait = convert::wait(request.wait, Wait::Accepted)?;
-            let limit = convert::duration(request.wait_ms)
-                .map_or(remaining(deadline), |limit| limit.min(remaining(deadline)));
-            let view = self.handlers.get(xid, wait, limit).await?;
-            Ok(convert::transaction(view))
-        };
-        respond(work.await)
+        respond(carry::get(&self.handlers, request.into_inner(), deadline).await)
     }
 
     async fn list_transactions(

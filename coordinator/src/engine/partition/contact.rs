@@ -32,21 +32,18 @@ impl Life {
     pub(super) fn contact(&self, xid: Xid, birth: Option<&Birth>, unknown: Unknown) -> Contact {
         let not_in_history = match unknown {
             Unknown::New => true,
+            Unknown::Minted(ticket) => self.never_here(xid, &ticket),
             Unknown::AskHistory => false,
             Unknown::NotInHistory { as_of } => !self.memory.may_have_left_since(xid, self.epoch, as_of),
         };
         let Some(birth) = birth else {
             return if not_in_history { Contact::NobodyKnows } else { Contact::AskHistory };
         };
-        let left = self.memory.left();
-        let (good_from, now) = (left.good_from(), self.clock.now());
-        let (ticket, epochs) = (&birth.ticket, &self.epochs);
-        let never_here = match worth(ticket, epochs, self.epoch, self.valid_since, good_from, now) {
-            Worth::Foreign => return Contact::Foreign(*ticket),
+        let never_here = match self.worth(&birth.ticket) {
+            Worth::Foreign => return Contact::Foreign(birth.ticket),
             Worth::Gone(reason) if not_in_history => return Contact::Gone(reason),
             Worth::Gone(_) => return Contact::AskHistory,
-            // What this life let go of is remembered until the last such ticket is not good any more.
-            Worth::Own => !left.may_have(xid),
+            Worth::Own => !self.memory.left().may_have(xid),
             Worth::Inherited => false,
         };
         if !never_here && !not_in_history {
@@ -62,6 +59,17 @@ impl Life {
             plan: Plan::Open,
             decide_hash: Some(decide_hash),
         })
+    }
+
+    fn worth(&self, ticket: &Ticket) -> Worth {
+        let (good_from, now) = (self.memory.left().good_from(), self.clock.now());
+        worth(ticket, &self.epochs, self.epoch, self.valid_since, good_from, now)
+    }
+
+    /// Whether an xid that memory does not hold is new for certain: what this life let go of is remembered
+    /// until the last ticket that it may have been minted under is not good any more.
+    fn never_here(&self, xid: Xid, ticket: &Ticket) -> bool {
+        self.worth(ticket) == Worth::Own && !self.memory.left().may_have(xid)
     }
 
     /// What is said about a transaction whose ticket is not good any more: aborted, and nothing is written.

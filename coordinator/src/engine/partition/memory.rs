@@ -219,11 +219,9 @@ impl Memory {
     /// Lets go of a transaction that is over and in history (protocol C8d).
     pub(super) fn evict(&mut self, xid: Xid, now: Timestamp) {
         if let Some(entry) = self.entries.remove(&xid) {
-            // What was aborted before it began is over as well, and its ticket may be good (protocol C2).
-            let begins_without_a_call = |known: &Transaction| known.is_ticketed() || known.mode.is_none();
-            if entry.transaction.as_ref().is_some_and(begins_without_a_call) {
-                self.left.add(xid, now);
-            }
+            // Begun by call as well: that begin may be repeated. And what was aborted before it began, whose
+            // ticket may be good (protocol C2).
+            self.left.add(xid, now);
             self.starts.remove(entry.first);
             self.forget_waiting(xid, &entry);
             self.live_bytes -= entry.bytes;
@@ -235,7 +233,7 @@ impl Memory {
         }
     }
 
-    /// The ticketed transactions that left in this life.
+    /// The transactions that left in this life.
     pub(super) const fn left(&self) -> &Left {
         &self.left
     }

@@ -60,7 +60,7 @@ const FALSE_POSITIVES: f64 = 0.01;
 /// asked about older tickets instead of growing without a bound.
 const SEGMENTS_MAX: usize = 64;
 
-/// The ticketed transactions that left memory in this life while their tickets may still be good: a late
+/// The transactions that left memory in this life while tickets of theirs may still be good: a late
 /// duplicate must not begin one again, and whoever is not in here was never here.
 #[derive(Debug, Default)]
 pub(super) struct Left {

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::FromRow;
+use sqlx::postgres::PgArguments;
+use sqlx::query::QueryScalar;
+use sqlx::{FromRow, Postgres};
 use tokio::time::timeout;
 use unanimity_types::{LogId, PartitionId, Seq};
 
@@ -36,6 +38,20 @@ const APPEND: &str = "/* append_blocks */ \
             SELECT l.seq, l.checksum FROM log_blocks l \
             WHERE l.partition = b.partition ORDER BY l.seq DESC LIMIT 1) \
     ORDER BY b.partition \
+    ON CONFLICT (partition, seq) DO NOTHING \
+    RETURNING partition";
+
+/// The same for a single block. The server plans it once for a connection; [`APPEND`], whose cost depends on the
+/// length of its arrays, each time, which takes as long as it does to run. Where few transactions are under way
+/// nearly every write is of one block, and its latency is theirs.
+const APPEND_ONE: &str = "/* append_block */ \
+    INSERT INTO log_blocks \
+        (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
+    SELECT $1::int4, $2::int8, $3::int4, $4::int2, $5::int8, $6::int8, $7::int8, $8::bytea, $9::bytea, $10::bytea \
+    WHERE current_setting('synchronous_commit') IN ('on', 'remote_apply') \
+        AND ($2::int8 - 1, $8::bytea) = ( \
+            SELECT l.seq, l.checksum FROM log_blocks l \
+            WHERE l.partition = $1::int4 ORDER BY l.seq DESC LIMIT 1) \
     ON CONFLICT (partition, seq) DO NOTHING \
     RETURNING partition";
 
@@ -127,13 +143,43 @@ pub(super) async fn append_many(
 }
 
 async fn offer(lent: &mut Lent, blocks: &[&Block], limit: Duration) -> Result<Vec<PartitionId>, Error> {
+    let query = match blocks {
+        [block] => append_one(block),
+        _ => append_all(blocks),
+    };
+    // When the time runs out the statement is not cancelled: the connection is closed and the server
+    // goes on by itself. (A cancelled wait for a standby would answer success: protocol C4.)
+    match timeout(limit, query.fetch_all(lent.connection())).await {
+        Ok(Ok(rows)) => Ok(rows.into_iter().filter_map(|p| u16::try_from(p).ok()).map(PartitionId).collect()),
+        Ok(Err(e)) => Err(error::writing(&e)),
+        Err(_) => Err(Error::Unknown(format!("no answer to an append within {} s", limit.as_secs_f32()))),
+    }
+}
+
+type AppendQuery<'q> = QueryScalar<'q, Postgres, i32, PgArguments>;
+
+fn append_one<'q>(block: &'q Block) -> AppendQuery<'q> {
+    sqlx::query_scalar(APPEND_ONE)
+        .bind(i32::from(block.partition.0))
+        .bind(to_sql(block.seq.0))
+        .bind(i32::from(block.version))
+        .bind(i16::from(block.kind.number()))
+        .bind(to_sql(block.epoch.0))
+        .bind(to_sql(block.floor.0))
+        .bind(to_sql(block.time.0))
+        .bind(&block.previous.0[..])
+        .bind(&block.checksum.0[..])
+        .bind(&block.body[..])
+}
+
+fn append_all<'q>(blocks: &[&'q Block]) -> AppendQuery<'q> {
     fn column<T>(blocks: &[&Block], of: impl Fn(&Block) -> T) -> Vec<T> {
         blocks.iter().map(|block| of(block)).collect()
     }
     fn bytes<'a>(blocks: &[&'a Block], of: impl Fn(&'a Block) -> &'a [u8]) -> Vec<&'a [u8]> {
         blocks.iter().map(|block| of(block)).collect()
     }
-    let query = sqlx::query_scalar::<_, i32>(APPEND)
+    sqlx::query_scalar(APPEND)
         .bind(column(blocks, |block| i32::from(block.partition.0)))
         .bind(column(blocks, |block| to_sql(block.seq.0)))
         .bind(column(blocks, |block| i32::from(block.version)))
@@ -143,14 +189,7 @@ async fn offer(lent: &mut Lent, blocks: &[&Block], limit: Duration) -> Result<Ve
         .bind(column(blocks, |block| to_sql(block.time.0)))
         .bind(bytes(blocks, |block| &block.previous.0))
         .bind(bytes(blocks, |block| &block.checksum.0))
-        .bind(bytes(blocks, |block| &block.body));
-    // When the time runs out the statement is not cancelled: the connection is closed and the server
-    // goes on by itself. (A cancelled wait for a standby would answer success: protocol C4.)
-    match timeout(limit, query.fetch_all(lent.connection())).await {
-        Ok(Ok(rows)) => Ok(rows.into_iter().filter_map(|p| u16::try_from(p).ok()).map(PartitionId).collect()),
-        Ok(Err(e)) => Err(error::writing(&e)),
-        Err(_) => Err(Error::Unknown(format!("no answer to an append within {} s", limit.as_secs_f32()))),
-    }
+        .bind(bytes(blocks, |block| &block.body))
 }
 
 /// The offer wrote nothing, for certain: a failure of this look is no unknown outcome.

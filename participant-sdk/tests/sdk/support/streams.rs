@@ -74,6 +74,10 @@ impl Fake {
             Kind::Abort(request) => {
                 self.abort(Request::new(request)).await.map(|answer| Answered::Decided(answer.into_inner()))
             }
+            Kind::Get(request) => self
+                .get_transaction(Request::new(request))
+                .await
+                .map(|answer| Answered::Found(answer.into_inner())),
         };
         result.unwrap_or_else(|status| {
             Answered::Error(v1::CommandError {

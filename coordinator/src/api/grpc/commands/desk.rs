@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::Message as _;
 use tokio::time::Instant;
 use unanimity_proto::v1;
 use unanimity_proto::v1::answer::Kind as Answered;
@@ -16,12 +17,13 @@ use crate::engine::Error;
 use crate::telemetry::{Metrics, RouteMetrics};
 
 /// The calls that commands stand for: they are counted together.
-const ROUTES: [&str; 5] = [
+const ROUTES: [&str; 6] = [
     "/unanimity.v1.Coordinator/Begin",
     "/unanimity.v1.Coordinator/RegisterBranch",
     "/unanimity.v1.Coordinator/Vote",
     "/unanimity.v1.Coordinator/Commit",
     "/unanimity.v1.Coordinator/Abort",
+    "/unanimity.v1.Coordinator/GetTransaction",
 ];
 
 fn route_of(kind: &Kind) -> usize {
@@ -31,6 +33,7 @@ fn route_of(kind: &Kind) -> usize {
         Kind::Vote(_) => 2,
         Kind::Commit(_) => 3,
         Kind::Abort(_) => 4,
+        Kind::Get(_) => 5,
     }
 }
 
@@ -71,7 +74,7 @@ pub(super) struct Desk {
     look_at: Option<Instant>,
     request_timeout: Duration,
     metrics: Arc<Metrics>,
-    answered: [RouteMetrics; 5],
+    answered: [RouteMetrics; 6],
 }
 
 impl Desk {
@@ -176,12 +179,21 @@ impl Desk {
         }
     }
 
-    /// The oldest answers, at most so many, to be sent.
-    pub(super) fn answers(&mut self, max: usize) -> Vec<v1::Answer> {
-        let answers = if self.answers.len() <= max {
+    /// The oldest answers, at most so many and up to where transactions in them have so many bytes, to be sent.
+    pub(super) fn answers(&mut self, max: usize, found_bytes_max: usize) -> Vec<v1::Answer> {
+        let mut found_bytes = 0;
+        let fits = self.answers.iter().take(max).take_while(|answer| {
+            let fits = found_bytes < found_bytes_max;
+            if let Some(Answered::Found(found)) = &answer.kind {
+                found_bytes += found.encoded_len();
+            }
+            fits
+        });
+        let count = fits.count();
+        let answers = if count == self.answers.len() {
             std::mem::take(&mut self.answers)
         } else {
-            self.answers.drain(..max).collect()
+            self.answers.drain(..count).collect()
         };
         let given = self.held.min(answers.len());
         self.held -= given;

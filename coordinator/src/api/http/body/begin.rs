@@ -152,6 +152,7 @@ impl BeginBody {
             xid: self.xid.as_deref().map(xid).transpose()?,
             timeout: self.timeout_ms.map(Duration::from_millis),
             plan,
+            ticket: None,
         };
         Ok((begin, self.wait.map_or(Wait::Accepted, Wait::from)))
     }
