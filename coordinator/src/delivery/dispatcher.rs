@@ -181,8 +181,8 @@ impl Delivery {
                         bulkhead.offer(flight, std::iter::from_fn(|| flights.next_if(same)));
                     }
                     None if flight.call().instance.is_none() => {
-                        let error = Participant::nobody(participant);
-                        flight.unknown(&error);
+                        let participant = participant.clone();
+                        flight.nobody(&participant);
                     }
                     None => absent.push(flight),
                 }

@@ -19,6 +19,11 @@ pub(super) fn come_back_later() -> Duration {
     Duration::from_millis(fastrand::u64(1_000..2_000))
 }
 
+/// From this attempt on an absence lasts: with the default back-off half a minute has passed.
+const ABSENCE_LASTS_FROM: u32 = 8;
+/// When one that lasts is looked at again, should nobody attach, in milliseconds.
+const ABSENT_RETRY_MS: std::ops::Range<u64> = 60_000..180_000;
+
 /// How many of something there are, and a bell for when there are none.
 #[derive(Debug, Default)]
 pub(super) struct Gauge {
@@ -160,6 +165,19 @@ impl Flight {
     /// Answers that nothing is known.
     pub(super) fn unknown(self, error: &str) {
         self.finish(ResultOutcome::Unknown { error: printable(error), retry_after: None });
+    }
+
+    /// Answers that its participant has no instance. It does not wait here: the engine retries with its
+    /// back-off, is told as soon as an instance attaches, and shows the reason meanwhile; a queue here would
+    /// hide it and hold the call twice.
+    ///
+    /// Since an instance that attaches is heard of, an absence that lasts is not asked about at the pace of a
+    /// callback, which nobody announces: of a large outage's transactions there are very many.
+    pub(super) fn nobody(self, participant: &Name) {
+        let lasts = self.call.attempt >= ABSENCE_LASTS_FROM;
+        let retry_after = lasts.then(|| fastrand::u64(ABSENT_RETRY_MS)).map(Duration::from_millis);
+        let error = printable(&format!("no instance of participant {participant} is attached"));
+        self.finish(ResultOutcome::Unknown { error, retry_after });
     }
 
     /// Answers that it was not sent.

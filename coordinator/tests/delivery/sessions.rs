@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use unanimity_coordinator::delivery::DeliveryConfig;
-use unanimity_coordinator::engine::Dispatcher as _;
+use unanimity_coordinator::engine::{BranchCall, Dispatcher as _};
 use unanimity_core::ResultOutcome;
 use unanimity_proto::v1;
 use unanimity_proto::v1::branch_result::Outcome;
@@ -62,6 +62,14 @@ async fn nobody_attached_is_unknown_at_once() {
     assert_eq!(text(&outcome), "no instance of participant stock is attached");
     assert!(is_unknown(&outcome));
     assert!(bench.delivery.stats().is_empty(), "a name alone makes no bulkhead");
+    // Whoever attaches is heard of: an absence that lasts is not asked about twice a minute for each branch.
+    for (attempt, lasts) in [(7, false), (8, true)] {
+        bench.send(BranchCall { attempt, ..call(participant("stock"), 1) });
+        let ResultOutcome::Unknown { retry_after, .. } = bench.reply().await.outcome else {
+            panic!("attempt {attempt} is something else than unknown")
+        };
+        assert_eq!(retry_after.is_some_and(|wait| wait >= Duration::from_secs(60)), lasts, "{retry_after:?}");
+    }
 
     let session = Session::attach(address, "stock", "1").await;
     let other = Target::Participant { participant: name("stock"), operation: name("other-hooks") };

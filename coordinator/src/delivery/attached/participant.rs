@@ -56,13 +56,6 @@ impl Participant {
         Arc::new(Self { name, shared, counters: Arc::default(), state: Mutex::new(state) })
     }
 
-    /// What a call is told whose participant nobody serves. It does not wait here: the engine retries
-    /// with its back-off, is told as soon as an instance attaches, and shows the reason meanwhile; a
-    /// queue here would hide it and hold the call twice.
-    pub(in crate::delivery) fn nobody(participant: &Name) -> String {
-        format!("no instance of participant {participant} is attached")
-    }
-
     /// Takes calls, or answers them at once if nobody can serve them or there is no room.
     pub(in crate::delivery) fn offer(self: &Arc<Self>, first: Flight, more: impl Iterator<Item = Flight>) {
         let mut state = lock(&self.state);
@@ -162,7 +155,7 @@ impl Participant {
             let error = format!("no attached instance of participant {} serves {operation}", self.name);
             return flight.finish(ResultOutcome::Unusable { error: printable(&error) });
         }
-        flight.unknown(&Self::nobody(&self.name));
+        flight.nobody(&self.name);
     }
 
     /// A call that there is room for, or nothing: then it was answered.

@@ -296,6 +296,10 @@ impl Life {
 
     /// A participant is back: what waits for it need not wait for the end of its back-off.
     fn participant_available(&mut self, participant: &Name) {
+        // What was told before that nobody is there waits for this very word.
+        while let Some(reply) = self.next_result() {
+            self.result(reply);
+        }
         let now = self.clock.now();
         let waiting = self.memory.take_waiting(participant);
         for (place, (xid, branch_id)) in (0u64..).zip(waiting) {

@@ -245,7 +245,7 @@ impl Life {
         let mut taken = 0;
         while taken < TURN_MAX && self.exit.is_none() && self.is_open_for_work() {
             taken += 1;
-            if let Ok(reply) = self.results.try_recv() {
+            if let Some(reply) = self.next_result() {
                 self.result(reply);
             } else if let Ok(mail) = task.mail.try_recv() {
                 self.mail(mail);
@@ -262,6 +262,11 @@ impl Life {
         if Ticket::generation_at(self.clock.now()) != self.shown_generation {
             self.show(task);
         }
+    }
+
+    /// What a participant answered, if something is there.
+    pub(super) fn next_result(&mut self) -> Option<BranchReply> {
+        self.results.try_recv().ok()
     }
 
     /// Back-pressure: while the log is in trouble or the next block is full, nothing more is taken.
