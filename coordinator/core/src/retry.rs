@@ -25,8 +25,8 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        // A participant that restarts is back within seconds; one that is down for hours is asked
-        // twice a minute; five attempts are a few seconds of trouble: no blip, worth a look.
+        // A participant that restarts is back within seconds; one that is called and down for hours is
+        // asked four times a minute; five attempts are a few seconds of trouble: no blip, worth a look.
         Self { initial: Duration::from_millis(200), cap: Duration::from_secs(30), attention_after: 5 }
     }
 }

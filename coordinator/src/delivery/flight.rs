@@ -19,7 +19,7 @@ pub(super) fn come_back_later() -> Duration {
     Duration::from_millis(fastrand::u64(1_000..2_000))
 }
 
-/// From this attempt on an absence lasts: with the default back-off half a minute has passed.
+/// From this attempt on an absence lasts: with the default back-off some 13 s have passed.
 const ABSENCE_LASTS_FROM: u32 = 8;
 /// When one that lasts is looked at again, should nobody attach, in milliseconds.
 const ABSENT_RETRY_MS: std::ops::Range<u64> = 60_000..180_000;
@@ -174,7 +174,7 @@ impl Flight {
     /// Since an instance that attaches is heard of, an absence that lasts is not asked about at the pace of a
     /// callback, which nobody announces: of a large outage's transactions there are very many.
     pub(super) fn nobody(self, participant: &Name) {
-        let lasts = self.call.attempt >= ABSENCE_LASTS_FROM;
+        let lasts = self.call.attempt >= ABSENCE_LASTS_FROM && !self.call.own_pace;
         let retry_after = lasts.then(|| fastrand::u64(ABSENT_RETRY_MS)).map(Duration::from_millis);
         let error = printable(&format!("no instance of participant {participant} is attached"));
         self.finish(ResultOutcome::Unknown { error, retry_after });

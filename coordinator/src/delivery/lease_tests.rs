@@ -49,6 +49,7 @@ pub(super) fn call(target: Target, branch: u32, operation: Operation) -> BranchC
         inputs: Vec::new(),
         result: None,
         timeout: None,
+        own_pace: false,
         instance: None,
     }
 }

@@ -40,6 +40,8 @@ pub struct BranchCall {
     pub result: Option<Bytes>,
     /// How long the attempt may take, where the branch says so.
     pub timeout: Option<Duration>,
+    /// The branch says itself how often it is tried: nobody else stretches that.
+    pub own_pace: bool,
     /// The only instance that can do it: it holds the branch's open work (protocol H11).
     pub instance: Option<Name>,
 }

@@ -493,11 +493,22 @@ impl Coordinator {
         self.answer(partition, answer, ANSWER_WAIT_MAX).await?
     }
 
-    /// Delivery says that a participant can be reached again: what waits for it is tried soon.
-    pub fn participant_available(&self, participant: &Name) {
+    /// Delivery says that a participant can be reached again: what waits for it is tried soon. Every
+    /// partition hears it, those whose log is in trouble or whose mailbox is full as soon as they can: the
+    /// retry timers of what waits for a participant are long.
+    pub async fn participant_available(&self, participant: &Name) {
+        let mail = || Mail::ParticipantAvailable(participant.clone());
+        let mut full = Vec::new();
         for partition in &self.shared.partitions {
-            // A hint: a partition that does not run, or has too much to do, goes by its retry timers.
-            let _ = self.send(partition, Mail::ParticipantAvailable(participant.clone()));
+            let state = partition.state.borrow().state.clone();
+            // One that recovers plans what it owes anew, and the others owe nothing.
+            let hears = matches!(state, PartitionState::Running | PartitionState::Unavailable(_));
+            if hears && matches!(partition.mail.try_send(mail()), Err(mpsc::error::TrySendError::Full(_))) {
+                full.push(partition);
+            }
+        }
+        for partition in full {
+            let _ = partition.mail.send(mail()).await;
         }
     }
 

@@ -233,7 +233,7 @@ impl TransactionLog for PostgresLog {
         let writers = Arc::clone(&self.history);
         detached(async move {
             rules::check_batch(partitions, &batch)?;
-            // Never closed. Whoever has a permit gives it back within its statement's limit.
+            // Never closed. A permit comes back within the limits of a connection and a statement.
             let _permit = writers.acquire().await;
             history::write(work.lend().await?, batch, limit).await
         })

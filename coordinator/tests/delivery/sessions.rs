@@ -70,6 +70,8 @@ async fn nobody_attached_is_unknown_at_once() {
         };
         assert_eq!(retry_after.is_some_and(|wait| wait >= Duration::from_secs(60)), lasts, "{retry_after:?}");
     }
+    bench.send(BranchCall { attempt: 8, own_pace: true, ..call(participant("stock"), 1) });
+    assert!(matches!(bench.reply().await.outcome, ResultOutcome::Unknown { retry_after: None, .. }));
 
     let session = Session::attach(address, "stock", "1").await;
     let other = Target::Participant { participant: name("stock"), operation: name("other-hooks") };

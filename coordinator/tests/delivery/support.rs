@@ -70,6 +70,7 @@ pub(crate) fn call(target: Target, branch: u32) -> BranchCall {
         inputs: Vec::new(),
         result: None,
         timeout: None,
+        own_pace: false,
         instance: None,
     }
 }

@@ -1,11 +1,12 @@
 //! Nothing is said or done before its block is durable.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use std::sync::Arc;
 use unanimity_coordinator::engine::{PartitionState, Wait};
 use unanimity_coordinator::log::{Fault, FaultRates, FaultyLog, TransactionLog};
-use unanimity_types::{ErrorCode, PartitionId, Status};
+use unanimity_core::ResultOutcome;
+use unanimity_types::{ErrorCode, Name, Operation, PartitionId, Status};
 
 use crate::support::*;
 
@@ -164,6 +165,30 @@ async fn a_log_that_is_away_is_noticed_without_a_call() {
     node.coordinator.ready(Duration::from_secs(2)).await.unwrap();
     let xid = begun_with(&node.coordinator, &["stock"]).await;
     node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+}
+
+/// M9: what waits for a participant waits long; that one attached is heard while the log is away, too.
+#[tokio::test(start_paused = true)]
+async fn m9_a_participant_that_attaches_while_the_log_is_away_is_heard() {
+    let (memory, _) = memory();
+    let faulty = FaultyLog::over_memory(memory, 1);
+    let node = start(Arc::new(faulty.clone())).await;
+    let c = &node.coordinator;
+    let xid = begun_with(c, &["stock"]).await;
+    let absent =
+        ResultOutcome::Unknown { error: "absent".into(), retry_after: Some(Duration::from_secs(600)) };
+    node.participants.say("stock", Operation::Confirm, absent);
+    c.commit(commit(xid, Wait::Decided)).await.unwrap();
+    settle_down().await;
+    assert_eq!(node.participants.asked(Operation::Confirm), ["stock"]);
+    faulty.set_unavailable(true);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(matches!(c.info().states[0].state, PartitionState::Unavailable(_)));
+    c.participant_available(&Name::new("stock").unwrap()).await;
+    faulty.set_unavailable(false);
+    c.ready(Duration::from_secs(10)).await.unwrap();
+    let view = c.get(xid, Wait::Finished, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(view.status, Status::Committed);
 }
 
 #[tokio::test(start_paused = true)]

@@ -137,8 +137,8 @@ async fn h7b_a_lock_is_freed_when_every_branch_is_settled_and_not_at_the_decisio
         });
         settle_down().await;
         node.participants.set(Manner::Willing);
-        c.participant_available(&unanimity_types::Name::new("stock").unwrap());
-        c.participant_available(&unanimity_types::Name::new("payment").unwrap());
+        c.participant_available(&unanimity_types::Name::new("stock").unwrap()).await;
+        c.participant_available(&unanimity_types::Name::new("payment").unwrap()).await;
         c.get(xid, Wait::Finished, Duration::from_secs(30)).await.unwrap();
         let finished = Instant::now();
         waiting.await.unwrap().unwrap();

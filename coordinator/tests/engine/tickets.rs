@@ -13,6 +13,8 @@ use unanimity_types::{
     TICKETED_TIMEOUT_MAX, Ticket, Xid,
 };
 
+use uuid::Uuid;
+
 use crate::support::*;
 
 const SECRET: &[u8] = b"known to its TM alone";
@@ -410,8 +412,8 @@ async fn t1_2_a_begin_by_call_that_shows_its_ticket_is_the_same_when_it_is_repea
     let node = start(log.clone()).await;
     let c = &node.coordinator;
     let ticket = ticket(c).ticket;
-    let begin = Begin { ticket: Some(ticket), ..saga(new_xid(), vec![step("hotel", &[])]) };
-    let xid = begin.xid.unwrap();
+    let xid = Xid::new(Uuid::now_v7());
+    let begin = Begin { ticket: Some(ticket), ..saga(xid, vec![step("hotel", &[])]) };
     c.begin(begin.clone()).await.unwrap();
     c.begin(begin.clone()).await.unwrap();
     c.get(xid, Wait::Finished, Duration::from_secs(5)).await.unwrap();
@@ -434,4 +436,30 @@ async fn t1_2_a_begin_by_call_that_shows_its_ticket_is_the_same_when_it_is_repea
         assert_eq!(c.begin(repeated).await.unwrap().status, Status::Committed);
     }
     assert_eq!(participants.calls().len() + node.participants.calls().len(), 1);
+}
+
+/// A client's mistake: an xid that it had long before, and a ticket that is fresh.
+#[tokio::test(start_paused = true)]
+async fn t1_2_a_ticket_that_is_younger_than_its_xid_proves_nothing() {
+    let (_, log) = memory();
+    let node = start(log.clone()).await;
+    let long_ago = Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, 1_000_000, 0));
+    for xid in [Xid::new(long_ago), Xid::new(Uuid::new_v4())] {
+        let begin = saga(xid, vec![step("hotel", &[])]);
+        node.coordinator.begin(begin).await.unwrap();
+        node.coordinator.get(xid, Wait::Finished, Duration::from_secs(5)).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let page = node.coordinator.list(ListFilter { limit: 100, ..ListFilter::default() }).await.unwrap();
+    let xids: Vec<_> = page.transactions.iter().map(|view| view.xid).collect();
+    let participants = node.kill();
+    let node = start(log).await;
+    let c = &node.coordinator;
+    assert_eq!(xids.len(), 2);
+    for xid in xids {
+        let begin = Begin { ticket: Some(ticket(c).ticket), ..saga(xid, vec![step("hotel", &[])]) };
+        assert_eq!(c.begin(begin).await.unwrap().status, Status::Committed);
+    }
+    assert_eq!(participants.calls().len(), 2);
+    assert!(node.participants.calls().is_empty());
 }

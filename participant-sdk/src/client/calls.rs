@@ -44,11 +44,6 @@ fn with_deadline<T>(message: T, timeout: Duration) -> tonic::Request<T> {
     request
 }
 
-/// What a stream says of a command that it does not take and a call does.
-fn is_for_a_call(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::MessageTooLarge | ErrorCode::InvalidRequest)
-}
-
 impl Client {
     pub(crate) async fn begin_call(
         &self,
@@ -167,17 +162,22 @@ impl Client {
         message: &v1::GetTransactionRequest,
         timeout: Duration,
     ) -> Result<v1::Transaction, ClientError> {
-        if let Some(_room) = self.stream().room_to_wait() {
-            match self.stream().ask(Command::Get(message.clone()), timeout).await {
+        let mut message = message.clone();
+        if let Some(room) = self.stream().room_to_wait() {
+            match self.stream().ask_in(Command::Get(message.clone()), timeout, Some(room)).await {
                 Ok(Some(Answer::Found(found))) => return Ok(found),
                 Ok(Some(_)) => return Err(another_answer()),
                 Ok(None) => {}
-                // Too large for a stream; or a coordinator whose stream has no such command.
-                Err(error) if error.code().is_some_and(is_for_a_call) => {}
+                // The wait is over, and what was found is too large for a stream.
+                Err(error) if error.code() == Some(ErrorCode::MessageTooLarge) => {
+                    message.wait = v1::Wait::Unspecified.into();
+                }
+                // The request is ours and has an xid: the stream of an older coordinator has no such command.
+                Err(error) if error.code() == Some(ErrorCode::InvalidRequest) => self.stream().no_looks(),
                 Err(error) => return Err(error),
             }
         }
-        let request = with_deadline(message.clone(), timeout);
+        let request = with_deadline(message, timeout);
         Ok(Box::pin(self.service().get_transaction(request)).await?.into_inner())
     }
 

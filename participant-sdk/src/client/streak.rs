@@ -5,7 +5,8 @@
 //! partitions drawn by lot, so that all partitions, and the nodes that own them, have the same share.
 //!
 //! They are of version 7: what began together lies together in every index over xids, the coordinator's
-//! history and the participants' fences, however large it is. 74 bits are random.
+//! history and the participants' fences, however large it is. Who may decide does not hang on guessing one: a
+//! transaction begun without a call has a secret for that.
 
 use std::time::Duration;
 

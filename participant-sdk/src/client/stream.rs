@@ -11,12 +11,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::transport::Channel;
@@ -51,7 +52,16 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 pub(super) struct CommandStream {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
-    waits: Semaphore,
+    waits: Arc<Semaphore>,
+    /// The coordinator's streams take no looks.
+    no_looks: AtomicBool,
+}
+
+/// Room for a command that is answered when a transaction ends. Kept until its answer has come, whoever still
+/// waits for that: so long it holds a place at the coordinator.
+#[derive(Debug)]
+pub(super) struct RoomToWait {
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Why a command has no answer.
@@ -77,7 +87,7 @@ struct Shared {
 struct State {
     queue: VecDeque<Queued>,
     /// Sent and not answered, by id.
-    in_hand: HashMap<u64, AnswerTo>,
+    in_hand: HashMap<u64, Asker>,
     last_id: u64,
     /// Which body may take from the queue: the one of the present stream.
     turn: u64,
@@ -90,7 +100,14 @@ struct State {
 struct Queued {
     command: v1::Command,
     bytes: usize,
+    asker: Asker,
+}
+
+/// Who is owed an answer.
+#[derive(Debug)]
+struct Asker {
     answer: AnswerTo,
+    room: Option<RoomToWait>,
 }
 
 impl CommandStream {
@@ -98,12 +115,20 @@ impl CommandStream {
     pub(super) fn new(service: CoordinatorClient<Channel>, tickets: Arc<Tickets>) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default() });
         let task = tokio::spawn(keep(Arc::clone(&shared), service, tickets));
-        Self { shared, task, waits: Semaphore::new(WAITS_MAX) }
+        Self { shared, task, waits: Arc::new(Semaphore::new(WAITS_MAX)), no_looks: AtomicBool::new(false) }
     }
 
-    /// Room to ask something that is answered when a transaction ends; `None` if as many wait as may.
-    pub(super) fn room_to_wait(&self) -> Option<SemaphorePermit<'_>> {
-        self.waits.try_acquire().ok()
+    /// Room to ask how a transaction ends; `None` if as many wait as may, or the coordinator is not asked so.
+    pub(super) fn room_to_wait(&self) -> Option<RoomToWait> {
+        if self.no_looks.load(Ordering::Relaxed) {
+            return None;
+        }
+        Arc::clone(&self.waits).try_acquire_owned().ok().map(|permit| RoomToWait { _permit: permit })
+    }
+
+    /// The coordinator's streams take no looks: from now on they go by calls.
+    pub(super) fn no_looks(&self) {
+        self.no_looks.store(true, Ordering::Relaxed);
     }
 
     /// Asks one thing, at once. The answer comes within `timeout`, if the coordinator is there; the caller's own
@@ -113,8 +138,18 @@ impl CommandStream {
         kind: Kind,
         timeout: Duration,
     ) -> impl Future<Output = Result<Option<Answer>, ClientError>> + Send {
+        self.ask_in(kind, timeout, None)
+    }
+
+    /// The same for what may be answered late.
+    pub(super) fn ask_in(
+        &self,
+        kind: Kind,
+        timeout: Duration,
+        room: Option<RoomToWait>,
+    ) -> impl Future<Output = Result<Option<Answer>, ClientError>> + Send {
         // Not inside of the future, which would carry the command's size about.
-        let pushed = self.push(kind, timeout);
+        let pushed = self.push(kind, timeout, room);
         async move {
             match pushed? {
                 Some((id, answered)) => self.answer(id, answered).await,
@@ -124,7 +159,12 @@ impl CommandStream {
     }
 
     /// Puts a command into the queue, if it may go by the stream.
-    fn push(&self, kind: Kind, timeout: Duration) -> Result<Option<(u64, Answered)>, ClientError> {
+    fn push(
+        &self,
+        kind: Kind,
+        timeout: Duration,
+        room: Option<RoomToWait>,
+    ) -> Result<Option<(u64, Answered)>, ClientError> {
         let bytes = bytes_of(&kind);
         if bytes > BATCH_BYTES_MAX {
             return Ok(None);
@@ -141,7 +181,7 @@ impl CommandStream {
         state.last_id += 1;
         let id = state.last_id;
         let command = v1::Command { id, timeout_ms, kind: Some(kind) };
-        state.queue.push_back(Queued { command, bytes, answer });
+        state.queue.push_back(Queued { command, bytes, asker: Asker { answer, room } });
         let taker = state.taker.take();
         drop(state);
         if let Some(taker) = taker {
@@ -187,7 +227,10 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if !self.answered {
             // Not sent yet: the body leaves out what nobody waits for.
-            self.shared.lock().in_hand.remove(&self.id);
+            let mut state = self.shared.lock();
+            if state.in_hand.get(&self.id).is_some_and(|asker| asker.room.is_none()) {
+                state.in_hand.remove(&self.id);
+            }
         }
     }
 }
@@ -271,8 +314,8 @@ impl Shared {
         if let Some(taker) = taker {
             taker.wake();
         }
-        for answer in sent.into_values().chain(waiting.into_iter().map(|queued| queued.answer)) {
-            let _ = answer.send(Err(match end {
+        for asker in sent.into_values().chain(waiting.into_iter().map(|queued| queued.asker)) {
+            let _ = asker.answer.send(Err(match end {
                 End::Broken(why) => Lost::Broken(Arc::clone(why)),
                 End::NotOpened(status) => Lost::NotOpened(status.clone()),
                 End::NoStreams => Lost::NoStreams,
@@ -287,7 +330,7 @@ impl Shared {
             found.extend(
                 answers
                     .into_iter()
-                    .filter_map(|answer| Some((state.in_hand.remove(&answer.id)?, answer.kind))),
+                    .filter_map(|answer| Some((state.in_hand.remove(&answer.id)?.answer, answer.kind))),
             );
         }
         // Without the lock: who is woken may ask the next thing at once.
@@ -344,13 +387,13 @@ impl Stream for Body {
         while commands.len() < BATCH_COMMANDS_MAX
             && let Some(next) = state.queue.front()
             && (commands.is_empty() || bytes + next.bytes <= BATCH_BYTES_MAX)
-            && let Some(Queued { command, bytes: more, answer }) = state.queue.pop_front()
+            && let Some(Queued { command, bytes: more, asker }) = state.queue.pop_front()
         {
-            if answer.is_closed() {
+            if asker.answer.is_closed() {
                 continue;
             }
             bytes += more;
-            state.in_hand.insert(command.id, answer);
+            state.in_hand.insert(command.id, asker);
             commands.push(command);
         }
         if commands.is_empty() {

@@ -195,6 +195,14 @@ pub struct CallPolicy {
     pub timeout: Option<Duration>,
 }
 
+impl CallPolicy {
+    /// Whether it says how often, or until when, to try.
+    #[must_use]
+    pub const fn has_pace(&self) -> bool {
+        self.initial.is_some() || self.cap.is_some() || self.give_up_after.is_some()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -49,12 +49,12 @@ use crate::telemetry::Metrics;
 /// Commands in one message. The SDK sends 64: more saves nothing, and this much is no client of good will.
 const BATCH_COMMANDS_MAX: usize = 1_000;
 /// Commands of one stream that are owed an answer. A block takes milliseconds, so this is some 100,000
-/// commands/s, and a few MB where nothing moves.
+/// commands/s, and at most 16 MiB where nothing moves.
 const OWED_MAX: usize = 1_024;
 /// Answers in one message: far below what clients take, whatever errors say.
 const ANSWERS_MAX: usize = 512;
 /// Bytes of a transaction that is answered on a stream, and of all of them in one message, but for the last.
-const FOUND_BYTES_MAX: usize = 64 * 1024;
+const FOUND_BYTES_MAX: usize = 16 * 1024;
 const FOUND_BYTES_IN_MESSAGE_MAX: usize = 1024 * 1024;
 /// Messages between the task and its stream. Few: answers gather in the task, into larger messages.
 const OUTGOING_MESSAGES_MAX: usize = 4;

@@ -182,6 +182,7 @@ impl Caller {
             inputs: Vec::new(),
             result: result.map(|json| Bytes::copy_from_slice(json.get().as_bytes())),
             timeout: None,
+            own_pace: false,
             instance: None,
         };
         self.client

@@ -45,7 +45,6 @@ impl Home for Coordinator {
     }
 
     fn participant_available(&self, participant: Name) -> BoxFuture<'_, ()> {
-        Self::participant_available(self, &participant);
-        std::future::ready(()).boxed()
+        Box::pin(async move { Self::participant_available(self, &participant).await })
     }
 }

@@ -1,9 +1,11 @@
 //! Commands about transactions begun without a call: the first contact, and who may decide (protocol 1.2,
 //! H15).
 
+use std::time::Duration;
+
 use unanimity_core::{BeginSpec, Command, Event, Transaction};
 use unanimity_types::{
-    AbortReason, Birth, ErrorCode, Limits, Plan, Seq, Status, TICKETED_TIMEOUT_MAX, Ticket, Xid,
+    AbortReason, Birth, ErrorCode, Limits, Plan, Seq, Status, TICKETED_TIMEOUT_MAX, Ticket, Timestamp, Xid,
 };
 
 use super::life::Life;
@@ -69,7 +71,7 @@ impl Life {
     /// Whether an xid that memory does not hold is new for certain: what this life let go of is remembered
     /// until the last ticket that it may have been minted under is not good any more.
     fn never_here(&self, xid: Xid, ticket: &Ticket) -> bool {
-        self.worth(ticket) == Worth::Own && !self.memory.left().may_have(xid)
+        self.worth(ticket) == Worth::Own && is_as_young(xid, ticket) && !self.memory.left().may_have(xid)
     }
 
     /// What is said about a transaction whose ticket is not good any more: aborted, and nothing is written.
@@ -114,6 +116,17 @@ impl Life {
         };
         lazy && self.memory.transaction(xid).is_some_and(is_lazy)
     }
+}
+
+/// Whether the xid says itself that it was minted when its ticket was given out, or later: a client that shows
+/// its newest ticket for an old xid, by mistake, is not believed. Clocks may differ by a minute.
+fn is_as_young(xid: Xid, ticket: &Ticket) -> bool {
+    const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+    let uuid = xid.uuid();
+    let Some(time) = uuid.get_timestamp().filter(|_| uuid.get_version_num() == 7) else { return false };
+    let (seconds, nanos) = time.to_unix();
+    let minted = Timestamp(seconds.saturating_mul(1_000) + u64::from(nanos / 1_000_000));
+    Ticket::generation_at(minted.after(CLOCKS_DIFFER)) >= ticket.generation
 }
 
 /// Whether a transaction's registrations are answered without a wait: one begun without a call, that holds

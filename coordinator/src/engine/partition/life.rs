@@ -36,8 +36,9 @@ const TURN_MAX: usize = 512;
 /// A lease that could not be renewed is tried again so soon.
 const LEASE_RETRY: Duration = Duration::from_millis(500);
 
-/// How long a shutdown waits for blocks and history.
+/// How long a shutdown waits for blocks and history, and then for its closing block.
 const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+const CLOSING_WAIT: Duration = Duration::from_secs(1);
 
 /// Why a life ended.
 #[derive(Debug)]
@@ -471,6 +472,7 @@ impl Life {
         if self.writer.is_idle() && self.exit.is_none() {
             let block = self.writer.seal_closing(self.clock.now(), self.valid_since);
             let settled = settle(Arc::clone(&self.log), block, |_| {});
+            let limit = limit.max(Instant::now() + CLOSING_WAIT);
             // Without it the next owner knows that the end was not clean, which costs nothing now.
             if !matches!(tokio::time::timeout_at(limit, settled).await, Ok(Settled::Written)) {
                 tracing::warn!(partition = %self.partition, "no closing block could be written");

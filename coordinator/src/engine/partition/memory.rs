@@ -85,7 +85,7 @@ pub(super) struct Memory {
     evicted: VecDeque<Xid>,
     evictions: u64,
     live_bytes: u64,
-    /// Ticketed transactions that left (protocol 1.2).
+    /// Transactions that left (protocol 1.2).
     left: Left,
 }
 

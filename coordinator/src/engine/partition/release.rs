@@ -138,6 +138,7 @@ impl Life {
             inputs: transaction.inputs_of(branch),
             result: branch.step.as_ref().filter(|_| compensates).and_then(|step| step.result.clone()),
             timeout: branch.policy().timeout,
+            own_pace: branch.policy().has_pace(),
             instance: branch.two_phase.instance.clone().filter(|_| pinned),
         };
         failpoint::operation("dispatch.before", operation);
