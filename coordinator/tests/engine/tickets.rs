@@ -237,7 +237,7 @@ async fn c8_a_ticket_of_an_epoch_that_never_was_stops_the_partition() {
     let known = ticket(c);
     let foreign = Stamp { ticket: Ticket { epoch: Epoch(9), ..known.ticket }, ..known };
     // Of another log it says nothing about this one.
-    let elsewhere = Stamp { log_id: LogId(uuid::Uuid::from_u128(7)), ..foreign };
+    let elsewhere = Stamp { log_id: LogId(Uuid::from_u128(7)), ..foreign };
     for claim in [seen(elsewhere), own(elsewhere)] {
         let refused = c.commit_as(naming(new_xid(), &[]), claim).await.unwrap_err();
         assert_eq!(refused.code, ErrorCode::NotMine);
