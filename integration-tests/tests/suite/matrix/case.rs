@@ -20,6 +20,8 @@ const LONG: Duration = Duration::from_secs(120);
 const SHORT: Duration = Duration::from_secs(4);
 /// How long after the last restart everything may take.
 const SETTLED: Duration = Duration::from_secs(40);
+/// Longer than from one write to history to the next.
+const HISTORY_EVERY: Duration = Duration::from_millis(700);
 
 /// What must become of the transaction in which the coordinator died.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +146,11 @@ impl Case {
                 Err(Stuck::NoAnswer(_)) => return Ok(txs),
                 Err(Stuck::Wrong(error)) => return Err(error),
             }
-            // What follows the end by itself, such as the write to history, has a moment to come.
+            // What follows the end by itself has a moment to come: a write to history takes what ended since the
+            // last one, so that without it all of these would go in one.
+            if self.point.starts_with("project.") {
+                tokio::time::sleep(HISTORY_EVERY).await;
+            }
             if world.coordinator.process.ended()?.is_some() {
                 return Ok(txs);
             }
