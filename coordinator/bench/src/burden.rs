@@ -1,13 +1,12 @@
 //! What lies on the coordinator before the load begins: transactions that stay pending because a participant is
 //! away, or slow.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::future::try_join_all;
 use tokio::task::JoinSet;
-use unanimity_sdk::{Client, NewBranch, StepTarget, TransactionError};
+use unanimity_sdk::{Client, CommitError, NewBranch, StepTarget};
 
 use crate::error::Error;
 use crate::options::Options;
@@ -56,7 +55,7 @@ async fn strand(
         Error::Participants(format!("a transaction that is to stay pending could not be {what}: {error}"))
     };
     let client = Client::connect(options.coordinator.clone()).map_err(|error| failed("begun", &error))?;
-    let next = Arc::new(AtomicU32::new(0));
+    let next = AtomicU32::new(0);
     let lane = async |_| {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -70,10 +69,7 @@ async fn strand(
                 NewBranch::tcc(target.clone(), target).payload_bytes(stamp.payload(options.payload_bytes()));
             let key = transaction.register(branch).await.map_err(|error| failed("registered", &error))?;
             transaction.vote(key);
-            transaction
-                .commit()
-                .await
-                .map_err(|error: TransactionError<std::convert::Infallible>| failed("committed", &error))?;
+            transaction.commit().await.map_err(|error: CommitError| failed("committed", &error))?;
         }
     };
     try_join_all((0..AT_ONCE.min(count)).map(lane)).await.map(drop)

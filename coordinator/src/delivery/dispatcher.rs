@@ -180,10 +180,7 @@ impl Delivery {
                         let same = |next: &Flight| next.participant() == Some(&bulkhead.name);
                         bulkhead.offer(flight, std::iter::from_fn(|| flights.next_if(same)));
                     }
-                    None if flight.call().instance.is_none() => {
-                        let participant = participant.clone();
-                        flight.nobody(&participant);
-                    }
+                    None if flight.call().instance.is_none() => flight.nobody(),
                     None => absent.push(flight),
                 }
             }

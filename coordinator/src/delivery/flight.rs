@@ -173,9 +173,10 @@ impl Flight {
     ///
     /// Since an instance that attaches is heard of, an absence that lasts is not asked about at the pace of a
     /// callback, which nobody announces: of a large outage's transactions there are very many.
-    pub(super) fn nobody(self, participant: &Name) {
+    pub(super) fn nobody(self) {
         let lasts = self.call.attempt >= ABSENCE_LASTS_FROM && !self.call.own_pace;
         let retry_after = lasts.then(|| fastrand::u64(ABSENT_RETRY_MS)).map(Duration::from_millis);
+        let participant = self.participant().map_or("", Name::as_str);
         let error = printable(&format!("no instance of participant {participant} is attached"));
         self.finish(ResultOutcome::Unknown { error, retry_after });
     }

@@ -47,11 +47,11 @@ pub(super) fn check(register: &mut Register) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes every lock that the registration names, durably. Those that were taken when one is refused
+/// Takes every lock that the registration names, at least one, durably. Those that were taken when one is refused
 /// stay with their transaction until it is over: another of its branches may count on them.
 pub(super) async fn take(coordinator: &Coordinator, register: &Register, claim: &Claim) -> Result<(), Error> {
     let xid = register.xid;
-    if register.lock_keys.is_empty() || !is_active(coordinator, xid, claim).await? {
+    if !is_active(coordinator, xid, claim).await? {
         // What is over takes no locks: its registration is refused with its true status.
         return Ok(());
     }

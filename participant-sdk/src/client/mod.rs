@@ -271,7 +271,7 @@ impl Client {
         if let Some(xid) = own {
             return (xid, None);
         }
-        let (xid, ticket) = self.shared.tickets.mint();
+        let (xid, ticket) = self.mint();
         (xid, ticket.map(|(_, ticket)| ticket_to_wire(ticket)))
     }
 

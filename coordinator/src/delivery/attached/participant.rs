@@ -155,7 +155,7 @@ impl Participant {
             let error = format!("no attached instance of participant {} serves {operation}", self.name);
             return flight.finish(ResultOutcome::Unusable { error: printable(&error) });
         }
-        flight.nobody(&self.name);
+        flight.nobody();
     }
 
     /// A call that there is room for, or nothing: then it was answered.
