@@ -78,6 +78,21 @@ async fn two_phase_and_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_burden_stays_pending_beside_the_load() {
+    let node = coordinator().await;
+    let url = node.url().expect("it listens");
+    let options = options(&url, "--rate 100 --stuck 20 --slow 5");
+    let report = run(&options, &Launch::Tasks).await.expect("a run");
+    assert_eq!((report.failed, report.unfinished, report.left_open), (0, 0, 0), "{report:?}");
+    assert!(report.committed >= 20, "{report:?}");
+    assert!(report.table().contains("beside 20 stuck and 5 at a slow participant"), "{}", report.table());
+    // The slow one may have answered by now on a slow machine; who is away never does.
+    let open: u64 = node.coordinator().info().states.iter().map(|state| state.open).sum();
+    assert!((20..=25).contains(&open), "{open}");
+    node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn participants_with_a_database_have_its_effects_once() {
     for mode in ["tcc", "saga", "message"] {
         let directory = tempfile::tempdir().expect("a directory");
