@@ -276,7 +276,7 @@ impl Session {
     }
 
     pub(crate) async fn heartbeat(&self, positions: Vec<v1::LogPosition>) {
-        self.send(ToCoordinator::Heartbeat(v1::Heartbeat { positions })).await;
+        self.send(ToCoordinator::Heartbeat(v1::Heartbeat { positions, topology: None })).await;
     }
 
     pub(crate) async fn answer(&self, call_id: u64, outcome: v1::branch_result::Outcome, error: &str) {

@@ -275,7 +275,7 @@ impl<'a, DB: FenceDatabase> Session<'a, DB> {
                     }
                     if now >= self.last_sent + self.interval {
                         let positions = self.shared.client.witnesses().to_wire();
-                        self.send(FromParticipant::Heartbeat(v1::Heartbeat { positions })).await?;
+                        self.send(FromParticipant::Heartbeat(v1::Heartbeat { positions, topology: None })).await?;
                     }
                     let due = silent_until.min(self.last_sent + self.interval);
                     alarm.as_mut().reset(ending.as_ref().map_or(due, |(_, limit)| due.min(*limit)));

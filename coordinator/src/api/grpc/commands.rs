@@ -279,6 +279,7 @@ impl Serving {
         v1::AnswerBatch {
             answers: self.desk.answers(ANSWERS_MAX, FOUND_BYTES_IN_MESSAGE_MAX),
             tickets: self.tickets.take(),
+            topology: None,
         }
     }
 }

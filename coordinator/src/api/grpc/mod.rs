@@ -107,6 +107,7 @@ fn detail(error: &Error) -> v1::ErrorDetail {
             .retry_after
             .map_or(0, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
         abort_reason: error.abort_reason.map(|reason| reason.to_string()).unwrap_or_default(),
+        owner_address: String::new(),
     }
 }
 

@@ -120,6 +120,7 @@ impl Session {
             heartbeat_interval_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
             positions: wire_positions(&*self.home),
             protocol_version: PROTOCOL_VERSION,
+            topology: None,
         };
         // The channel is empty, so this does not wait; and operations are sent by this task, so they
         // come after.
@@ -271,7 +272,7 @@ impl Serving {
             // Ahead of operations: under load they alone would say that we live, but not where the
             // partitions are that they do not come from.
             self.heartbeat_at = now + heartbeat_interval;
-            ToInstance::Heartbeat(v1::Heartbeat { positions: wire_positions(home) })
+            ToInstance::Heartbeat(v1::Heartbeat { positions: wire_positions(home), topology: None })
         } else {
             let operations = self.attachment.take_batch();
             if operations.is_empty() {

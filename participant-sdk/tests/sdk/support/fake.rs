@@ -450,6 +450,7 @@ impl Participants for Fake {
                             heartbeat_interval_ms: 1_000,
                             positions: Vec::new(),
                             protocol_version: 1,
+                            topology: None,
                         };
                         let kind = Some(ToParticipant::Welcome(welcome));
                         let _ = session.send(Ok(v1::CoordinatorMessage { kind })).await;

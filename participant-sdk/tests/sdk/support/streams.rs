@@ -31,7 +31,7 @@ impl Fake {
         let (outgoing, stream) = mpsc::channel(64);
         let fake = self.clone();
         tokio::spawn(async move {
-            let _ = outgoing.send(Ok(v1::AnswerBatch { answers: Vec::new(), tickets })).await;
+            let _ = outgoing.send(Ok(v1::AnswerBatch { answers: Vec::new(), tickets, topology: None })).await;
             loop {
                 let batch = tokio::select! {
                     batch = incoming.message() => batch,
@@ -47,7 +47,7 @@ impl Fake {
                             () = broken.cancelled() => return,
                         };
                         let answers = vec![v1::Answer { id: command.id, kind: Some(kind) }];
-                        let _ = outgoing.send(Ok(v1::AnswerBatch { answers, tickets: None })).await;
+                        let _ = outgoing.send(Ok(v1::AnswerBatch { answers, tickets: None, topology: None })).await;
                     });
                 }
             }
