@@ -20,8 +20,8 @@ use unanimity_types::{PartitionId, Seq, Timestamp, Xid};
 use self::plan::Plan;
 pub use self::plan::{Fault, FaultRates};
 use super::{
-    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
-    HistoryWatermark, Lease, LogFuture, LogIdentity, MemoryLog, Tip, TransactionLog,
+    Appended, Block, ClusterView, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
+    HistoryWatermark, Lease, LogFuture, LogIdentity, MemoryLog, NodeBeat, Tip, TransactionLog,
 };
 
 /// A log with faults. See the module's page.
@@ -334,6 +334,26 @@ impl TransactionLog for FaultyLog {
 
     fn release<'a>(&'a self, partition: PartitionId, node: &'a str) -> LogFuture<'a, ()> {
         Box::pin(self.pass(Fault::LeaseFailed, self.shared.inner.release(partition, node)))
+    }
+
+    fn hand_over<'a>(
+        &'a self,
+        partition: PartitionId,
+        node: &'a str,
+        to: &'a str,
+        address: &'a str,
+        duration: Duration,
+    ) -> LogFuture<'a, bool> {
+        let call = self.shared.inner.hand_over(partition, node, to, address, duration);
+        Box::pin(self.pass(Fault::LeaseFailed, call))
+    }
+
+    fn heartbeat<'a>(&'a self, beat: &'a NodeBeat, duration: Duration) -> LogFuture<'a, ClusterView> {
+        Box::pin(self.pass(Fault::BeatFailed, self.shared.inner.heartbeat(beat, duration)))
+    }
+
+    fn set_draining<'a>(&'a self, node: &'a str, draining: bool) -> LogFuture<'a, bool> {
+        Box::pin(self.pass(Fault::BeatFailed, self.shared.inner.set_draining(node, draining)))
     }
 
     fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {

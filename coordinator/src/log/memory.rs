@@ -9,6 +9,7 @@
 //!   epoch blocks trimmed, protocol C7's lost fence would show here as it does there.
 //! - A trim deletes row by row, ascending, and other calls may run in between.
 
+mod nodes;
 mod storage;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,8 +23,8 @@ use uuid::Uuid;
 use self::storage::Storage;
 use super::chain::{self, ChainReader};
 use super::{
-    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
-    HistoryWatermark, Lease, LogFuture, LogIdentity, Tip, TransactionLog, rules,
+    Appended, Block, ClusterView, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
+    HistoryWatermark, Lease, LogFuture, LogIdentity, NodeBeat, Tip, TransactionLog, rules,
 };
 
 /// A log that lives as long as its last clone.
@@ -293,6 +294,31 @@ impl TransactionLog for MemoryLog {
             self.storage().release(partition, node);
             Ok(())
         })
+    }
+
+    fn hand_over<'a>(
+        &'a self,
+        partition: PartitionId,
+        node: &'a str,
+        to: &'a str,
+        address: &'a str,
+        duration: Duration,
+    ) -> LogFuture<'a, bool> {
+        Box::pin(async move {
+            let now = self.clock();
+            Ok(self.storage().hand_over(partition, node, to, address, now.after(duration)))
+        })
+    }
+
+    fn heartbeat<'a>(&'a self, beat: &'a NodeBeat, duration: Duration) -> LogFuture<'a, ClusterView> {
+        Box::pin(async move {
+            let now = self.clock();
+            self.storage().heartbeat(beat, now, duration)
+        })
+    }
+
+    fn set_draining<'a>(&'a self, node: &'a str, draining: bool) -> LogFuture<'a, bool> {
+        Box::pin(async move { Ok(self.storage().set_draining(node, draining)) })
     }
 
     fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {

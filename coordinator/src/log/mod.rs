@@ -20,6 +20,7 @@ mod faulty;
 mod gather;
 mod history;
 mod memory;
+mod nodes;
 mod postgres;
 mod row;
 mod rules;
@@ -32,6 +33,7 @@ pub(crate) use codes::{of_branch_status, to_branch_status};
 pub use faulty::{Fault, FaultRates, FaultyLog};
 pub use history::{HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow, HistoryWatermark};
 pub use memory::{HeldAppends, MemoryLog};
+pub use nodes::{ClusterView, HOME_SERVER, NodeBeat, NodeRow, PartitionRow};
 pub use postgres::{PostgresLog, PostgresOptions, migrate_postgres};
 #[cfg(test)]
 pub(crate) use rules::bare as bare_row;
@@ -199,6 +201,28 @@ pub trait TransactionLog: fmt::Debug + Send + Sync + 'static {
 
     /// Gives the lease back, so that another node need not wait for its end.
     fn release<'a>(&'a self, partition: PartitionId, node: &'a str) -> LogFuture<'a, ()>;
+
+    /// Gives the lease to another node for so long, so that nobody else takes it before that one does.
+    /// Answers whether it was the caller's to give.
+    fn hand_over<'a>(
+        &'a self,
+        partition: PartitionId,
+        node: &'a str,
+        to: &'a str,
+        address: &'a str,
+        duration: Duration,
+    ) -> LogFuture<'a, bool>;
+
+    /// Says that a node lives for `duration` from now on by the database's clock, and answers how the cluster
+    /// is. A beat of zero says that it is gone.
+    ///
+    /// # Errors
+    /// [`Error::Schema`] if the node knows less than the block format that is agreed (protocol M18),
+    /// [`Error::InUse`] if another process has joined under its name since it did.
+    fn heartbeat<'a>(&'a self, beat: &'a NodeBeat, duration: Duration) -> LogFuture<'a, ClusterView>;
+
+    /// Says that a node is to own nothing, or that it may again. Answers whether there is such a node.
+    fn set_draining<'a>(&'a self, node: &'a str, draining: bool) -> LogFuture<'a, bool>;
 
     /// Writes history rows and the watermark up to which they speak, atomically. A row replaces one
     /// of the same xid only if its (epoch, seq) is higher, and never a terminal one except by a

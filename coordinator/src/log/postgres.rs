@@ -15,6 +15,7 @@ mod error;
 mod history;
 mod leases;
 mod migrate;
+mod nodes;
 mod retention;
 
 use std::fmt;
@@ -32,8 +33,8 @@ use self::connections::Connections;
 pub use self::migrate::migrate_postgres;
 use super::gather::{BlockWriter, CrowdError, Gather};
 use super::{
-    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
-    HistoryWatermark, Lease, LogFuture, LogIdentity, Tip, TransactionLog, chain, detached, rules,
+    Appended, Block, ClusterView, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
+    HistoryWatermark, Lease, LogFuture, LogIdentity, NodeBeat, Tip, TransactionLog, chain, detached, rules,
 };
 
 /// How the log uses its database.
@@ -225,6 +226,31 @@ impl TransactionLog for PostgresLog {
         let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
         let node = node.to_owned();
         detached(async move { leases::release(work.lend().await?, partition, node, limit).await })
+    }
+
+    fn hand_over<'a>(
+        &'a self,
+        partition: PartitionId,
+        node: &'a str,
+        to: &'a str,
+        address: &'a str,
+        duration: Duration,
+    ) -> LogFuture<'a, bool> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let (node, heir) = (node.to_owned(), leases::Heir::new(to, address, duration));
+        detached(async move { leases::hand_over(work.lend().await?, partition, node, heir, limit).await })
+    }
+
+    fn heartbeat<'a>(&'a self, beat: &'a NodeBeat, duration: Duration) -> LogFuture<'a, ClusterView> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let beat = beat.clone();
+        detached(async move { nodes::beat(work.lend().await?, beat, duration, limit).await })
+    }
+
+    fn set_draining<'a>(&'a self, node: &'a str, draining: bool) -> LogFuture<'a, bool> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let node = node.to_owned();
+        detached(async move { nodes::set_draining(work.lend().await?, node, draining, limit).await })
     }
 
     fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {

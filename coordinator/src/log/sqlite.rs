@@ -13,6 +13,7 @@ mod history;
 mod leases;
 mod lock;
 mod migrate;
+mod nodes;
 mod retention;
 
 use std::fmt;
@@ -30,8 +31,8 @@ use self::lock::{DataLock, create_private};
 pub use self::migrate::migrate_sqlite;
 use super::gather::{BlockWriter, CrowdError, Gather};
 use super::{
-    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
-    HistoryWatermark, Lease, LogFuture, LogIdentity, Tip, TransactionLog, chain, detached, rules,
+    Appended, Block, ClusterView, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
+    HistoryWatermark, Lease, LogFuture, LogIdentity, NodeBeat, Tip, TransactionLog, chain, detached, rules,
 };
 
 /// How long SQLite waits for a lock. Only the reader and the writer of one process meet here, and in
@@ -312,6 +313,34 @@ impl TransactionLog for SqliteLog {
         let files = Arc::clone(&self.files);
         let node = node.to_owned();
         detached(async move { leases::release(files.writer().await.connection()?, partition, node).await })
+    }
+
+    fn hand_over<'a>(
+        &'a self,
+        partition: PartitionId,
+        node: &'a str,
+        to: &'a str,
+        address: &'a str,
+        duration: Duration,
+    ) -> LogFuture<'a, bool> {
+        let files = Arc::clone(&self.files);
+        let (node, to, address) = (node.to_owned(), to.to_owned(), address.to_owned());
+        detached(async move {
+            let mut writer = files.writer().await;
+            leases::hand_over(writer.connection()?, partition, node, to, address, duration).await
+        })
+    }
+
+    fn heartbeat<'a>(&'a self, beat: &'a NodeBeat, duration: Duration) -> LogFuture<'a, ClusterView> {
+        let files = Arc::clone(&self.files);
+        let beat = beat.clone();
+        detached(async move { nodes::beat(files.writer().await.connection()?, beat, duration).await })
+    }
+
+    fn set_draining<'a>(&'a self, node: &'a str, draining: bool) -> LogFuture<'a, bool> {
+        let files = Arc::clone(&self.files);
+        let node = node.to_owned();
+        detached(async move { nodes::set_draining(files.writer().await.connection()?, node, draining).await })
     }
 
     fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {

@@ -47,6 +47,7 @@ fn rates(scale: f64) -> FaultRates {
         slow_max: Duration::from_millis(40),
         read_failed: 0.03 * scale,
         lease_failed: 0.05 * scale,
+        beat_failed: 0.05 * scale,
         history_failed: 0.1 * scale,
         history_done_unknown: 0.1 * scale,
     }

@@ -146,6 +146,7 @@ async fn i12_every_fault_is_hit_and_the_chain_stays_whole() {
         let _ = faulty.write_history(HistoryBatch { partition: P, rows: Vec::new(), watermark }).await;
         let _ = faulty.trim(P, tip.floor).await;
         let _ = faulty.lease(P, "a", "x", Duration::from_secs(1)).await;
+        let _ = faulty.set_draining("a", false).await;
         let _ = faulty.tip(P).await;
     }
     faulty.set_rates(FaultRates::default());

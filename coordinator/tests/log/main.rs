@@ -8,6 +8,7 @@ mod crowds;
 mod faulty;
 mod history;
 mod model;
+mod nodes;
 mod on_postgres;
 mod on_sqlite;
 mod postgres;
@@ -59,4 +60,11 @@ for_every_log! {
     history::pages_and_filters,
     retention::what_is_over_for_long_enough_is_dropped_and_nothing_else,
     retention::c8_the_floor_only_rises,
+    nodes::a_node_lives_as_long_as_it_said_by_the_logs_clock,
+    nodes::a_view_shows_every_partition_and_its_owner,
+    nodes::a_lease_is_handed_to_one_node_and_to_no_other,
+    nodes::draining_stays_until_it_is_taken_back,
+    nodes::two_processes_of_one_name_and_the_later_one_bears_it,
+    nodes::m18_the_agreed_format_only_grows_and_refuses_who_knows_less,
+    nodes::m18_who_joins_and_who_raises_do_not_miss_one_another,
 }

@@ -43,6 +43,8 @@ faults! {
     ReadFailed,
     /// A lease call fails.
     LeaseFailed,
+    /// A node cannot say that it lives, or what is to become of one.
+    BeatFailed,
     /// History is not written, and its writer is told so.
     HistoryFailed,
     /// History is written, its writer is told "unknown".
@@ -78,6 +80,8 @@ pub struct FaultRates {
     pub read_failed: f64,
     /// [`Fault::LeaseFailed`]
     pub lease_failed: f64,
+    /// [`Fault::BeatFailed`]
+    pub beat_failed: f64,
     /// [`Fault::HistoryFailed`]
     pub history_failed: f64,
     /// [`Fault::HistoryDoneUnknown`]
@@ -101,6 +105,7 @@ impl FaultRates {
             slow_max: Duration::from_millis(10),
             read_failed: rate,
             lease_failed: rate,
+            beat_failed: rate,
             history_failed: rate,
             history_done_unknown: rate,
         }
@@ -119,6 +124,7 @@ impl FaultRates {
             Fault::Slow => self.slow,
             Fault::ReadFailed => self.read_failed,
             Fault::LeaseFailed => self.lease_failed,
+            Fault::BeatFailed => self.beat_failed,
             Fault::HistoryFailed => self.history_failed,
             Fault::HistoryDoneUnknown => self.history_done_unknown,
             // A switch, not dice.

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use unanimity_types::{LogId, PartitionId, Seq, Timestamp, Xid};
 
+use super::nodes::Nodes;
 use crate::log::{
-    Appended, Block, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
-    HistoryWatermark, Lease, chain, rules,
+    Appended, Block, ClusterView, Error, HOME_SERVER, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage,
+    HistoryRow, HistoryWatermark, Lease, NodeBeat, PartitionRow, chain, rules,
 };
 
 type Blocks = BTreeMap<Seq, Block>;
@@ -15,6 +16,7 @@ type Blocks = BTreeMap<Seq, Block>;
 #[derive(Debug, Clone)]
 pub(super) struct Storage {
     partitions: Vec<Partition>,
+    nodes: Nodes,
     history: BTreeMap<Xid, HistoryRow>,
     history_floor: Timestamp,
     /// How far the clock was moved by hand.
@@ -45,6 +47,7 @@ impl Storage {
         });
         Self {
             partitions: partitions.collect(),
+            nodes: Nodes::default(),
             history: BTreeMap::new(),
             history_floor: Timestamp(0),
             advanced: Duration::ZERO,
@@ -135,6 +138,44 @@ impl Storage {
         if let Some(partition) = self.partitions.get_mut(usize::from(partition.0)) {
             partition.lease.take_if(|row| row.owner == node);
         }
+    }
+
+    pub(super) fn hand_over(
+        &mut self,
+        partition: PartitionId,
+        node: &str,
+        to: &str,
+        address: &str,
+        until: Timestamp,
+    ) -> bool {
+        let row = self.partitions.get_mut(usize::from(partition.0)).and_then(|row| row.lease.as_mut());
+        let Some(row) = row.filter(|row| row.owner == node) else { return false };
+        *row = LeaseRow { owner: to.to_owned(), address: address.to_owned(), until };
+        true
+    }
+
+    pub(super) fn heartbeat(
+        &mut self,
+        beat: &NodeBeat,
+        now: Timestamp,
+        duration: Duration,
+    ) -> Result<ClusterView, Error> {
+        let (nodes, format) = self.nodes.beat(beat, now, duration)?;
+        let partitions = (0..).map(PartitionId).zip(&self.partitions).map(|(number, partition)| {
+            let lease = partition.lease.as_ref();
+            PartitionRow {
+                partition: number,
+                owner: lease.map(|lease| lease.owner.clone()),
+                address: lease.map(|lease| lease.address.clone()),
+                remaining: lease.map_or(Duration::ZERO, |lease| lease.until.since(now)),
+                server: HOME_SERVER.to_owned(),
+            }
+        });
+        Ok(ClusterView { nodes, partitions: partitions.collect(), format })
+    }
+
+    pub(super) fn set_draining(&mut self, node: &str, draining: bool) -> bool {
+        self.nodes.set_draining(node, draining)
     }
 
     pub(super) fn write_history(&mut self, batch: HistoryBatch) {

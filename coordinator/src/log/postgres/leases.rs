@@ -25,6 +25,11 @@ const RELEASE: &str = "/* release_lease */ \
     UPDATE partitions SET owner = NULL, address = NULL, lease_until = NULL \
     WHERE partition = $1 AND owner = $2";
 
+const HAND_OVER: &str = "/* hand_over_lease */ \
+    UPDATE partitions \
+    SET owner = $3, address = $4, lease_until = clock_timestamp() + $5 * interval '1 millisecond' \
+    WHERE partition = $1 AND owner = $2";
+
 const NOW: &str = "/* now */ SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
 
 /// The longest lease: keeps the database's arithmetic in range.
@@ -77,6 +82,38 @@ pub(super) async fn release(
     write_limited(limit, query.execute(lent.connection())).await?;
     lent.give_back();
     Ok(())
+}
+
+/// Who is to have a lease next.
+pub(super) struct Heir {
+    node: String,
+    address: String,
+    duration: Duration,
+}
+
+impl Heir {
+    pub(super) fn new(node: &str, address: &str, duration: Duration) -> Self {
+        Self { node: node.to_owned(), address: address.to_owned(), duration: duration.min(LEASE_MAX) }
+    }
+}
+
+pub(super) async fn hand_over(
+    mut lent: Lent,
+    partition: PartitionId,
+    node: String,
+    heir: Heir,
+    limit: Duration,
+) -> Result<bool, Error> {
+    let milliseconds = to_sql(u64::try_from(heir.duration.as_millis()).unwrap_or(u64::MAX));
+    let query = sqlx::query(HAND_OVER)
+        .bind(i32::from(partition.0))
+        .bind(node)
+        .bind(heir.node)
+        .bind(heir.address)
+        .bind(milliseconds as f64);
+    let given = write_limited(limit, query.execute(lent.connection())).await?.rows_affected() == 1;
+    lent.give_back();
+    Ok(given)
 }
 
 pub(super) async fn now(mut lent: Lent, limit: Duration) -> Result<Timestamp, Error> {

@@ -23,6 +23,9 @@ const RELEASE: &str = "/* release_lease */ \
     UPDATE partitions SET owner = NULL, address = NULL, lease_until_ms = NULL \
     WHERE partition = $1 AND owner = $2";
 
+const HAND_OVER: &str = "/* hand_over_lease */ \
+    UPDATE partitions SET owner = $3, address = $4, lease_until_ms = $5 WHERE partition = $1 AND owner = $2";
+
 /// The longest lease: keeps the arithmetic in range.
 const LEASE_MAX: Duration = Duration::from_secs(24 * 3_600);
 
@@ -74,4 +77,23 @@ pub(super) async fn release(
 ) -> Result<(), Error> {
     let query = sqlx::query(RELEASE).bind(i64::from(partition.0)).bind(node);
     query.execute(connection).await.map(drop).map_err(|e| error::writing(&e))
+}
+
+pub(super) async fn hand_over(
+    connection: &mut SqliteConnection,
+    partition: PartitionId,
+    node: String,
+    to: String,
+    address: String,
+    duration: Duration,
+) -> Result<bool, Error> {
+    let until = now(connection).await?.after(duration.min(LEASE_MAX));
+    let query = sqlx::query(HAND_OVER)
+        .bind(i64::from(partition.0))
+        .bind(node)
+        .bind(to)
+        .bind(address)
+        .bind(to_sql(until.0));
+    let given = query.execute(connection).await.map_err(|e| error::writing(&e))?;
+    Ok(given.rows_affected() == 1)
 }

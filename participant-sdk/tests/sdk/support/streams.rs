@@ -47,7 +47,9 @@ impl Fake {
                             () = broken.cancelled() => return,
                         };
                         let answers = vec![v1::Answer { id: command.id, kind: Some(kind) }];
-                        let _ = outgoing.send(Ok(v1::AnswerBatch { answers, tickets: None, topology: None })).await;
+                        let _ = outgoing
+                            .send(Ok(v1::AnswerBatch { answers, tickets: None, topology: None }))
+                            .await;
                     });
                 }
             }
