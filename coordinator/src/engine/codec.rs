@@ -1,4 +1,5 @@
-//! Events to blocks and back: the log's formats. Format 2 is written (`compact.rs`), 1 and 2 are read.
+//! Events to blocks and back: the log's formats. Format 2 (`compact.rs`) is written where every node of the cluster reads
+//! it, 1 until then; both are read.
 //!
 //! Unknown events stop a reader (protocol M18): a binary that skipped what it does not understand
 //! would decide on half a state.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use unanimity_core::{Context, RetryPolicy};
 use unanimity_types::{Timestamp, Xid};
 
+use crate::log::AgreedFormat;
+
 /// The engine's settings. The defaults suit one node with a database nearby.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
@@ -45,6 +47,8 @@ pub struct EngineConfig {
     pub project_every: Duration,
     /// Open transactions older than this get a row in history too.
     pub project_open_after: Duration,
+    /// The format that the log's blocks are written in: raised when every node of the cluster reads a newer one.
+    pub format: AgreedFormat,
     /// How long history keeps what is over.
     pub history_retention: Duration,
 }
@@ -95,6 +99,7 @@ impl Default for EngineConfig {
             lock_ask_after: Duration::from_secs(5),
             project_every: Duration::from_millis(500),
             project_open_after: Duration::from_secs(1),
+            format: AgreedFormat::default(),
             history_retention: Duration::from_secs(30 * 24 * 3_600),
         }
     }

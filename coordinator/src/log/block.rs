@@ -10,7 +10,9 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use unanimity_types::{Epoch, PartitionId, Seq, Timestamp};
 
-/// The version of the block's format that this binary writes; it reads those before it as well.
+use super::known_format;
+
+/// The newest version of the block's format that this binary writes; it reads those before it as well.
 pub const FORMAT_VERSION: u16 = 2;
 
 /// Bytes that the header adds to the body where a block is measured (all its fixed fields).
@@ -63,6 +65,10 @@ pub enum BlockKind {
     /// The last block of an owner that stops: the next epoch block follows it cleanly (protocol 1.2). Its
     /// body is the epoch (8 bytes) since which the owner's tickets were valid.
     Closing,
+    /// The last block of the partition on this server: the log goes on at the server that it names (protocol
+    /// H10). It closes like [`BlockKind::Closing`]; its body is that epoch (8 bytes), then the server's name,
+    /// who moved it and why, each behind its length. Never trimmed: it is what a stale owner's append hits.
+    Sealing,
 }
 
 impl BlockKind {
@@ -74,6 +80,7 @@ impl BlockKind {
             Self::Epoch => 1,
             Self::Data => 2,
             Self::Closing => 3,
+            Self::Sealing => 4,
         }
     }
 
@@ -85,6 +92,7 @@ impl BlockKind {
             1 => Some(Self::Epoch),
             2 => Some(Self::Data),
             3 => Some(Self::Closing),
+            4 => Some(Self::Sealing),
             _ => None,
         }
     }
@@ -92,7 +100,7 @@ impl BlockKind {
     /// Whether trimming spares the block.
     #[must_use]
     pub const fn is_kept(self) -> bool {
-        matches!(self, Self::Birth | Self::Epoch)
+        matches!(self, Self::Birth | Self::Epoch | Self::Sealing)
     }
 }
 
@@ -152,12 +160,18 @@ pub struct BlockHeader {
 }
 
 impl Block {
-    /// Seals a block.
+    /// Seals a block of the newest format.
     #[must_use]
     pub fn new(header: BlockHeader, body: Bytes) -> Self {
+        Self::in_format(FORMAT_VERSION, header, body)
+    }
+
+    /// Seals a block of this format, in which its body is.
+    #[must_use]
+    pub fn in_format(version: u16, header: BlockHeader, body: Bytes) -> Self {
         let BlockHeader { kind, partition, seq, epoch, floor, time, previous } = header;
         let mut block = Self {
-            version: FORMAT_VERSION,
+            version,
             kind,
             partition,
             seq,
@@ -184,7 +198,11 @@ impl Block {
     /// block that does not close, or not in that way: what follows it is unclean.
     #[must_use]
     pub fn closed_since(&self) -> Option<Epoch> {
-        let bytes = self.body.as_ref().try_into().ok().filter(|_| self.kind == BlockKind::Closing)?;
+        let bytes = match self.kind {
+            BlockKind::Closing => self.body.as_ref().try_into().ok()?,
+            BlockKind::Sealing => *self.body.first_chunk()?,
+            BlockKind::Birth | BlockKind::Epoch | BlockKind::Data => return None,
+        };
         Some(Epoch(u64::from_be_bytes(bytes)))
     }
 
@@ -200,7 +218,7 @@ impl Block {
             time,
             previous: Checksum::default(),
         };
-        Self::new(header, Bytes::copy_from_slice(log_id.0.as_bytes()))
+        Self::in_format(known_format(), header, Bytes::copy_from_slice(log_id.0.as_bytes()))
     }
 
     /// Checks that the contents have the checksum.

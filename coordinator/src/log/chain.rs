@@ -12,7 +12,7 @@
 
 use unanimity_types::{LogId, PartitionId, Seq};
 
-use super::{Block, BlockKind, Error, FORMAT_VERSION, LogIdentity};
+use super::{Block, BlockKind, Error, LogIdentity, known_format};
 
 /// The largest block that any implementation takes. Far above what the engine seals (a few KB to a
 /// few MB), far below what PostgreSQL and SQLite can store (1 GB): it only stops a runaway
@@ -101,7 +101,7 @@ impl ChainReader {
 
     fn check(&self, block: &Block) -> Result<(), Error> {
         let seq = block.seq;
-        if block.version > FORMAT_VERSION {
+        if block.version > known_format() {
             return Err(newer_format(self.partition, seq, block.version));
         }
         if block.partition != self.partition {
@@ -164,8 +164,9 @@ pub(super) fn never_born(partition: PartitionId) -> Error {
 /// The error for a block that a later version of Unanimity wrote (protocol M18: stop, do not skip).
 pub(super) fn newer_format(partition: PartitionId, seq: Seq, version: u16) -> Error {
     Error::Schema(format!(
-        "block {seq} of partition {partition} has format {version}, this binary knows {FORMAT_VERSION}: \
-         use the version of Unanimity that wrote it, or a later one"
+        "block {seq} of partition {partition} has format {version}, this binary knows {}: \
+         use the version of Unanimity that wrote it, or a later one",
+        known_format()
     ))
 }
 

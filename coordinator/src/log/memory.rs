@@ -23,8 +23,8 @@ use uuid::Uuid;
 use self::storage::Storage;
 use super::chain::{self, ChainReader};
 use super::{
-    Appended, Block, ClusterView, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
-    HistoryWatermark, Lease, LogFuture, LogIdentity, NodeBeat, Tip, TransactionLog, rules,
+    Appended, Block, BlockKind, ClusterView, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage,
+    HistoryRow, HistoryWatermark, Lease, LogFuture, LogIdentity, NodeBeat, Tip, TransactionLog, rules,
 };
 
 /// A log that lives as long as its last clone.
@@ -152,10 +152,14 @@ impl MemoryLog {
         self.storage().blocks_mut(partition).retain(|seq, _| *seq <= last);
     }
 
-    /// The first half of an append: whether the predecessor is there and is the last. PostgreSQL answers this from
-    /// the statement's snapshot.
+    /// The first half of an append: whether the predecessor is there and is the last, and nobody else claimed the
+    /// partition. PostgreSQL answers this from the statement's snapshot. An epoch block is a claim, wherever it ends.
     pub(super) fn sees_its_turn(&self, block: &Block) -> bool {
-        self.storage().is_next(block)
+        let mut storage = self.storage();
+        if block.kind == BlockKind::Epoch {
+            storage.claim(block);
+        }
+        storage.is_next(block) && storage.is_claimed_for(block)
     }
 
     /// The second half: takes the place if it is free, whatever became of the predecessor.

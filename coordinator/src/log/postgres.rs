@@ -35,6 +35,7 @@ use super::gather::{BlockWriter, CrowdError, Gather};
 use super::{
     Appended, Block, ClusterView, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
     HistoryWatermark, Lease, LogFuture, LogIdentity, NodeBeat, Tip, TransactionLog, chain, detached, rules,
+    seal,
 };
 
 /// How the log uses its database.
@@ -68,6 +69,8 @@ impl Default for PostgresOptions {
 /// A log in PostgreSQL.
 pub struct PostgresLog {
     identity: LogIdentity,
+    /// Which of the log's servers this is.
+    server: String,
     place: String,
     limits: PostgresOptions,
     appends: Arc<Gather<Appends>>,
@@ -85,16 +88,18 @@ const HISTORY_WRITERS: usize = 2;
 struct Appends {
     connections: Arc<Connections>,
     limit: Duration,
+    /// This server's name as it stands in a seal.
+    here: Vec<u8>,
 }
 
 impl BlockWriter for Appends {
     async fn write_many(&self, blocks: &[&Block]) -> Result<Vec<PartitionId>, CrowdError> {
         let lent = self.connections.lend().await.map_err(CrowdError::NotSent)?;
-        blocks::append_many(lent, blocks, self.limit).await.map_err(CrowdError::during)
+        blocks::append_many(lent, blocks, &self.here, self.limit).await.map_err(CrowdError::during)
     }
 
     async fn write_one(&self, block: &Block) -> Result<Appended, Error> {
-        blocks::append(self.connections.lend().await?, block, self.limit).await
+        blocks::append(self.connections.lend().await?, block, &self.here, self.limit).await
     }
 }
 
@@ -111,20 +116,22 @@ impl PostgresLog {
         let connections = Connections::new(options.clone(), size, limits.connect_limit);
         let crowds = usize::try_from(size.div_ceil(2)).unwrap_or(1);
         let alone = usize::try_from(size / 2).unwrap_or(1);
-        let appends = Gather::new(Appends { connections, limit: limits.append_limit }, crowds, alone);
         let work = Connections::new(options, limits.work_connections.max(1), limits.connect_limit);
         let mut lent = work.lend().await?;
         let check = async {
             Settings::read(lent.connection()).await?.check()?;
             migrate::check_schema(lent.connection()).await
         };
-        let identity = match tokio::time::timeout(limits.statement_limit, check).await {
+        let (identity, server) = match tokio::time::timeout(limits.statement_limit, check).await {
             Ok(identity) => identity?,
             Err(_) => return Err(Error::Unavailable(format!("{place} does not answer"))),
         };
         lent.give_back();
+        let here = seal::behind_its_length(&server);
+        let appends = Gather::new(Appends { connections, limit: limits.append_limit, here }, crowds, alone);
         Ok(Self {
             identity,
+            server,
             place,
             limits,
             appends,

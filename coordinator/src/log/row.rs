@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sqlx::FromRow;
 use unanimity_types::{Digest, Epoch, PartitionId, Seq, Timestamp, Xid};
 
-use super::{Block, BlockKind, Checksum, Error, FORMAT_VERSION, HistoryRow, Tip, chain, codes};
+use super::{Block, BlockKind, Checksum, Error, HistoryRow, Tip, chain, codes, known_format};
 
 /// A number as a database takes it.
 pub(super) fn to_sql(number: u64) -> i64 {
@@ -41,7 +41,7 @@ impl BlockRow {
         let seq = Seq(from_sql(self.seq));
         let damaged = |what: &str| Error::Damaged { partition, seq, what: what.to_owned() };
         let version = u16::try_from(self.version).map_err(|_| damaged("its version is no version"))?;
-        if version > FORMAT_VERSION {
+        if version > known_format() {
             return Err(chain::newer_format(partition, seq, version));
         }
         let kind = u8::try_from(self.kind).ok().and_then(BlockKind::from_number);

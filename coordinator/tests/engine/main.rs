@@ -19,4 +19,5 @@ mod support;
 mod tcc;
 mod tickets;
 mod two_owners;
+mod upgrade;
 mod witness;

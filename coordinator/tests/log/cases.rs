@@ -189,6 +189,45 @@ pub(crate) async fn two_owners_fight_and_one_wins_each_block(subject: &Subject) 
     assert_eq!(subject.log.read(P).await.unwrap().len(), 52);
 }
 
+/// An owner that lost its lease, and appends faster than a claimant looks.
+pub(crate) async fn m22_an_owner_without_a_lease_does_not_starve_a_claimant(subject: &Subject) {
+    let mut tip = fill(&*subject.log, 1, 0).await.pop().unwrap();
+    let seen = tip.clone();
+    for _ in 0..3 {
+        tip = after(&tip, BlockKind::Data, 1, 0, b"fast");
+        assert_eq!(subject.log.append(&tip).await.unwrap(), Appended::Written);
+    }
+    // Too slow, as often before; but now it is known that somebody comes.
+    let late = after(&seen, BlockKind::Epoch, 2, 0, b"claim");
+    assert_eq!(subject.log.append(&late).await.unwrap(), Appended::Conflict);
+    let next = after(&tip, BlockKind::Data, 1, 0, b"fast");
+    assert_eq!(subject.log.append(&next).await.unwrap(), Appended::Conflict, "turned away");
+    assert_eq!(subject.log.append(&tip).await.unwrap(), Appended::AlreadyThere, "what is there is there");
+    let claim = after(&tip, BlockKind::Epoch, 2, 0, b"claim");
+    assert_eq!(subject.log.append(&claim).await.unwrap(), Appended::Written);
+    let works = after(&claim, BlockKind::Data, 2, 0, b"");
+    assert_eq!(subject.log.append(&works).await.unwrap(), Appended::Written);
+}
+
+/// A claimant whose epoch the log has reached; and one that claimed and died: the owner before comes back with
+/// the same number.
+pub(crate) async fn m22_a_late_claim_turns_nobody_away(subject: &Subject) {
+    let first = fill(&*subject.log, 1, 0).await.pop().unwrap();
+    let second = after(&first, BlockKind::Epoch, 2, 0, b"");
+    assert_eq!(subject.log.append(&second).await.unwrap(), Appended::Written);
+    let late = after(&first, BlockKind::Epoch, 2, 0, b"late");
+    assert_eq!(subject.log.append(&late).await.unwrap(), Appended::Conflict);
+    let data = after(&second, BlockKind::Data, 2, 0, b"");
+    assert_eq!(subject.log.append(&data).await.unwrap(), Appended::Written);
+    // Far above, and dead before its block: whoever comes next claims with a lower number.
+    let lost = after(&first, BlockKind::Epoch, 1_000, 0, b"dies");
+    assert_eq!(subject.log.append(&lost).await.unwrap(), Appended::Conflict);
+    let back = after(&data, BlockKind::Epoch, 3, 0, b"");
+    assert_eq!(subject.log.append(&back).await.unwrap(), Appended::Written);
+    let data = after(&back, BlockKind::Data, 3, 0, b"");
+    assert_eq!(subject.log.append(&data).await.unwrap(), Appended::Written);
+}
+
 pub(crate) async fn leases_of_two_nodes(subject: &Subject) {
     let (log, long, short) = (&subject.log, Duration::from_secs(60), Duration::from_millis(300));
     let first = log.lease(P, "a", "10.0.0.1:7460", long).await.unwrap();

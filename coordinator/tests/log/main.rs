@@ -49,6 +49,8 @@ for_every_log! {
     cases::h17_leftovers_below_the_floor_are_ignored,
     cases::h17_reading_is_one_snapshot_while_trims_run,
     cases::two_owners_fight_and_one_wins_each_block,
+    cases::m22_an_owner_without_a_lease_does_not_starve_a_claimant,
+    cases::m22_a_late_claim_turns_nobody_away,
     cases::leases_of_two_nodes,
     cases::the_clock_is_near_ours,
     crowds::h18_one_deposed_partition_among_many,

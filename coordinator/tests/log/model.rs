@@ -33,6 +33,8 @@ struct Model {
     /// The blocks that owners saw, by their views.
     seen: BTreeMap<u64, Block>,
     owners: [Owner; 2],
+    /// The epoch of whoever claimed it last (protocol M22).
+    claimed: Option<u64>,
     nonce: u64,
 }
 
@@ -47,6 +49,7 @@ pub(crate) async fn run(log: Arc<dyn TransactionLog>, partition: PartitionId, se
         offered: Vec::new(),
         seen: BTreeMap::from([(0, birth)]),
         owners: [Owner::default(); 2],
+        claimed: None,
         nonce: seed,
     };
     let steps = model.random.usize(4..=STEPS_MAX);
@@ -88,12 +91,23 @@ impl Model {
             return Appended::Conflict;
         }
         match self.rows.get(&(block.seq.0 - 1)) {
-            Some(before) if before.checksum == block.previous => Appended::Written,
-            _ => Appended::Conflict,
+            Some(before) if before.checksum != block.previous => Appended::Conflict,
+            None => Appended::Conflict,
+            Some(_) if block.kind == BlockKind::Epoch => Appended::Written,
+            Some(_) if self.claimed.is_some_and(|claimed| claimed != block.epoch.0) => Appended::Conflict,
+            Some(_) => Appended::Written,
+        }
+    }
+
+    /// An epoch block says that it comes, wherever it ends, unless the log has reached its epoch.
+    fn claim(&mut self, block: &Block) {
+        if block.kind == BlockKind::Epoch && self.tip().epoch < block.epoch {
+            self.claimed = Some(block.epoch.0);
         }
     }
 
     async fn offer(&mut self, block: Block) -> Appended {
+        self.claim(&block);
         let expected = self.expected(&block);
         let answer = self.log.append(&block).await.expect("append");
         assert_eq!(answer, expected, "offer of {block:?}");
@@ -165,6 +179,7 @@ impl Model {
         let (one, two) = (self.body(), self.body());
         let one = after(&tip, BlockKind::Epoch, tip.epoch.0 + 1, tip.floor.0, &[&one[..], b"1"].concat());
         let two = after(&tip, BlockKind::Epoch, tip.epoch.0 + 1, tip.floor.0, &[&two[..], b"2"].concat());
+        self.claim(&one);
         let (first, second) = tokio::join!(self.log.append(&one), self.log.append(&two));
         let (first, second) = (first.expect("append"), second.expect("append"));
         let winner = match (first, second) {

@@ -115,7 +115,7 @@ async fn an_unknown_schema_is_refused() {
     says("unanimity migrate").await;
 
     let born = migrate_sqlite(&file, Some(3)).await.unwrap();
-    assert!(born.born && born.applied == 4 && born.identity.partitions == 3);
+    assert!(born.born && born.applied == 5 && born.identity.partitions == 3);
     let again = migrate_sqlite(&file, None).await.unwrap();
     assert!(!again.born && again.applied == 0 && again.identity == born.identity);
     let other = migrate_sqlite(&file, Some(PARTITIONS_DEFAULT)).await;

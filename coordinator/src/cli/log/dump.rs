@@ -102,7 +102,9 @@ impl Dump {
                 Ok(events) => (events, None),
                 Err(error) => (Vec::new(), Some(error.to_string())),
             },
-            BlockKind::Birth | BlockKind::Epoch | BlockKind::Closing => (Vec::new(), None),
+            BlockKind::Birth | BlockKind::Epoch | BlockKind::Closing | BlockKind::Sealing => {
+                (Vec::new(), None)
+            }
         };
         let events: Vec<_> = events
             .iter()
@@ -189,6 +191,7 @@ fn kind_word(kind: BlockKind) -> &'static str {
         BlockKind::Epoch => "epoch",
         BlockKind::Data => "data",
         BlockKind::Closing => "closing",
+        BlockKind::Sealing => "sealing",
     }
 }
 

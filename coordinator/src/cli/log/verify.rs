@@ -107,7 +107,7 @@ fn examine(partition: PartitionId, blocks: &[Block]) -> Finding {
                     finding.damage.get_or_insert_with(|| format!("block {}: {error}", block.seq));
                 }
             },
-            BlockKind::Birth | BlockKind::Closing => {}
+            BlockKind::Birth | BlockKind::Closing | BlockKind::Sealing => {}
         }
     }
     finding

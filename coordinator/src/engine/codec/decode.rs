@@ -16,7 +16,7 @@ use unanimity_types::{
 use super::encode::{EARLY, ONE_PHASE};
 use super::read::read;
 use super::{CodecError, Logged, LoggedEvent, PartitionEvent};
-use crate::log::Block;
+use crate::log::{Block, known_format};
 
 pub(super) type Result<T> = std::result::Result<T, CodecError>;
 
@@ -25,6 +25,9 @@ pub(super) type Result<T> = std::result::Result<T, CodecError>;
 /// # Errors
 /// [`CodecError`] if the body is not of its format, or of one that this binary does not know.
 pub fn decode(block: &Block) -> Result<Vec<Logged>> {
+    if block.version > known_format() {
+        return Err(CodecError::Unknown(format!("a block of format {}", block.version)));
+    }
     match block.version {
         1 => decode_first(block),
         2 => read(block.time, &block.body),

@@ -1,4 +1,6 @@
 //! Domain events to the messages of format 1, which format 2 uses for what is rare.
+//!
+//! Format 1 is written while a node of the cluster reads no other (protocol M18): see `write.rs`.
 
 use std::time::Duration;
 
@@ -18,16 +20,44 @@ use super::PartitionEvent;
 pub(super) const EARLY: u32 = 1;
 pub(super) const ONE_PHASE: u32 = 2;
 
-/// The message of an event that has no form of its own in a block; `None` for one that has, and for a
-/// volatile one.
+/// The message of an event; `None` for a volatile one, which is not written.
 pub(super) fn encode_event(event: &Event) -> Option<log::Record> {
     use log::record::Event as Wire;
     let event = match event {
+        Event::Begun { mode, name, digest, deadline, decide_hash } => Wire::Begun(log::Begun {
+            mode: mode_number(*mode),
+            name: name.as_ref().map(ToString::to_string).unwrap_or_default(),
+            digest: digest.0.to_vec().into(),
+            deadline_ms: deadline.0,
+            decide_hash: encode_hash(decide_hash.as_deref()),
+        }),
+        Event::Presumed => Wire::Presumed(log::Presumed {}),
+        Event::Registered { branch_id, key, targets, payload, digest, traits } => {
+            let mut registered = log::Registered {
+                branch_id: branch_id.0,
+                key: key.to_string(),
+                targets: Some(encode_targets(targets)),
+                payload: payload.clone(),
+                digest: digest.0.to_vec().into(),
+                ..Default::default()
+            };
+            encode_traits(&mut registered, traits);
+            Wire::Registered(registered)
+        }
+        Event::PlanAccepted { branches } => Wire::PlanAccepted(log::PlanAccepted { branches: *branches }),
+        Event::Voted { branch_id, vote } => {
+            Wire::Voted(log::Voted { branch_id: branch_id.0, vote: number_in(Vote::ALL, *vote) })
+        }
         Event::PreparesAsked { until } => Wire::PreparesAsked(log::PreparesAsked { until_ms: until.0 }),
         Event::Delegated { branch_id } => Wire::Delegated(log::Delegated { branch_id: branch_id.0 }),
         Event::CheckBackAsked { branch_id } => {
             Wire::CheckBackAsked(log::CheckBackAsked { branch_id: branch_id.0 })
         }
+        Event::ActionDone { branch_id, attempts, result } => Wire::ActionDone(log::ActionDone {
+            branch_id: branch_id.0,
+            attempts: *attempts,
+            result: result.clone(),
+        }),
         Event::ActionRefused { branch_id, attempts, error } => Wire::ActionRefused(log::ActionRefused {
             branch_id: branch_id.0,
             attempts: *attempts,
@@ -45,6 +75,14 @@ pub(super) fn encode_event(event: &Event) -> Option<log::Record> {
             operator: by.as_ref().map(|by| by.operator.to_string()).unwrap_or_default(),
             reason: by.as_ref().map(|by| by.reason.to_string()).unwrap_or_default(),
         }),
+        Event::AttemptFailed { branch_id, attempts, error, .. } => Wire::AttemptFailed(log::AttemptFailed {
+            branch_id: branch_id.0,
+            attempts: *attempts,
+            error: error.to_string(),
+        }),
+        Event::BranchSettled { branch_id, attempts } => {
+            Wire::BranchSettled(log::BranchSettled { branch_id: branch_id.0, attempts: *attempts })
+        }
         Event::BranchResolved { branch_id, resolve_as, by } => {
             Wire::BranchResolved(resolved(*branch_id, *resolve_as, by))
         }
@@ -58,17 +96,9 @@ pub(super) fn encode_event(event: &Event) -> Option<log::Record> {
             operator: by.operator.to_string(),
             reason: by.reason.to_string(),
         }),
+        Event::Finished => Wire::Finished(log::Finished {}),
         Event::Snapshot(transaction) => Wire::Snapshot(snapshot(transaction)),
-        Event::Begun { .. }
-        | Event::Presumed
-        | Event::Registered { .. }
-        | Event::PlanAccepted { .. }
-        | Event::Voted { .. }
-        | Event::ActionDone { .. }
-        | Event::AttemptFailed { .. }
-        | Event::BranchSettled { .. }
-        | Event::Finished
-        | Event::CommitAsked { .. }
+        Event::CommitAsked { .. }
         | Event::Dispatched { .. }
         | Event::Returned { .. }
         | Event::Deferred { .. } => return None,

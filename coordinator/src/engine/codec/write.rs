@@ -1,4 +1,6 @@
-//! Writes a block's body, record by record, into one buffer. The format is in `compact.rs`.
+//! Writes a block's body, record by record, into one buffer, in the format that its block was begun in.
+//! Format 2 is in `compact.rs`; format 1 is one protobuf message with all records (`Body`), which is the same as
+//! one field after the other.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -16,6 +18,7 @@ use unanimity_types::{
 use super::PartitionEvent;
 use super::compact::{FLAG_HASH, FLAG_NAME, FLAG_REST, SAME, kind, put_bytes, put_number, zigzag};
 use super::encode::{encode_event, encode_partition_event, encode_targets, encode_traits, number_in};
+use crate::log::FORMAT_VERSION;
 
 /// A buffer that was larger is let go of: about the largest block under load without large payloads.
 const BUFFER_KEPT: usize = 256 * 1024;
@@ -27,6 +30,7 @@ type Said<T> = HashMap<T, u32, RandomState>;
 #[derive(Debug, Default)]
 pub struct BodyWriter {
     body: Vec<u8>,
+    format: u16,
     /// The block's partition time.
     time: Timestamp,
     xids: Said<Xid>,
@@ -36,14 +40,26 @@ pub struct BodyWriter {
 }
 
 impl BodyWriter {
-    /// Begins a body of a block of that partition time.
+    /// Begins a body of a block of that partition time, in the newest format.
     pub fn start(&mut self, time: Timestamp) {
+        self.start_in(FORMAT_VERSION, time);
+    }
+
+    /// Begins a body of a block of that partition time, in the format that the cluster agreed on.
+    pub fn start_in(&mut self, format: u16, time: Timestamp) {
+        self.format = format;
         self.time = time;
         self.body.clear();
         self.xids.clear();
         self.texts.clear();
         self.targets.clear();
         self.last = None;
+    }
+
+    /// The format that its body is in.
+    #[must_use]
+    pub const fn format(&self) -> u16 {
+        self.format
     }
 
     /// Whether nothing was written.
@@ -71,6 +87,10 @@ impl BodyWriter {
     /// Adds an event of a transaction and answers its size; `None` for a volatile one, which is not
     /// written.
     pub fn event(&mut self, xid: Xid, at: Timestamp, event: &Event) -> Option<usize> {
+        if self.format < 2 {
+            let xid = xid.as_bytes().to_vec().into();
+            return Some(self.record(at, log::Record { xid, ..encode_event(event)? }));
+        }
         let start = self.body.len();
         match event {
             Event::Begun { mode, name, digest, deadline, decide_hash } => {
@@ -151,12 +171,25 @@ impl BodyWriter {
 
     /// Adds an event of the partition itself and answers its size.
     pub fn partition_event(&mut self, at: Timestamp, event: &PartitionEvent) -> usize {
+        if self.format < 2 {
+            return self.record(at, encode_partition_event(event));
+        }
         let start = self.body.len();
         self.body.push(kind::PARTITION);
         put_number(&mut self.body, at.0.saturating_sub(self.time.0));
         self.message(&encode_partition_event(event));
         self.last = None;
         self.body.len() - start
+    }
+
+    /// Adds a record of format 1 and answers its size: of the message alone, as its reader counts.
+    fn record(&mut self, at: Timestamp, record: log::Record) -> usize {
+        // Later than that its block would be for 49 days.
+        let at_delta_ms = u32::try_from(at.0.saturating_sub(self.time.0)).unwrap_or(u32::MAX);
+        let record = log::Record { at_delta_ms, ..record };
+        let size = record.encoded_len();
+        prost::encoding::message::encode(1, &record, &mut self.body);
+        size
     }
 
     /// Adds a record's head and answers the time that its reader will know.

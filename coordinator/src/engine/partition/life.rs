@@ -120,7 +120,7 @@ impl Life {
             clock: recovered.clock,
             memory: recovered.memory,
             locks: recovered.locks,
-            writer: Writer::after(&recovered.last),
+            writer: Writer::after(&recovered.last, task.config.format.clone()),
             projector: Projector::new(),
             cleaner: Cleaner::new(recovered.blocks, floor, recovered.accepted),
             sink: sink.owned(ownership.clone()),

@@ -18,7 +18,7 @@ use crate::engine::codec::{BodyWriter, CodecError, LoggedEvent, PartitionEvent, 
 use crate::engine::config::{EngineConfig, Timing};
 use crate::engine::request::StopReason;
 use crate::failpoint;
-use crate::log::{Block, BlockHeader, BlockKind, Error, FORMAT_VERSION, TransactionLog};
+use crate::log::{Block, BlockHeader, BlockKind, Error, TransactionLog, known_format};
 
 /// A recovery that takes long says how far it is so often.
 const TELL_EVERY: Duration = Duration::from_secs(3);
@@ -100,11 +100,11 @@ pub(super) async fn recover(
     inject: Vec<PartitionEvent>,
     trouble: &Trouble,
 ) -> Result<Recovered, Failure> {
-    let mut last = append_epoch(log, partition, forgiven_by(&inject), trouble).await?;
+    let mut last = append_epoch(log, partition, config, forgiven_by(&inject), trouble).await?;
     failpoint::reach("recover.after_epoch");
     let epoch = last.epoch;
     if !inject.is_empty() {
-        last = append_events(log, &last, &inject, trouble).await?;
+        last = append_events(log, &last, config, &inject, trouble).await?;
     }
     let blocks = log.read(partition).await?;
     failpoint::reach("recover.after_read");
@@ -125,15 +125,16 @@ fn forgiven_by(events: &[PartitionEvent]) -> Epoch {
 async fn append_epoch(
     log: &Arc<dyn TransactionLog>,
     partition: PartitionId,
+    config: &EngineConfig,
     above: Epoch,
     trouble: &Trouble,
 ) -> Result<Block, Failure> {
     let now = log.now().await?;
     let tip = log.tip(partition).await?;
     let before = log.block_at(partition, tip.seq).await?.ok_or(Failure::Overtaken)?;
-    if before.version > FORMAT_VERSION {
+    if before.version > known_format() {
         let what =
-            format!("block {} has format {}, this binary knows {FORMAT_VERSION}", tip.seq, before.version);
+            format!("block {} has format {}, this binary knows {}", tip.seq, before.version, known_format());
         return Err(Failure::Stop(StopReason::Unreadable(what)));
     }
     let header = BlockHeader {
@@ -146,7 +147,7 @@ async fn append_epoch(
         previous: tip.checksum,
     };
     let valid_since = before.closed_since().unwrap_or(header.epoch);
-    let block = Block::new(header, epoch_body(Uuid::new_v4(), valid_since));
+    let block = Block::in_format(config.format.get(), header, epoch_body(Uuid::new_v4(), valid_since));
     append(log, &block, trouble).await?;
     Ok(block)
 }
@@ -159,11 +160,12 @@ fn epoch_body(nonce: Uuid, valid_since: Epoch) -> Bytes {
 async fn append_events(
     log: &Arc<dyn TransactionLog>,
     before: &Block,
+    config: &EngineConfig,
     events: &[PartitionEvent],
     trouble: &Trouble,
 ) -> Result<Block, Failure> {
     let mut body = BodyWriter::default();
-    body.start(before.time);
+    body.start_in(config.format.get(), before.time);
     for event in events {
         body.partition_event(before.time, event);
     }
@@ -176,7 +178,7 @@ async fn append_events(
         time: before.time,
         previous: before.checksum,
     };
-    let block = Block::new(header, body.finish());
+    let block = Block::in_format(body.format(), header, body.finish());
     append(log, &block, trouble).await?;
     Ok(block)
 }
@@ -201,7 +203,9 @@ async fn append(log: &Arc<dyn TransactionLog>, block: &Block, trouble: &Trouble)
                 time: block.time,
                 previous: block.checksum,
             };
-            match settle(Arc::clone(log), Block::new(barrier, Bytes::new()), tell()).await {
+            match settle(Arc::clone(log), Block::in_format(block.version, barrier, Bytes::new()), tell())
+                .await
+            {
                 // The chain goes on behind the barrier: start over from there.
                 Settled::Written | Settled::AlreadyThere | Settled::Conflict => Err(Failure::Overtaken),
                 Settled::Refused { why, .. } => Err(Failure::Later(why)),

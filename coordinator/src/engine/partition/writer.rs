@@ -10,7 +10,7 @@ use crate::engine::codec::BodyWriter;
 use crate::engine::error::Error;
 use crate::engine::mailbox::{Inquired, Reply, ReplyTo};
 use crate::engine::request::TransactionView;
-use crate::log::{Block, BlockHeader, BlockKind, Checksum};
+use crate::log::{AgreedFormat, Block, BlockHeader, BlockKind, Checksum};
 
 /// A block with only lazy events is started at most so much later (protocol 1.1).
 pub(super) const LAZY_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
@@ -112,6 +112,7 @@ pub(super) struct Writer {
     offered_since: Vec<(Seq, Checksum)>,
     building: Option<Building>,
     body: BodyWriter,
+    format: AgreedFormat,
     in_flight: Option<InFlight>,
 }
 
@@ -126,7 +127,7 @@ pub(super) struct Durable {
 
 impl Writer {
     /// A writer that goes on after `last`, which is durable.
-    pub(super) fn after(last: &Block) -> Self {
+    pub(super) fn after(last: &Block, format: AgreedFormat) -> Self {
         Self {
             partition: last.partition,
             epoch: last.epoch,
@@ -138,6 +139,7 @@ impl Writer {
             offered_since: Vec::new(),
             building: None,
             body: BodyWriter::default(),
+            format,
             in_flight: None,
         }
     }
@@ -179,7 +181,7 @@ impl Writer {
 
     fn building(&mut self, now: Timestamp) -> &mut Building {
         self.building.get_or_insert_with(|| {
-            self.body.start(now);
+            self.body.start_in(self.format.get(), now);
             Building { time: now, since: Instant::now(), waits: false, held: Vec::new() }
         })
     }
@@ -238,26 +240,28 @@ impl Writer {
             return None;
         }
         let building = self.building.take()?;
-        let body = self.body.finish();
-        Some(self.offer(BlockKind::Data, building.time, floor, body, building.held))
+        let (version, body) = (self.body.format(), self.body.finish());
+        Some(self.offer(version, BlockKind::Data, building.time, floor, body, building.held))
     }
 
     /// Seals a closing block: nothing may be building or in flight.
     /// It says since which epoch tickets are valid: the next owner goes on from there.
     pub(super) fn seal_closing(&mut self, now: Timestamp, valid_since: Epoch) -> Block {
         let body = Bytes::copy_from_slice(&valid_since.0.to_be_bytes());
-        self.offer(BlockKind::Closing, now, self.durable_floor, body, Vec::new())
+        self.offer(self.format.get(), BlockKind::Closing, now, self.durable_floor, body, Vec::new())
     }
 
     fn offer(
         &mut self,
+        version: u16,
         kind: BlockKind,
         time: Timestamp,
         floor: Seq,
         body: Bytes,
         held: Vec<Release>,
     ) -> Block {
-        let block = Block::new(
+        let block = Block::in_format(
+            version,
             BlockHeader {
                 kind,
                 partition: self.partition,

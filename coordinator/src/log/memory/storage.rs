@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use unanimity_types::{LogId, PartitionId, Seq, Timestamp, Xid};
+use unanimity_types::{Epoch, LogId, PartitionId, Seq, Timestamp, Xid};
 
 use super::nodes::Nodes;
 use crate::log::{
-    Appended, Block, ClusterView, Error, HOME_SERVER, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage,
-    HistoryRow, HistoryWatermark, Lease, NodeBeat, PartitionRow, chain, rules,
+    Appended, Block, BlockKind, ClusterView, Error, HOME_SERVER, HistoryBatch, HistoryFilter, HistoryKept,
+    HistoryPage, HistoryRow, HistoryWatermark, Lease, NodeBeat, PartitionRow, chain, rules,
 };
 
 type Blocks = BTreeMap<Seq, Block>;
@@ -30,6 +30,8 @@ struct Partition {
     blocks: Blocks,
     lease: Option<LeaseRow>,
     watermark: HistoryWatermark,
+    /// Of whoever claimed it last: a hint (protocol M22).
+    claimed: Option<Epoch>,
 }
 
 #[derive(Debug, Clone)]
@@ -74,6 +76,22 @@ impl Storage {
         let before = block.seq.0.checked_sub(1).map(Seq);
         let before = before.and_then(|seq| self.blocks(block.partition).get(&seq));
         before.is_some_and(|before| before.checksum == block.previous)
+    }
+
+    /// Notes that the block's epoch is to come, unless the log has reached it.
+    pub(super) fn claim(&mut self, block: &Block) {
+        let tip = self.blocks(block.partition).last_key_value().map(|(_, tip)| tip.epoch);
+        if tip.is_some_and(|tip| tip < block.epoch)
+            && let Some(partition) = self.partitions.get_mut(usize::from(block.partition.0))
+        {
+            partition.claimed = Some(block.epoch);
+        }
+    }
+
+    /// Whether nobody claimed the partition for another epoch.
+    pub(super) fn is_claimed_for(&self, block: &Block) -> bool {
+        let claimed = self.partitions.get(usize::from(block.partition.0)).and_then(|known| known.claimed);
+        block.kind == BlockKind::Epoch || claimed.is_none_or(|claimed| claimed == block.epoch)
     }
 
     /// Writes the block if its place is free.

@@ -14,7 +14,7 @@ use super::connections::Lent;
 use super::error;
 use crate::log::chain::{self, ChainReader};
 use crate::log::row::{BlockRow, TipRow, to_sql};
-use crate::log::{Appended, Block, Checksum, Error, Tip, rules};
+use crate::log::{Appended, Block, BlockKind, Checksum, Error, Tip, rules};
 
 /// Blocks of different partitions, each on its own condition: its predecessor is its partition's last
 /// block. At the end only: without that a claimant whose view ends at a kept block would write into a
@@ -25,7 +25,10 @@ use crate::log::{Appended, Block, Checksum, Error, Tip, rules};
 /// could answer ROLLBACK unnoticed. `fetch_all` reads up to the server's ready message, which comes
 /// after the commit.
 ///
-/// The condition is a subquery for each row, which no planner turns into a join over the whole table.
+/// The condition is a subquery for each row, which no planner turns into a join over the whole table. Two more
+/// things hold an append back. `partitions.epoch` is of whoever claimed the partition last: an unlocked hint, which may leak
+/// and never fences, so that a live owner without a lease does not starve a claimant (protocol M22). And nothing follows a sealing
+/// block on another server than the one that it names (H10): `$11` is this server's name as it stands in a seal.
 const APPEND: &str = "/* append_blocks */ \
     INSERT INTO log_blocks \
         (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
@@ -34,9 +37,11 @@ const APPEND: &str = "/* append_blocks */ \
         $8::bytea[], $9::bytea[], $10::bytea[]) \
         AS b (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
     WHERE current_setting('synchronous_commit') IN ('on', 'remote_apply') \
-        AND (b.seq - 1, b.previous) = ( \
-            SELECT l.seq, l.checksum FROM log_blocks l \
-            WHERE l.partition = b.partition ORDER BY l.seq DESC LIMIT 1) \
+        AND (b.seq - 1, b.previous, true) = ( \
+            SELECT l.seq, l.checksum, l.kind <> 4 OR substring(l.body FROM 9 FOR octet_length($11::bytea)) = $11::bytea \
+            FROM log_blocks l WHERE l.partition = b.partition ORDER BY l.seq DESC LIMIT 1) \
+        AND (b.kind = 1 OR b.epoch = coalesce( \
+            (SELECT p.epoch FROM partitions p WHERE p.partition = b.partition), b.epoch)) \
     ORDER BY b.partition \
     ON CONFLICT (partition, seq) DO NOTHING \
     RETURNING partition";
@@ -49,14 +54,26 @@ const APPEND_ONE: &str = "/* append_block */ \
         (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
     SELECT $1::int4, $2::int8, $3::int4, $4::int2, $5::int8, $6::int8, $7::int8, $8::bytea, $9::bytea, $10::bytea \
     WHERE current_setting('synchronous_commit') IN ('on', 'remote_apply') \
-        AND ($2::int8 - 1, $8::bytea) = ( \
-            SELECT l.seq, l.checksum FROM log_blocks l \
-            WHERE l.partition = $1::int4 ORDER BY l.seq DESC LIMIT 1) \
+        AND ($2::int8 - 1, $8::bytea, true) = ( \
+            SELECT l.seq, l.checksum, l.kind <> 4 OR substring(l.body FROM 9 FOR octet_length($11::bytea)) = $11::bytea \
+            FROM log_blocks l WHERE l.partition = $1::int4 ORDER BY l.seq DESC LIMIT 1) \
+        AND ($4::int2 = 1 OR $5::int8 = coalesce( \
+            (SELECT p.epoch FROM partitions p WHERE p.partition = $1::int4), $5::int8)) \
     ON CONFLICT (partition, seq) DO NOTHING \
     RETURNING partition";
 
+/// Says which epoch is to come, in a statement of its own before its block: from here on the owner before is
+/// turned away. Not by a claimant whose epoch the log has reached: it is too late. One row at a time: two nodes never wait
+/// for each other crosswise.
+const CLAIM: &str = "/* claim */ \
+    UPDATE partitions SET epoch = $2 WHERE partition = $1 AND epoch IS DISTINCT FROM $2 AND $2 > ( \
+        SELECT l.epoch FROM log_blocks l WHERE l.partition = $1 ORDER BY l.seq DESC LIMIT 1)";
+
 const LOOK: &str = "/* look_at_refused_append */ \
     SELECT \
+        (SELECT epoch FROM partitions WHERE partition = $1) AS claimed, \
+        EXISTS (SELECT 1 FROM log_blocks WHERE partition = $1 AND seq = $2 - 1 AND kind = 4 \
+            AND substring(body FROM 9 FOR octet_length($3::bytea)) <> $3::bytea) AS sealed, \
         (SELECT checksum FROM log_blocks WHERE partition = $1 AND seq = $2) AS there, \
         (SELECT checksum FROM log_blocks WHERE partition = $1 AND seq = $2 - 1) AS before, \
         EXISTS (SELECT 1 FROM log_blocks WHERE partition = $1 AND seq > $2) AS passed, \
@@ -70,7 +87,7 @@ const PAGE: &str = "/* read_page */ \
     SELECT partition::bigint AS partition, seq, version::bigint AS version, kind::bigint AS kind, epoch, \
         floor, time_ms, previous, checksum, body \
     FROM log_blocks \
-    WHERE partition = $1 AND seq > $2 AND (seq >= $3 OR kind <= 1) ORDER BY seq LIMIT $4";
+    WHERE partition = $1 AND seq > $2 AND (seq >= $3 OR kind IN (0, 1, 4)) ORDER BY seq LIMIT $4";
 
 const BLOCK_AT: &str = "/* block_at */ \
     SELECT partition::bigint AS partition, seq, version::bigint AS version, kind::bigint AS kind, epoch, \
@@ -79,13 +96,13 @@ const BLOCK_AT: &str = "/* block_at */ \
 
 /// Where a trim of this process begins that knows of none before it.
 const FIRST_TRIMMABLE: &str = "/* first_trimmable */ \
-    SELECT min(seq) FROM log_blocks WHERE partition = $1 AND seq < $2 AND kind >= 2";
+    SELECT min(seq) FROM log_blocks WHERE partition = $1 AND seq < $2 AND kind IN (2, 3)";
 
-/// A range of what may go, never a birth or an epoch block (protocol C7), and only below what the last block
+/// A range of what may go, never a birth, an epoch block or a seal (protocol C7), and only below what the last block
 /// records (H17). Ranges are ascending, so what is gone is a prefix. Its lower end keeps the search from the
 /// index entries of what went before, which stay until the next vacuum.
 const TRIM: &str = "/* trim */ \
-    DELETE FROM log_blocks WHERE partition = $1 AND seq >= $2 AND seq < $3 AND kind >= 2";
+    DELETE FROM log_blocks WHERE partition = $1 AND seq >= $2 AND seq < $3 AND kind IN (2, 3)";
 
 /// Rows of a page: a few MB at the usual block size.
 const PAGE_ROWS: i64 = 500;
@@ -99,6 +116,8 @@ const OFFERS: u32 = 3;
 
 #[derive(FromRow)]
 struct Look {
+    claimed: Option<i64>,
+    sealed: bool,
     there: Option<Vec<u8>>,
     before: Option<Vec<u8>>,
     passed: bool,
@@ -106,13 +125,20 @@ struct Look {
 }
 
 /// Writes one block, or finds out why it cannot.
-pub(super) async fn append(mut lent: Lent, block: &Block, limit: Duration) -> Result<Appended, Error> {
+pub(super) async fn append(
+    mut lent: Lent,
+    block: &Block,
+    here: &[u8],
+    limit: Duration,
+) -> Result<Appended, Error> {
+    claim(&mut lent, block, limit).await?;
     for _ in 0..OFFERS {
-        if !offer(&mut lent, &[block], limit).await?.is_empty() {
+        if !offer(&mut lent, &[block], here, limit).await?.is_empty() {
             lent.give_back();
             return Ok(Appended::Written);
         }
-        let look = look(&mut lent, block, limit).await?;
+        let look = look(&mut lent, block, here, limit).await?;
+        let claimed = look.claimed.is_some_and(|epoch| epoch != to_sql(block.epoch.0));
         let there = look.there.as_deref();
         let settled = if there == Some(&block.checksum.0) {
             Ok(Appended::AlreadyThere)
@@ -120,7 +146,11 @@ pub(super) async fn append(mut lent: Lent, block: &Block, limit: Duration) -> Re
             Ok(Appended::Conflict)
         } else if !matches!(look.synchronous_commit.as_str(), "on" | "remote_apply") {
             Err(synchronous_commit_off(&look.synchronous_commit))
-        } else if look.passed || look.before.as_deref() != Some(&block.previous.0) {
+        } else if look.passed
+            || look.before.as_deref() != Some(&block.previous.0)
+            || look.sealed
+            || (claimed && block.kind != BlockKind::Epoch)
+        {
             Ok(Appended::Conflict)
         } else {
             continue;
@@ -135,18 +165,37 @@ pub(super) async fn append(mut lent: Lent, block: &Block, limit: Duration) -> Re
 pub(super) async fn append_many(
     mut lent: Lent,
     blocks: &[&Block],
+    here: &[u8],
     limit: Duration,
 ) -> Result<Vec<PartitionId>, Error> {
-    let written = offer(&mut lent, blocks, limit).await?;
+    for block in blocks {
+        claim(&mut lent, block, limit).await?;
+    }
+    let written = offer(&mut lent, blocks, here, limit).await?;
     lent.give_back();
     Ok(written)
 }
 
-async fn offer(lent: &mut Lent, blocks: &[&Block], limit: Duration) -> Result<Vec<PartitionId>, Error> {
+/// An epoch block says first that it comes. That nothing of the block was sent if this fails is certain.
+async fn claim(lent: &mut Lent, block: &Block, limit: Duration) -> Result<(), Error> {
+    if block.kind != BlockKind::Epoch {
+        return Ok(());
+    }
+    let query = sqlx::query(CLAIM).bind(i32::from(block.partition.0)).bind(to_sql(block.epoch.0));
+    read_limited(limit, query.execute(lent.connection())).await.map(drop)
+}
+
+async fn offer(
+    lent: &mut Lent,
+    blocks: &[&Block],
+    here: &[u8],
+    limit: Duration,
+) -> Result<Vec<PartitionId>, Error> {
     let query = match blocks {
         [block] => append_one(block),
         _ => append_all(blocks),
     };
+    let query = query.bind(here);
     // When the time runs out the statement is not cancelled: the connection is closed and the server
     // goes on by itself. (A cancelled wait for a standby would answer success: protocol C4.)
     match timeout(limit, query.fetch_all(lent.connection())).await {
@@ -158,7 +207,7 @@ async fn offer(lent: &mut Lent, blocks: &[&Block], limit: Duration) -> Result<Ve
 
 type AppendQuery<'q> = QueryScalar<'q, Postgres, i32, PgArguments>;
 
-fn append_one<'q>(block: &'q Block) -> AppendQuery<'q> {
+fn append_one(block: &Block) -> AppendQuery<'_> {
     sqlx::query_scalar(APPEND_ONE)
         .bind(i32::from(block.partition.0))
         .bind(to_sql(block.seq.0))
@@ -193,8 +242,8 @@ fn append_all<'q>(blocks: &[&'q Block]) -> AppendQuery<'q> {
 }
 
 /// The offer wrote nothing, for certain: a failure of this look is no unknown outcome.
-async fn look(lent: &mut Lent, block: &Block, limit: Duration) -> Result<Look, Error> {
-    let query = sqlx::query_as(LOOK).bind(i32::from(block.partition.0)).bind(to_sql(block.seq.0));
+async fn look(lent: &mut Lent, block: &Block, here: &[u8], limit: Duration) -> Result<Look, Error> {
+    let query = sqlx::query_as(LOOK).bind(i32::from(block.partition.0)).bind(to_sql(block.seq.0)).bind(here);
     read_limited(limit, query.fetch_one(lent.connection())).await
 }
 

@@ -19,7 +19,7 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 const LIST_TABLE: &str = "/* schema_exists */ SELECT to_regclass($1) IS NOT NULL";
 
-const IDENTITY: &str = "/* read_identity */ SELECT log_id, partitions FROM log_identity";
+const IDENTITY: &str = "/* read_identity */ SELECT log_id, partitions, server FROM log_identity";
 
 const BEAR: &str = "/* bear_log */ \
     INSERT INTO log_identity (log_id, partitions) VALUES ($1, $2) ON CONFLICT DO NOTHING";
@@ -82,7 +82,7 @@ async fn bear(connection: &mut PgConnection, partitions: Option<u16>) -> Result<
     }
     transaction.commit().await.map_err(|e| error::writing(&e))?;
     // Read back: a COMMIT that was silently a ROLLBACK would show here.
-    let identity = identity(connection).await?;
+    let (identity, _) = identity(connection).await?;
     schema::check_partitions(identity, partitions)?;
     Ok((identity, born))
 }
@@ -108,8 +108,8 @@ async fn write_births(connection: &mut PgConnection, log_id: LogId, count: u16) 
     Ok(())
 }
 
-/// The log's identity, if its schema is one that this binary knows.
-pub(super) async fn check_schema(connection: &mut PgConnection) -> Result<LogIdentity, Error> {
+/// The log's identity and which of its servers this is, if its schema is one that this binary knows.
+pub(super) async fn check_schema(connection: &mut PgConnection) -> Result<(LogIdentity, String), Error> {
     schema::check_applied(&migrator(), &applied(connection).await?)?;
     identity(connection).await
 }
@@ -129,10 +129,10 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<Applied>, Error> {
     rows.map_err(|e| error::reading(&e))
 }
 
-async fn identity(connection: &mut PgConnection) -> Result<LogIdentity, Error> {
-    let row: Option<(Uuid, i32)> =
+async fn identity(connection: &mut PgConnection) -> Result<(LogIdentity, String), Error> {
+    let row: Option<(Uuid, i32, String)> =
         sqlx::query_as(IDENTITY).fetch_optional(connection).await.map_err(|e| error::reading(&e))?;
-    let (log_id, partitions) = row.ok_or_else(schema::missing)?;
+    let (log_id, partitions, server) = row.ok_or_else(schema::missing)?;
     let partitions = u16::try_from(partitions).map_err(|_| schema::missing())?;
-    Ok(LogIdentity { log_id: LogId(log_id), partitions })
+    Ok((LogIdentity { log_id: LogId(log_id), partitions }, server))
 }

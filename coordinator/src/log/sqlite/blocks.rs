@@ -6,7 +6,7 @@ use unanimity_types::{LogId, PartitionId, Seq};
 use super::{error, in_transaction};
 use crate::log::chain::{self, ChainReader};
 use crate::log::row::{BlockRow, TipRow, to_sql};
-use crate::log::{Appended, Block, Error, Tip, rules};
+use crate::log::{Appended, Block, BlockKind, Error, Tip, rules};
 
 /// At the end only, never into a place that a trim has freed.
 /// Alone it is one statement, one implicit transaction. No RETURNING: a row would come before the commit.
@@ -16,7 +16,13 @@ const APPEND: &str = "/* append_block */ \
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 \
     WHERE EXISTS (SELECT 1 FROM log_blocks WHERE partition = $1 AND seq = $2 - 1 AND checksum = $8) \
         AND NOT EXISTS (SELECT 1 FROM log_blocks WHERE partition = $1 AND seq > $2) \
+        AND ($4 = 1 OR $5 = coalesce((SELECT epoch FROM partitions WHERE partition = $1), $5)) \
     ON CONFLICT (partition, seq) DO NOTHING";
+
+/// Says which epoch is to come: from here on the owner before is turned away (protocol M22).
+const CLAIM: &str = "/* claim */ \
+    UPDATE partitions SET epoch = $2 WHERE partition = $1 AND epoch IS NOT $2 AND $2 > ( \
+        SELECT epoch FROM log_blocks WHERE partition = $1 ORDER BY seq DESC LIMIT 1)";
 
 const LOOK: &str = "/* look_at_refused_append */ \
     SELECT checksum FROM log_blocks WHERE partition = $1 AND seq = $2";
@@ -69,6 +75,14 @@ pub(super) async fn append_many(
 
 /// Answers whether the block was written.
 async fn insert(connection: &mut SqliteConnection, block: &Block) -> Result<bool, Error> {
+    if block.kind == BlockKind::Epoch {
+        sqlx::query(CLAIM)
+            .bind(i64::from(block.partition.0))
+            .bind(to_sql(block.epoch.0))
+            .execute(&mut *connection)
+            .await
+            .map_err(|e| error::writing(&e))?;
+    }
     let done = sqlx::query(APPEND)
         .bind(i64::from(block.partition.0))
         .bind(to_sql(block.seq.0))
