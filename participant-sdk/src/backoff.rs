@@ -1,11 +1,6 @@
-//! Capped exponential backoff with full jitter, and calls that are repeated within a bound.
+//! Capped exponential backoff with full jitter.
 
-use std::future::Future;
 use std::time::Duration;
-
-use tokio::time::Instant;
-
-use crate::error::ClientError;
 
 /// How long to wait before the next attempt: a random part of a span that doubles up to a cap.
 ///
@@ -45,36 +40,6 @@ impl Backoff {
     }
 }
 
-/// Repeats a call while its error is retryable, for at most `bound` from now. Each attempt has
-/// `per_call` to answer. The call must be idempotent.
-pub(crate) async fn retried<T, F, Fut>(
-    bound: Duration,
-    per_call: Duration,
-    mut call: F,
-) -> Result<T, ClientError>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, ClientError>>,
-{
-    let end = Instant::now() + bound;
-    let mut backoff = Backoff::for_calls();
-    loop {
-        let error = match tokio::time::timeout(per_call, call()).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => error,
-            Err(_) => ClientError::no_answer(format!("none within {per_call:?}")),
-        };
-        let pause = backoff.next().max(error.retry_after().unwrap_or_default());
-        // A lock was waited for by the coordinator already, for as long as the caller allows.
-        let again = error.is_retryable() && !matches!(error, ClientError::LockConflict { .. });
-        if !again || Instant::now() + pause >= end {
-            return Err(error);
-        }
-        tracing::debug!(%error, ?pause, "call to the coordinator failed, trying again");
-        tokio::time::sleep(pause).await;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,19 +51,5 @@ mod tests {
             let pause = backoff.next();
             assert!(pause >= Duration::from_millis(1) && pause <= Duration::from_secs(2));
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_retryable_error_is_retried_until_the_bound() {
-        let started = Instant::now();
-        let mut calls = 0;
-        let result: Result<(), _> = retried(Duration::from_secs(5), Duration::from_secs(1), || {
-            calls += 1;
-            async { Err(ClientError::no_answer("down")) }
-        })
-        .await;
-        assert!(result.is_err());
-        assert!(calls > 2);
-        assert!(started.elapsed() <= Duration::from_secs(7));
     }
 }

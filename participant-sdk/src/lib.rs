@@ -54,7 +54,7 @@ mod witness;
 pub mod xa;
 
 pub use client::{
-    AbortCause, BranchInfo, Client, ClientBuilder, CommitError, GlobalTransaction, NewBranch,
+    AbortCause, Addresses, BranchInfo, Client, ClientBuilder, CommitError, GlobalTransaction, NewBranch,
     TransactionBuilder, TransactionError, TransactionInfo,
 };
 pub use context::Context;
@@ -76,7 +76,7 @@ pub use outbox::{
 };
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use participant::{
-    Attention, Branch, BranchOptions, BuildError, Callback, Health, HookError, Participant,
+    Attention, Branch, BranchOptions, BuildError, Callback, Health, HookError, NodeHealth, Participant,
     ParticipantBuilder, Refused, TccHooks, TryError, TwoPhaseBranch, TwoPhaseHealth,
 };
 #[cfg(feature = "axum")]

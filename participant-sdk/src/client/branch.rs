@@ -19,8 +19,8 @@ use crate::client::GlobalTransaction;
 use crate::error::ClientError;
 use crate::saga::{StepTarget, payload_fits};
 
-/// As for the branches of a [`crate::Participant`]: longer than a coordinator's short absence.
-const REGISTER_FOR: Duration = Duration::from_secs(5);
+/// As for the branches of a [`crate::Participant`]: longer than a partition is without an owner.
+const REGISTER_FOR: Duration = Duration::from_secs(15);
 
 /// In place of a participant's name and an operation in the branch's key.
 const NAME: (&str, &str) = ("tm", "branch");

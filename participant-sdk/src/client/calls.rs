@@ -1,17 +1,20 @@
 //! The calls to the coordinator, each with its deadline and its repetitions. What is asked for every
 //! transaction goes by the command stream, where there is one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tonic::transport::Channel;
 use unanimity_proto::v1;
 use unanimity_proto::v1::answer::Kind as Answer;
 use unanimity_proto::v1::command::Kind as Command;
+use unanimity_proto::v1::coordinator_client::CoordinatorClient;
 use unanimity_types::{AbortReason, BranchKey, ErrorCode, LogId, LogPosition, Mode, Status, Xid};
 
-use crate::backoff::retried;
 use crate::client::birth::Claim;
 use crate::client::info::info_from_wire;
-use crate::client::{Client, TransactionInfo};
+use crate::client::nodes::Door;
+use crate::client::{Client, Failed, TransactionInfo};
 use crate::error::ClientError;
 
 /// What a commit or abort brought.
@@ -66,8 +69,9 @@ impl Client {
     /// Begins a transaction of any mode. The request names its xid, so that it can be repeated.
     pub(crate) async fn begin_plan(&self, message: v1::BeginRequest) -> Result<Begun, ClientError> {
         let options = self.options();
-        let answer =
-            retried(options.begin_retry_for, options.call_timeout, || self.ask_begin(&message)).await?;
+        let ask = |door| self.ask_begin(door, &message);
+        let xid = message.xid.parse().ok();
+        let answer = self.routed(xid, options.begin_retry_for, options.call_timeout, ask).await?;
         let log_id = self.met(&answer.log_id)?;
         let position = self.witnesses().observe_wire(answer.position.as_ref());
         let status =
@@ -82,7 +86,8 @@ impl Client {
         lock_wait: Duration,
     ) -> Result<Registered, ClientError> {
         let timeout = (self.options().call_timeout + lock_wait).min(bound);
-        let answer = retried(bound, timeout, || self.ask_register(&message, timeout)).await?;
+        let ask = |door| self.ask_register(door, &message, timeout);
+        let answer = self.routed(message.xid.parse().ok(), bound, timeout, ask).await?;
         if answer.key != message.key {
             return Err(ClientError::protocol("the branch was registered under another key"));
         }
@@ -107,10 +112,8 @@ impl Client {
             birth: claim.birth.clone(),
             secret: claim.secret.clone(),
         };
-        let answer = retried(options.commit_retry_for, options.call_timeout, || async {
-            self.ask_commit(&message).await.map_err(met_itself)
-        })
-        .await?;
+        let ask = |door| async { self.ask_commit(door, &message).await.map_err(met_itself) };
+        let answer = self.routed(Some(xid), options.commit_retry_for, options.call_timeout, ask).await?;
         self.decided(&answer)
     }
 
@@ -130,7 +133,8 @@ impl Client {
             secret: claim.secret.clone(),
             ..Default::default()
         };
-        let answer = retried(bound, timeout, || self.ask_abort(&message)).await?;
+        let ask = |door| self.ask_abort(door, &message);
+        let answer = self.routed(Some(xid), bound, timeout, ask).await?;
         let decided = self.decided(&answer)?;
         match decided.status {
             Status::Aborting | Status::Aborted => Ok(()),
@@ -145,79 +149,146 @@ impl Client {
     }
 
     // By a call where there is no stream: boxed, so that who asks by the stream does not carry its size about.
-    async fn ask_begin(&self, message: &v1::BeginRequest) -> Result<v1::BeginResponse, ClientError> {
+    async fn ask_begin(
+        &self,
+        door: Arc<Door>,
+        message: &v1::BeginRequest,
+    ) -> Result<v1::BeginResponse, Failed> {
         let timeout = self.options().call_timeout;
-        match self.stream().ask(Command::Begin(message.clone()), timeout).await? {
+        match door.stream().ask(Command::Begin(message.clone()), timeout).await? {
             Some(Answer::Begun(answer)) => Ok(answer),
             Some(_) => Err(another_answer()),
             None => {
-                let request = with_deadline(message.clone(), timeout);
-                Ok(Box::pin(self.service().begin(request)).await?.into_inner())
+                let xid = message.xid.parse().ok();
+                self.unary(&door, xid, message.clone(), timeout, |mut service, request| async move {
+                    service.begin(request).await
+                })
+                .await
             }
         }
     }
 
     async fn ask_get(
         &self,
+        door: Arc<Door>,
         message: &v1::GetTransactionRequest,
         timeout: Duration,
-    ) -> Result<v1::Transaction, ClientError> {
+    ) -> Result<v1::Transaction, Failed> {
         let mut message = message.clone();
-        if let Some(room) = self.stream().room_to_wait() {
-            match self.stream().ask_in(Command::Get(message.clone()), timeout, Some(room)).await {
+        if let Some(room) = door.stream().room_to_wait() {
+            match door.stream().ask_in(Command::Get(message.clone()), timeout, Some(room)).await {
                 Ok(Some(Answer::Found(found))) => return Ok(found),
                 Ok(Some(_)) => return Err(another_answer()),
                 Ok(None) => {}
                 // The wait is over, and what was found is too large for a stream.
-                Err(error) if error.code() == Some(ErrorCode::MessageTooLarge) => {
+                Err(failed) if failed.code() == Some(ErrorCode::MessageTooLarge) => {
                     message.wait = v1::Wait::Unspecified.into();
                 }
                 // The request is ours and has an xid: the stream of an older coordinator has no such command.
-                Err(error) if error.code() == Some(ErrorCode::InvalidRequest) => self.stream().no_looks(),
-                Err(error) => return Err(error),
+                Err(failed) if failed.code() == Some(ErrorCode::InvalidRequest) => door.stream().no_looks(),
+                Err(failed) => return Err(failed),
             }
         }
-        let request = with_deadline(message, timeout);
-        Ok(Box::pin(self.service().get_transaction(request)).await?.into_inner())
+        let xid = message.xid.parse().ok();
+        self.unary(&door, xid, message, timeout, |mut service, request| async move {
+            service.get_transaction(request).await
+        })
+        .await
     }
 
     async fn ask_register(
         &self,
+        door: Arc<Door>,
         message: &v1::RegisterBranchRequest,
         timeout: Duration,
-    ) -> Result<v1::RegisterBranchResponse, ClientError> {
-        match self.stream().ask(Command::Register(message.clone()), timeout).await? {
+    ) -> Result<v1::RegisterBranchResponse, Failed> {
+        match door.stream().ask(Command::Register(message.clone()), timeout).await? {
             Some(Answer::Registered(answer)) => Ok(answer),
             Some(_) => Err(another_answer()),
             None => {
-                let request = with_deadline(message.clone(), timeout);
-                Ok(Box::pin(self.service().register_branch(request)).await?.into_inner())
+                let xid = message.xid.parse().ok();
+                self.unary(&door, xid, message.clone(), timeout, |mut service, request| async move {
+                    service.register_branch(request).await
+                })
+                .await
             }
         }
     }
 
-    async fn ask_commit(&self, message: &v1::CommitRequest) -> Result<v1::DecideResponse, ClientError> {
+    async fn ask_commit(
+        &self,
+        door: Arc<Door>,
+        message: &v1::CommitRequest,
+    ) -> Result<v1::DecideResponse, Failed> {
         let timeout = self.options().call_timeout;
-        match self.stream().ask(Command::Commit(message.clone()), timeout).await? {
+        match door.stream().ask(Command::Commit(message.clone()), timeout).await? {
             Some(Answer::Decided(answer)) => Ok(answer),
             Some(_) => Err(another_answer()),
             None => {
-                let request = with_deadline(message.clone(), timeout);
-                Ok(Box::pin(self.service().commit(request)).await?.into_inner())
+                let xid = message.xid.parse().ok();
+                self.unary(&door, xid, message.clone(), timeout, |mut service, request| async move {
+                    service.commit(request).await
+                })
+                .await
             }
         }
     }
 
-    async fn ask_abort(&self, message: &v1::AbortRequest) -> Result<v1::DecideResponse, ClientError> {
+    async fn ask_abort(
+        &self,
+        door: Arc<Door>,
+        message: &v1::AbortRequest,
+    ) -> Result<v1::DecideResponse, Failed> {
         let timeout = self.options().call_timeout;
-        match self.stream().ask(Command::Abort(message.clone()), timeout).await? {
+        match door.stream().ask(Command::Abort(message.clone()), timeout).await? {
             Some(Answer::Decided(answer)) => Ok(answer),
             Some(_) => Err(another_answer()),
             None => {
-                let request = with_deadline(message.clone(), timeout);
-                Ok(Box::pin(self.service().abort(request)).await?.into_inner())
+                let xid = message.xid.parse().ok();
+                self.unary(&door, xid, message.clone(), timeout, |mut service, request| async move {
+                    service.abort(request).await
+                })
+                .await
             }
         }
+    }
+
+    /// What is asked by calls of its own: for at most the time of one call, at every node that may have the answer.
+    pub(crate) async fn called<M: Clone, T, F, Fut>(
+        &self,
+        xid: Option<Xid>,
+        message: &M,
+        timeout: Duration,
+        call: F,
+    ) -> Result<T, ClientError>
+    where
+        F: Fn(CoordinatorClient<Channel>, tonic::Request<M>) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let call = &call;
+        let ask =
+            |door: Arc<Door>| async move { self.unary(&door, xid, message.clone(), timeout, call).await };
+        self.routed(xid, timeout, timeout, ask).await
+    }
+
+    /// One attempt of a call of its own.
+    async fn unary<M, T, Fut>(
+        &self,
+        door: &Door,
+        xid: Option<Xid>,
+        message: M,
+        timeout: Duration,
+        call: impl FnOnce(CoordinatorClient<Channel>, tonic::Request<M>) -> Fut,
+    ) -> Result<T, Failed>
+    where
+        Fut: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let limit = self.attempt_limit(timeout);
+        let call = Box::pin(call(door.service(), with_deadline(message, timeout)));
+        let response = tokio::time::timeout(limit, call)
+            .await
+            .map_err(|_| ClientError::no_answer(format!("none within {limit:?}")))??;
+        Ok(self.answered(xid, response))
     }
 
     pub(crate) async fn get(
@@ -235,7 +306,8 @@ impl Client {
             wait_ms: u64::try_from(wait_for.as_millis()).unwrap_or(u64::MAX),
         };
         let bound = self.options().call_timeout + wait_for;
-        let answer = retried(bound, timeout, || self.ask_get(&message, timeout)).await?;
+        let ask = |door| self.ask_get(door, &message, timeout);
+        let answer = self.routed(Some(xid), bound, timeout, ask).await?;
         self.witnesses().observe_wire(answer.position.as_ref());
         info_from_wire(answer)
     }
@@ -259,11 +331,12 @@ impl Client {
             log_id: log_id.map(|id| id.to_string()).unwrap_or_default(),
             witnesses,
         };
-        let answer = retried(timeout, timeout, || async {
-            let request = with_deadline(message.clone(), timeout);
-            Ok(self.service().inquire(request).await?.into_inner())
-        })
-        .await?;
+        // Any node will do: it asks the owners.
+        let answer =
+            self.called(None, &message, timeout, |mut service, request| async move {
+                service.inquire(request).await
+            })
+            .await?;
         for position in &answer.positions {
             self.witnesses().observe_wire(Some(position));
         }
@@ -278,8 +351,12 @@ impl Client {
         if let Some(log_id) = self.log_id() {
             return Ok(log_id);
         }
-        let request = with_deadline(v1::GetInfoRequest {}, self.options().call_timeout);
-        let info = self.service().get_info(request).await?.into_inner();
+        let timeout = self.options().call_timeout;
+        let info = self
+            .called(None, &v1::GetInfoRequest {}, timeout, |mut service, request| async move {
+                service.get_info(request).await
+            })
+            .await?;
         self.met(&info.log_id)?.ok_or_else(|| ClientError::protocol("the coordinator names no log"))
     }
 
@@ -310,15 +387,15 @@ pub(crate) fn parse_log_id(text: &str) -> Option<LogId> {
 }
 
 /// A commit that meets itself (an earlier attempt still waits for its branches) is asked again.
-fn met_itself(error: ClientError) -> ClientError {
-    match error.code() {
+fn met_itself(failed: Failed) -> Failed {
+    match failed.code() {
         Some(ErrorCode::CommitInProgress) => {
-            ClientError::no_answer("an earlier attempt of this commit is under way")
+            ClientError::no_answer("an earlier attempt of this commit is under way").into()
         }
-        _ => error,
+        _ => failed,
     }
 }
 
-fn another_answer() -> ClientError {
-    ClientError::protocol("the answer is one to another question")
+fn another_answer() -> Failed {
+    ClientError::protocol("the answer is one to another question").into()
 }

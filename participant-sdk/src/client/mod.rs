@@ -1,10 +1,13 @@
 //! The transaction manager's side: begin and decide global transactions.
 
+mod addresses;
 mod birth;
 mod branch;
 mod calls;
 mod error;
 mod info;
+mod nodes;
+mod route;
 mod run;
 mod streak;
 mod stream;
@@ -14,28 +17,33 @@ mod transaction;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
-use unanimity_proto::v1::coordinator_client::CoordinatorClient;
 use unanimity_proto::{ticket_to_wire, v1};
-use unanimity_types::{Limits, LogId, Mode, Status, Ticket, Xid};
+use unanimity_types::{LogId, Mode, Status, Ticket, Xid};
 
-use crate::client::stream::CommandStream;
+use crate::client::nodes::Nodes;
 use crate::client::tickets::Tickets;
 use crate::error::ClientError;
 use crate::witness::Witnesses;
 
+pub use addresses::Addresses;
 pub(crate) use birth::Claim;
 pub use branch::NewBranch;
 pub(crate) use calls::{Begun, Decided, parse_log_id};
 pub use error::{AbortCause, CommitError, TransactionError};
 pub use info::{BranchInfo, TransactionInfo};
+pub(crate) use nodes::Ear;
+pub(crate) use route::Failed;
 pub use run::TransactionBuilder;
 pub(crate) use run::check_begin;
 pub use transaction::GlobalTransaction;
 
-/// A coordinator's client: cheap to clone, one connection, connects when it is first used and
-/// again whenever the connection is lost. What its clones ask for their transactions goes together, many
+/// A coordinator's client: cheap to clone, one connection to each node, connects when it is first used and
+/// again whenever a connection is lost. What its clones ask for their transactions goes together, many
 /// commands in one message.
+///
+/// Of a cluster it needs to know one node, or a few in case that one is away: they tell of the others. A call goes to
+/// the node that owns its transaction; what has no answer there is asked again at another, with the same words, which is
+/// safe because every command is idempotent.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -60,11 +68,10 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    channel: Channel,
+    nodes: Nodes,
     options: Options,
     witnesses: Witnesses,
     tickets: Arc<Tickets>,
-    stream: CommandStream,
 }
 
 #[derive(Debug, Clone)]
@@ -92,7 +99,7 @@ impl Default for Options {
 /// Sets how a [`Client`] behaves.
 #[derive(Debug, Clone)]
 pub struct ClientBuilder {
-    url: String,
+    addresses: Addresses,
     options: Options,
 }
 
@@ -130,45 +137,39 @@ impl ClientBuilder {
     /// # Errors
     /// [`ClientError::InvalidUrl`].
     pub fn connect(self) -> Result<Client, ClientError> {
-        let invalid = |message: String| ClientError::InvalidUrl { url: self.url.clone(), message };
-        if !self.url.starts_with("http://") {
-            return Err(invalid("it must begin with http:// (TLS is not built in yet)".into()));
-        }
-        let endpoint = Endpoint::from_shared(self.url.clone())
-            .map_err(|error| invalid(error.to_string()))?
-            .connect_timeout(self.options.connect_timeout)
-            .tcp_nodelay(true)
-            .tcp_keepalive(Some(Duration::from_secs(30)))
-            // A peer that vanished without a word is noticed within 15 s, idle or not.
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect_lazy();
+        let seeds = self.addresses.check()?;
         let tickets = Arc::<Tickets>::default();
-        let shared = Shared {
-            stream: CommandStream::new(service(channel.clone()), Arc::clone(&tickets)),
-            channel,
-            options: self.options,
-            witnesses: Witnesses::default(),
-            tickets,
-        };
+        let nodes = Nodes::new(&seeds, self.options.connect_timeout, Arc::clone(&tickets))?;
+        let shared = Shared { nodes, options: self.options, witnesses: Witnesses::default(), tickets };
         Ok(Client { shared: Arc::new(shared) })
     }
 }
 
 impl Client {
-    /// A client with the defaults. Connects later, when it is used; must be called inside a tokio
-    /// runtime.
+    /// A client with the defaults, for a coordinator at one address or a cluster at several ([`Addresses`]):
+    /// `http://a:7460`, `http://a:7460,http://b:7460`. Connects later, when it is used; must be called inside a
+    /// tokio runtime.
     ///
     /// # Errors
     /// [`ClientError::InvalidUrl`].
-    pub fn connect(url: impl Into<String>) -> Result<Self, ClientError> {
-        Self::builder(url).connect()
+    pub fn connect(addresses: impl Into<Addresses>) -> Result<Self, ClientError> {
+        Self::builder(addresses).connect()
     }
 
     /// A client with settings of its own.
-    pub fn builder(url: impl Into<String>) -> ClientBuilder {
-        ClientBuilder { url: url.into(), options: Options::default() }
+    ///
+    /// ```no_run
+    /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    /// use unanimity_sdk::Client;
+    ///
+    /// let client = Client::builder(["http://10.0.0.5:7460", "http://10.0.0.6:7460"])
+    ///     .commit_retry_for(Duration::from_secs(60))
+    ///     .connect()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn builder(addresses: impl Into<Addresses>) -> ClientBuilder {
+        ClientBuilder { addresses: addresses.into(), options: Options::default() }
     }
 
     /// A transaction that runs a closure: see [`TransactionBuilder::run`]. The name is for people:
@@ -257,8 +258,13 @@ impl Client {
         }
     }
 
-    pub(crate) fn channel(&self) -> Channel {
-        self.shared.channel.clone()
+    /// The coordinator's nodes, as they are known.
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.shared.nodes
+    }
+
+    fn tickets(&self) -> &Tickets {
+        &self.shared.tickets
     }
 
     pub(crate) fn witnesses(&self) -> &Witnesses {
@@ -283,18 +289,4 @@ impl Client {
     fn options(&self) -> &Options {
         &self.shared.options
     }
-
-    fn stream(&self) -> &CommandStream {
-        &self.shared.stream
-    }
-
-    fn service(&self) -> CoordinatorClient<Channel> {
-        service(self.channel())
-    }
-}
-
-fn service(channel: Channel) -> CoordinatorClient<Channel> {
-    CoordinatorClient::new(channel)
-        .max_decoding_message_size(Limits::MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(Limits::MESSAGE_BYTES_MAX)
 }

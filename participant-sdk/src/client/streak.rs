@@ -39,23 +39,28 @@ struct Now {
 }
 
 impl Streak {
-    /// A random xid, of the streak's partition if one is found soon; of any if `partitions` is 0.
-    pub(super) fn mint(&mut self, partitions: u16) -> Xid {
+    /// A random xid, of the streak's partition if one is found soon; of any if `partitions` is 0. A streak begins in a
+    /// partition that `is_good`, and ends when it is no more, if there is a good one.
+    pub(super) fn mint(&mut self, partitions: u16, is_good: impl Fn(PartitionId) -> bool) -> Xid {
         let first = Uuid::now_v7();
         if partitions == 0 {
             return Xid::new(first);
         }
-        let now = match self.now.take() {
-            Some(now) if now.partitions == partitions && now.left > 0 && now.began.elapsed() < STREAK_FOR => {
-                now
+        let before = self
+            .now
+            .take()
+            .filter(|now| now.partitions == partitions && now.left > 0 && now.began.elapsed() < STREAK_FOR);
+        let now = match before {
+            Some(now) if is_good(now.partition) => now,
+            before => {
+                // The first xid of a streak is any in a good partition: that is the lot.
+                let homes =
+                    (0..LOOKS_MAX).map(|step| partition_of(Xid::new(neighbour(first, step)), partitions));
+                let began =
+                    |partition| Now { partition, partitions, began: Instant::now(), left: STREAK_XIDS };
+                let good = homes.into_iter().find(|partition| is_good(*partition)).map(began);
+                good.or(before).unwrap_or_else(|| began(partition_of(Xid::new(first), partitions)))
             }
-            // The first xid of a streak is any: that is the lot.
-            _ => Now {
-                partition: partition_of(Xid::new(first), partitions),
-                partitions,
-                began: Instant::now(),
-                left: STREAK_XIDS,
-            },
         };
         let looks = (u32::from(partitions) * LOOKS).min(LOOKS_MAX);
         let xid = (0..looks)
@@ -85,7 +90,7 @@ mod tests {
         let mut streak = Streak::default();
         let (mut shares, mut xids) = (BTreeMap::<_, u32>::new(), HashSet::new());
         for _ in 0..400 {
-            let in_one: Vec<_> = (0..10).map(|_| streak.mint(16)).collect();
+            let in_one: Vec<_> = (0..10).map(|_| streak.mint(16, |_| true)).collect();
             let homes: HashSet<_> = in_one.iter().map(|xid| partition_of(*xid, 16)).collect();
             // One in 3,000 finds no place: never many of ten.
             assert!(homes.len() <= 3, "{homes:?}");
@@ -104,13 +109,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_streak_is_bounded_in_xids_and_ends_when_the_partitions_change() {
         let mut streak = Streak::default();
-        let homes: HashSet<_> = (0..STREAK_XIDS * 40).map(|_| partition_of(streak.mint(16), 16)).collect();
+        let homes: HashSet<_> =
+            (0..STREAK_XIDS * 40).map(|_| partition_of(streak.mint(16, |_| true), 16)).collect();
         assert!(homes.len() > 8, "many streaks without time passing: {homes:?}");
         for partitions in [1, 3, 64, 4_096, 0] {
             for _ in 0..100 {
-                let xid = streak.mint(partitions);
+                let xid = streak.mint(partitions, |_| true);
                 assert!(partitions == 0 || partition_of(xid, partitions).0 < partitions);
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_streak_is_in_a_good_partition_if_there_is_one() {
+        let mut streak = Streak::default();
+        let bad = partition_of(streak.mint(16, |_| true), 16);
+        for _ in 0..100 {
+            assert_ne!(partition_of(streak.mint(16, |partition| partition != bad), 16), bad);
+            tokio::time::advance(STREAK_FOR).await;
+        }
+        // With none it is as if all were good.
+        let homes: HashSet<_> = (0..20).map(|_| partition_of(streak.mint(16, |_| false), 16)).collect();
+        assert!(homes.len() <= 3, "{homes:?}");
     }
 }

@@ -74,8 +74,8 @@ impl Client {
         transaction: &impl AsRef<Context>,
         message: OnCommit,
     ) -> Result<BranchKey, ClientError> {
-        /// As for other branches: longer than a coordinator's short absence.
-        const REGISTER_FOR: Duration = Duration::from_secs(5);
+        /// As for other branches: longer than a partition is without an owner.
+        const REGISTER_FOR: Duration = Duration::from_secs(15);
         let context = transaction.as_ref();
         let Pending { key, target, payload, policy } = message.0;
         let key = match key {

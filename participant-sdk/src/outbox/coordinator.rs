@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use tonic::transport::Channel;
 use unanimity_proto::v1::coordinator_client::CoordinatorClient;
 use unanimity_proto::{plan_to_wire, v1};
-use unanimity_types::{
-    BranchKey, Delivery, ErrorCode, InquiryAnswer, Limits, MessagePlan, Plan, Status, Xid,
-};
+use unanimity_types::{BranchKey, Delivery, ErrorCode, InquiryAnswer, MessagePlan, Plan, Status, Xid};
 
 use super::handover::{Handed, Handover, HandoverError, HandoverMessage, MessageStatus};
 use crate::client::Client;
@@ -24,9 +23,10 @@ const LOOKS_AT_ONCE: usize = 8;
 impl Handover for Client {
     fn hand_over<'a>(&'a self, message: &'a HandoverMessage) -> BoxFuture<'a, Result<Handed, HandoverError>> {
         Box::pin(async move {
-            let request = timed(begin(message)?);
-            let answer = match service(self).begin(request).await.map_err(ClientError::from) {
-                Ok(answer) => answer.into_inner(),
+            let request = begin(message)?;
+            let begun = self.called(Some(message.id), &request, CALL_TIMEOUT, |mut service: CoordinatorClient<Channel>, request| async move { service.begin(request).await });
+            let answer = match begun.await {
+                Ok(answer) => answer,
                 // The id is a random UUID of ours: whoever began it was this row's relay, with
                 // another version of this crate.
                 Err(error) if error.code() == Some(ErrorCode::XidReused) => {
@@ -69,13 +69,16 @@ impl Handover for Client {
 
     fn retry(&self, id: Xid) -> BoxFuture<'_, Result<(), HandoverError>> {
         Box::pin(async move {
-            let request = timed(v1::RetryTransactionRequest {
+            let request = v1::RetryTransactionRequest {
                 xid: id.to_string(),
                 operator: "outbox relay".into(),
                 reason: "a dead letter is replayed".into(),
-            });
-            let answer = service(self).retry_transaction(request).await.map_err(ClientError::from)?;
-            self.witnesses().observe_wire(answer.into_inner().position.as_ref());
+            };
+            let call = |mut service: CoordinatorClient<Channel>, request| async move {
+                service.retry_transaction(request).await
+            };
+            let answer = self.called(Some(id), &request, CALL_TIMEOUT, call).await?;
+            self.witnesses().observe_wire(answer.position.as_ref());
             Ok(())
         })
     }
@@ -98,9 +101,12 @@ async fn said(client: &Client, id: Xid, answer: Option<(InquiryAnswer, bool)>) -
 
 /// Whether a delivery of a message is parked. No answer, or another's, is none: it is asked again.
 async fn look(client: &Client, id: Xid) -> MessageStatus {
-    let request = timed(v1::GetTransactionRequest { xid: id.to_string(), ..Default::default() });
-    match service(client).get_transaction(request).await {
-        Ok(answer) if answer.get_ref().branches.iter().any(|branch| branch.parked) => MessageStatus::Parked,
+    let request = v1::GetTransactionRequest { xid: id.to_string(), ..Default::default() };
+    let call = |mut service: CoordinatorClient<Channel>, request| async move {
+        service.get_transaction(request).await
+    };
+    match client.called(Some(id), &request, CALL_TIMEOUT, call).await {
+        Ok(answer) if answer.branches.iter().any(|branch| branch.parked) => MessageStatus::Parked,
         Ok(_) => MessageStatus::Open,
         Err(error) => {
             tracing::debug!(%id, %error, "the message could not be looked at");
@@ -139,18 +145,6 @@ fn begin(message: &HandoverMessage) -> Result<v1::BeginRequest, HandoverError> {
         ticket: None,
         wait: v1::Wait::Accepted.into(),
     })
-}
-
-fn service(client: &Client) -> CoordinatorClient<tonic::transport::Channel> {
-    CoordinatorClient::new(client.channel())
-        .max_decoding_message_size(Limits::MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(Limits::MESSAGE_BYTES_MAX)
-}
-
-fn timed<T>(message: T) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    request.set_timeout(CALL_TIMEOUT);
-    request
 }
 
 impl From<ClientError> for HandoverError {

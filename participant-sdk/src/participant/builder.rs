@@ -2,8 +2,8 @@
 
 use std::any::TypeId;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -17,7 +17,8 @@ use crate::message::{MessageHooks, TypedReceiver};
 use crate::participant::error::BuildError;
 use crate::participant::health::AttentionList;
 use crate::participant::hooks::{TccHooks, Typed};
-use crate::participant::{HookSet, Participant, Settings, Shared, StopOnDrop, in_doubt, session, two_phase};
+use crate::participant::sessions::{self, Sessions};
+use crate::participant::{HookSet, Participant, Settings, Shared, StopOnDrop, in_doubt, two_phase};
 use crate::saga::{StepHooks, TypedStep};
 use crate::xa::{ErasedManager, ResourceManager, XaError};
 
@@ -183,14 +184,14 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
         self
     }
 
-    /// Starts it, attached: a session with the coordinator is opened in the background and kept
+    /// Starts it, attached: a session with each of the coordinator's nodes is opened in the background and kept
     /// open, over which operations come. Needs no port of its own.
     ///
     /// # Errors
-    /// [`BuildError`]. That the coordinator cannot be reached is none: it is tried again for ever.
+    /// [`BuildError`]. That a node cannot be reached is none: it is tried again for ever.
     pub async fn attach(self, client: &Client) -> Result<Participant<DB>, BuildError> {
         let participant = self.build(client, None).await?;
-        participant.shared.tasks.spawn(session::run(Arc::clone(&participant.shared)));
+        participant.shared.tasks.spawn(sessions::run(Arc::clone(&participant.shared)));
         Ok(participant)
     }
 
@@ -275,7 +276,7 @@ impl<DB: FenceDatabase> ParticipantBuilder<DB> {
             permits: Arc::new(Semaphore::new(self.settings.concurrency)),
             settings: self.settings,
             in_hand: AtomicUsize::new(0),
-            attached_to: Mutex::new(None),
+            sessions: Sessions::default(),
             attention: AttentionList::default(),
             durability,
             stop: stop.clone(),

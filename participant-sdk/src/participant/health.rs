@@ -42,8 +42,11 @@ pub struct Health {
     /// Whether a session with a coordinator is open. Always `false` for a participant that is
     /// called at an address.
     pub attached: bool,
-    /// The coordinator's node, while attached.
+    /// One of the nodes that it is attached to, if any.
     pub node: Option<String>,
+    /// The coordinator's nodes as they are told of, each with whether a session with it is open: it is called by
+    /// the owner of a transaction's partition, so it should be attached to all. Empty before one was reached.
+    pub nodes: Vec<NodeHealth>,
     /// The coordinator's log, once it is known.
     pub log_id: Option<LogId>,
     /// Operations in hand now.
@@ -62,6 +65,18 @@ pub struct Health {
     pub durability: Vec<Durability>,
     /// The resource managers of two-phase commit, by the name of their operation.
     pub two_phase: Vec<TwoPhaseHealth>,
+}
+
+/// How a participant is attached to one of the coordinator's nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeHealth {
+    /// Its name.
+    pub node: String,
+    /// The address that it tells, if the nodes of its cluster tell of it.
+    pub address: Option<String>,
+    /// Whether a session with it is open.
+    pub attached: bool,
 }
 
 /// How a resource manager of two-phase commit is.

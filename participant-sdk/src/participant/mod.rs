@@ -15,6 +15,7 @@ mod options;
 mod order;
 mod second;
 mod session;
+mod sessions;
 mod steps;
 mod tries;
 mod two_phase;
@@ -22,8 +23,8 @@ mod two_phase;
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -40,11 +41,12 @@ use crate::xa::ErasedManager;
 use health::AttentionList;
 use hooks::ErasedHooks;
 use order::Order;
+use sessions::Sessions;
 
 pub use builder::ParticipantBuilder;
 pub use callback::Callback;
 pub use error::{BuildError, TryError};
-pub use health::{Attention, Health, TwoPhaseHealth};
+pub use health::{Attention, Health, NodeHealth, TwoPhaseHealth};
 pub use hooks::{Branch, HookError, Refused, TccHooks};
 pub use options::BranchOptions;
 pub use two_phase::TwoPhaseBranch;
@@ -79,7 +81,7 @@ struct Shared<DB: FenceDatabase> {
     settings: Settings,
     permits: Arc<Semaphore>,
     in_hand: AtomicUsize,
-    attached_to: Mutex<Option<String>>,
+    sessions: Sessions,
     attention: AttentionList,
     durability: Vec<Durability>,
     stop: CancellationToken,
@@ -122,7 +124,8 @@ impl Default for Settings {
             concurrency: 32,
             // A hook is a few statements. What takes longer is stuck, and holds a connection.
             hook_timeout: Duration::from_secs(60),
-            register_for: Duration::from_secs(5),
+            // Longer than a partition is without an owner after its node was killed: a lease (6 s) and a takeover.
+            register_for: Duration::from_secs(15),
             // Ordinary transactions are decided by then, so the coordinator has told us.
             in_doubt_after: Duration::from_secs(30),
             in_doubt_every: Duration::from_secs(5),
@@ -185,13 +188,15 @@ impl<DB: FenceDatabase> Participant<DB> {
                 DB::tally(&mut connection, &shared.name, now.saturating_sub(age)).await?
             }
         };
-        let node = shared.attached_to();
+        let attached = shared.sessions.nodes();
+        let nodes = shared.node_health(&attached);
         let (attention, attention_total) = shared.attention.snapshot();
         Ok(Health {
             participant: shared.name.clone(),
             instance: shared.instance.clone(),
-            attached: node.is_some(),
-            node,
+            attached: !attached.is_empty(),
+            node: attached.into_iter().next(),
+            nodes,
             log_id: shared.client.log_id(),
             in_hand: shared.in_hand.load(Ordering::Relaxed),
             open: tally.open,
@@ -223,8 +228,20 @@ impl<DB: FenceDatabase> Shared<DB> {
         self.fence.as_ref().ok_or(FenceError::Absent)?.begin().await
     }
 
-    fn attached_to(&self) -> Option<String> {
-        self.attached_to.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The nodes that are told of and those that sessions are open with, by name.
+    fn node_health(&self, attached: &[String]) -> Vec<NodeHealth> {
+        let told = Arc::clone(&self.client.nodes().watch().borrow());
+        let mut nodes: Vec<_> = told
+            .iter()
+            .map(|(node, at)| NodeHealth {
+                node: node.to_string(),
+                address: Some(at.address.to_string()),
+                attached: attached.iter().any(|attached| **attached == **node),
+            })
+            .collect();
+        let untold = attached.iter().filter(|node| !told.contains_key(node.as_str()));
+        nodes.extend(untold.map(|node| NodeHealth { node: node.clone(), address: None, attached: true }));
+        nodes
     }
 
     /// The name of the hooks for an order. At an address the coordinator names none: then those with the
@@ -241,10 +258,6 @@ impl<DB: FenceDatabase> Shared<DB> {
             (Some(only), None) => only.clone(),
             _ => String::new(),
         }
-    }
-
-    fn set_attached(&self, node: Option<String>) {
-        *self.attached_to.lock().unwrap_or_else(PoisonError::into_inner) = node;
     }
 
     /// Runs work in a task that nobody cancels and that a shutdown waits for; a panic in it comes

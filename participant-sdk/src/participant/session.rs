@@ -1,4 +1,4 @@
-//! The attached session: operations come over a stream that we opened, results go back.
+//! An attached session: operations come over a stream that we opened to a node, results go back.
 //!
 //! ```text
 //!   Hello (log and witnesses that we know) ──►
@@ -18,14 +18,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use tonic::transport::Channel;
 use unanimity_proto::v1;
 use unanimity_proto::v1::coordinator_message::Kind as FromCoordinator;
 use unanimity_proto::v1::participant_message::Kind as FromParticipant;
 use unanimity_proto::v1::participants_client::ParticipantsClient;
-use unanimity_types::{ErrorCode, Limits};
+use unanimity_types::Limits;
 
-use crate::backoff::Backoff;
-use crate::client::parse_log_id;
+use crate::client::{Ear, parse_log_id};
 use crate::error::ClientError;
 use crate::fence::FenceDatabase;
 use crate::participant::Shared;
@@ -43,70 +43,60 @@ const IN_HAND_MAX: usize = 4_096;
 const BATCH_MAX: usize = 256;
 
 /// How a session ended.
-enum End {
+pub(super) enum End {
     /// We stop.
     Stopped,
     /// The coordinator's node stops, or closed the stream in order.
     Goodbye,
+    /// There is a session with that node already.
+    Doubled,
 }
 
-/// Keeps a session open until the participant stops.
-pub(super) async fn run<DB: FenceDatabase>(shared: Arc<Shared<DB>>) {
-    let mut backoff = Backoff::for_sessions();
-    let mut show_log = true;
-    loop {
-        let opened = Instant::now();
-        let result = tokio::select! {
-            result = session(&shared, show_log) => result,
-            // Only while there is no session: an open one hears of the stop itself.
-            () = stop_unattached(&shared) => Ok(End::Stopped),
-        };
-        shared.set_attached(None);
-        match result {
-            Ok(End::Stopped) => return,
-            Ok(End::Goodbye) => {
-                tracing::info!(participant = %shared.name, "the session was closed; attaching again");
-            }
-            Err(error) => {
-                if error.code() == Some(ErrorCode::NotMine) {
-                    shared.attention.raise(
-                        "log_changed",
-                        None,
-                        format!("the coordinator does not have the log that this participant's open branches are in: {error}"),
-                    );
-                    // Said once with our log, so that its loss is seen; then without, if that is allowed.
-                    show_log = !shared.settings.accept_new_log;
-                }
-                tracing::warn!(participant = %shared.name, %error, "not attached; trying again");
-            }
-        }
-        // A session that lived for a while was a good one.
-        if opened.elapsed() > Duration::from_secs(10) {
-            backoff.reset();
-        }
-        tokio::select! {
-            () = tokio::time::sleep(backoff.next()) => {}
-            () = shared.stop.cancelled() => return,
-        }
+/// One session at an address, from its hello to its end.
+pub(super) async fn run<DB: FenceDatabase>(
+    shared: &Arc<Shared<DB>>,
+    (address, channel): (&str, Channel),
+    show_log: bool,
+) -> Result<End, ClientError> {
+    // Until it is open: an open one hears of the stop itself.
+    let opened = tokio::select! {
+        opened = open(shared, channel, show_log) => opened?,
+        () = shared.stop.cancelled() => return Ok(End::Stopped),
+    };
+    let Opened { welcome, incoming, outgoing } = opened;
+    let Some(_attached) = shared.sessions.attach(&welcome.node, address) else { return Ok(End::Doubled) };
+    shared.client.nodes().met(address, &welcome.node);
+    let ear = shared.client.nodes().ear();
+    if let Some(topology) = &welcome.topology {
+        ear.hear(topology);
     }
+    // 0 or nonsense from a stranger must give neither a busy loop nor a session that never ends.
+    let interval = match welcome.heartbeat_interval_ms {
+        0 => Duration::from_secs(10),
+        millis => Duration::from_millis(millis.clamp(50, 60_000)),
+    };
+    tracing::info!(participant = %shared.name, instance = %shared.instance, node = %welcome.node, "attached");
+    Session::new(shared, ear, outgoing, interval).run(incoming).await
 }
 
-/// Ends when the participant stops while no session is open.
-async fn stop_unattached<DB: FenceDatabase>(shared: &Shared<DB>) {
-    shared.stop.cancelled().await;
-    if shared.attached_to().is_some() {
-        std::future::pending::<()>().await;
-    }
+struct Opened {
+    welcome: v1::Welcome,
+    incoming: Streaming<v1::CoordinatorMessage>,
+    outgoing: mpsc::Sender<v1::ParticipantMessage>,
 }
 
-async fn session<DB: FenceDatabase>(shared: &Arc<Shared<DB>>, show_log: bool) -> Result<End, ClientError> {
+async fn open<DB: FenceDatabase>(
+    shared: &Arc<Shared<DB>>,
+    channel: Channel,
+    show_log: bool,
+) -> Result<Opened, ClientError> {
     // Deep enough for bursts; a peer that does not read for so long is dead (see `send`).
     let (outgoing, messages) = mpsc::channel(64);
     let hello = FromParticipant::Hello(hello(shared, show_log));
     outgoing
         .try_send(v1::ParticipantMessage { kind: Some(hello) })
         .map_err(|_| ClientError::no_answer("the stream is closed"))?;
-    let mut client = ParticipantsClient::new(shared.client.channel())
+    let mut client = ParticipantsClient::new(channel)
         .max_decoding_message_size(Limits::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(Limits::MESSAGE_BYTES_MAX);
     let opening = async {
@@ -121,14 +111,7 @@ async fn session<DB: FenceDatabase>(shared: &Arc<Shared<DB>>, show_log: bool) ->
         return Err(ClientError::protocol("the session did not begin with a welcome"));
     };
     check_welcome(shared, &welcome)?;
-    // 0 or nonsense from a stranger must give neither a busy loop nor a session that never ends.
-    let interval = match welcome.heartbeat_interval_ms {
-        0 => Duration::from_secs(10),
-        millis => Duration::from_millis(millis.clamp(50, 60_000)),
-    };
-    shared.set_attached(Some(welcome.node.clone()));
-    tracing::info!(participant = %shared.name, instance = %shared.instance, node = %welcome.node, "attached");
-    Session::new(shared, outgoing, interval).run(incoming).await
+    Ok(Opened { welcome, incoming, outgoing })
 }
 
 fn hello<DB: FenceDatabase>(shared: &Shared<DB>, show_log: bool) -> v1::Hello {
@@ -182,6 +165,7 @@ fn check_welcome<DB: FenceDatabase>(shared: &Shared<DB>, welcome: &v1::Welcome) 
 /// An open session.
 struct Session<'a, DB: FenceDatabase> {
     shared: &'a Arc<Shared<DB>>,
+    ear: Ear,
     outgoing: mpsc::Sender<v1::ParticipantMessage>,
     /// Without a bound of its own: a result for each operation in hand, and those are bounded.
     results: mpsc::UnboundedSender<v1::BranchResult>,
@@ -195,12 +179,23 @@ struct Session<'a, DB: FenceDatabase> {
 impl<'a, DB: FenceDatabase> Session<'a, DB> {
     fn new(
         shared: &'a Arc<Shared<DB>>,
+        ear: Ear,
         outgoing: mpsc::Sender<v1::ParticipantMessage>,
         interval: Duration,
     ) -> Self {
         let (results, finished) = mpsc::unbounded_channel();
         let now = Instant::now();
-        Self { shared, outgoing, results, finished, interval, last_heard: now, last_sent: now, in_hand: 0 }
+        Self {
+            shared,
+            ear,
+            outgoing,
+            results,
+            finished,
+            interval,
+            last_heard: now,
+            last_sent: now,
+            in_hand: 0,
+        }
     }
 
     async fn run(mut self, mut incoming: Streaming<v1::CoordinatorMessage>) -> Result<End, ClientError> {
@@ -230,6 +225,9 @@ impl<'a, DB: FenceDatabase> Session<'a, DB> {
                             Some(FromCoordinator::Operations(operations)) => self.take(operations, ending.is_some()).await?,
                             Some(FromCoordinator::Heartbeat(heartbeat)) => {
                                 self.shared.client.witnesses().observe_all(&heartbeat.positions);
+                                if let Some(topology) = &heartbeat.topology {
+                                    self.ear.hear(topology);
+                                }
                             }
                             Some(FromCoordinator::Goodbye(goodbye)) => {
                                 tracing::info!(participant = %self.shared.name, reason = %goodbye.reason, "the coordinator's node says goodbye");

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs, reason = "tests")]
 
 mod client;
+mod cluster;
 mod commands;
 mod fence;
 mod messages;

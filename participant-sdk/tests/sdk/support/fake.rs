@@ -67,6 +67,16 @@ pub(crate) struct State {
     pub(crate) open_streams: CancellationToken,
     /// Sessions are welcomed in silence after that.
     pub(crate) mute: bool,
+    /// Its name, and the cluster that it tells of on streams and sessions, if it is one of several nodes.
+    pub(crate) node: String,
+    pub(crate) topology: Option<v1::Topology>,
+    /// Where every command is told to go instead.
+    pub(crate) owner_at: Option<String>,
+    /// What is asked is done and never answered.
+    pub(crate) hang: bool,
+    /// The looks by calls and by streams.
+    pub(crate) gets: Vec<v1::GetTransactionRequest>,
+    pub(super) tellers: Vec<mpsc::Sender<Result<v1::AnswerBatch, Status>>>,
     session: Option<mpsc::Sender<Result<v1::CoordinatorMessage, Status>>>,
     waiting: HashMap<u64, oneshot::Sender<v1::BranchResult>>,
     calls: u64,
@@ -85,7 +95,7 @@ impl Fake {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(Mutex::new(State { log_id: LOG, ..State::default() }));
+        let state = Arc::new(Mutex::new(State { log_id: LOG, node: "fake".into(), ..State::default() }));
         let fake = Self { state, address, stop: CancellationToken::new() };
         let server = tonic::transport::Server::builder()
             .add_service(CoordinatorServer::new(fake.clone()))
@@ -100,6 +110,24 @@ impl Fake {
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    /// Ends what the script lets every call end with: another owner's address, or no answer at all.
+    pub(super) async fn scripted(&self) -> Result<(), Status> {
+        if self.with(|state| state.hang) {
+            std::future::pending::<()>().await;
+        }
+        match self.with(|state| state.owner_at.clone()) {
+            Some(owner_address) => {
+                let detail = v1::ErrorDetail { owner_address, ..Default::default() };
+                Err(refused(ErrorCode::NotOwner, detail))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -229,7 +257,7 @@ impl Coordinator for Fake {
 
     async fn begin(&self, request: Request<v1::BeginRequest>) -> Result<Response<v1::BeginResponse>, Status> {
         let request = request.into_inner();
-        self.with(|state| {
+        let answer = self.with(|state| {
             state.begun.push(request.clone());
             if state.fail_begins > 0 {
                 state.fail_begins -= 1;
@@ -242,7 +270,9 @@ impl Coordinator for Fake {
                 position: Self::position(state),
                 log_id: state.log_id.to_string(),
             }))
-        })
+        });
+        self.scripted().await?;
+        answer
     }
 
     async fn register_branch(
@@ -273,6 +303,7 @@ impl Coordinator for Fake {
         if let Some(held) = held {
             let _ = held.acquire().await.unwrap();
         }
+        self.scripted().await?;
         answer
     }
 
@@ -285,6 +316,7 @@ impl Coordinator for Fake {
             state.commits.push(request.clone());
             state.on_commit.pop_front()
         });
+        self.scripted().await?;
         let standing = self.with(|state| state.standing.get(&request.xid).copied());
         let (status, reason) = match action {
             None if self.with(|state| state.remembers) && standing == Some(v1::Status::Aborted) => {
@@ -322,7 +354,7 @@ impl Coordinator for Fake {
         request: Request<v1::AbortRequest>,
     ) -> Result<Response<v1::DecideResponse>, Status> {
         let xid = request.into_inner().xid;
-        self.with(|state| {
+        let answer = self.with(|state| {
             state.aborts.push(xid.clone());
             let committed = state.standing.get(&xid) == Some(&v1::Status::Committed);
             if state.committed_by_another || (state.remembers && committed) {
@@ -336,7 +368,9 @@ impl Coordinator for Fake {
                 abort_reason: "requested".into(),
                 position: Self::position(state),
             }))
-        })
+        });
+        self.scripted().await?;
+        answer
     }
 
     async fn get_transaction(
@@ -344,7 +378,11 @@ impl Coordinator for Fake {
         request: Request<v1::GetTransactionRequest>,
     ) -> Result<Response<v1::Transaction>, Status> {
         let request = request.into_inner();
-        self.with(|state| state.waits.push(request.wait()));
+        self.with(|state| {
+            state.waits.push(request.wait());
+            state.gets.push(request.clone());
+        });
+        self.scripted().await?;
         let xid = request.xid;
         if let Some(told) = self.with(|state| state.told.get(&xid).cloned()) {
             return Ok(Response::new(told));
@@ -445,12 +483,12 @@ impl Participants for Fake {
                         let welcome = v1::Welcome {
                             log_id: fake.with(|state| state.log_id.to_string()),
                             partitions: 4,
-                            node: "fake".into(),
+                            node: fake.with(|state| state.node.clone()),
                             // Three of them without a sign end the session: longer than a busy machine is silent.
                             heartbeat_interval_ms: 1_000,
                             positions: Vec::new(),
                             protocol_version: 1,
-                            topology: None,
+                            topology: fake.with(|state| state.topology.clone()),
                         };
                         let kind = Some(ToParticipant::Welcome(welcome));
                         let _ = session.send(Ok(v1::CoordinatorMessage { kind })).await;
@@ -469,7 +507,9 @@ impl Participants for Fake {
                     }
                     Some(FromParticipant::Heartbeat(_)) if fake.with(|state| state.mute) => {}
                     Some(FromParticipant::Heartbeat(_)) => {
-                        let kind = Some(ToParticipant::Heartbeat(v1::Heartbeat::default()));
+                        let topology = fake.with(|state| state.topology.clone());
+                        let heartbeat = v1::Heartbeat { topology, ..Default::default() };
+                        let kind = Some(ToParticipant::Heartbeat(heartbeat));
                         let _ = session.send(Ok(v1::CoordinatorMessage { kind })).await;
                     }
                     Some(FromParticipant::Goodbye(_)) => fake.with(|state| state.goodbyes += 1),

@@ -1,8 +1,10 @@
 //! What the tests stand on.
 
+pub(crate) mod cluster;
 pub(crate) mod counter;
 pub(crate) mod databases;
 pub(crate) mod fake;
+pub(crate) mod gate;
 pub(crate) mod stock;
 mod streams;
 

@@ -19,19 +19,30 @@ impl Fake {
         self.with(|state| std::mem::replace(&mut state.open_streams, CancellationToken::new())).cancel();
     }
 
+    /// Tells on every stream that is open what is told on those that open.
+    pub(crate) fn tell(&self) {
+        self.with(|state| {
+            let (tickets, topology) = (state.tickets.clone(), state.topology.clone());
+            let batch = v1::AnswerBatch { answers: Vec::new(), tickets, topology };
+            state.tellers.retain(|teller| teller.try_send(Ok(batch.clone())).is_ok());
+        });
+    }
+
     pub(crate) fn serve_commands(
         &self,
         mut incoming: Streaming<v1::CommandBatch>,
     ) -> Result<Response<Answers>, Status> {
         let opened = self.with(|state| {
             state.streams += 1;
-            (!state.no_streams).then(|| (state.open_streams.clone(), state.tickets.clone()))
+            let told = (state.tickets.clone(), state.topology.clone());
+            (!state.no_streams).then(|| (state.open_streams.clone(), told))
         });
-        let Some((broken, tickets)) = opened else { return Err(Status::unimplemented("")) };
+        let Some((broken, (tickets, topology))) = opened else { return Err(Status::unimplemented("")) };
         let (outgoing, stream) = mpsc::channel(64);
         let fake = self.clone();
+        self.with(|state| state.tellers.push(outgoing.clone()));
         tokio::spawn(async move {
-            let _ = outgoing.send(Ok(v1::AnswerBatch { answers: Vec::new(), tickets, topology: None })).await;
+            let _ = outgoing.send(Ok(v1::AnswerBatch { answers: Vec::new(), tickets, topology })).await;
             loop {
                 let batch = tokio::select! {
                     batch = incoming.message() => batch,
@@ -54,6 +65,7 @@ impl Fake {
                 }
             }
             let _ = outgoing.send(Err(Status::unavailable("broken"))).await;
+            fake.with(|state| state.tellers.retain(|teller| !teller.same_channel(&outgoing)));
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }

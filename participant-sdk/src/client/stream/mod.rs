@@ -1,38 +1,38 @@
-//! The command stream: what a client's clones ask the coordinator, on one gRPC stream.
+//! The command stream: what a client's clones ask one node, on one gRPC stream.
 //!
 //! ```text
 //!   call ──► queue ──► body of the request: takes what is there when the connection is free ──► coordinator
 //!   call ◄── answer by id ◄── task: reads the stream, hears tickets ◄─────────────────────────┘
 //! ```
 //! The body takes commands out of the queue by itself, so that none passes a task on its way out. The stream opens
-//! with the first command. When it breaks, commands that were sent have no answer: whether they had an effect is
-//! unknown, and their callers ask again with the same words (protocol M3). What was not sent yet goes out on the
-//! next stream. A coordinator that has no such stream is asked by calls, from then on for good.
+//! with the first command, or when its node is one of a cluster's. When it breaks, commands that were sent have no answer:
+//! whether they had an effect is unknown, and their callers ask again with the same words (protocol M3). What was not
+//! sent yet goes out on the next stream; at once to another node, where there is one. A coordinator that has no such
+//! stream is asked by calls, from then on for good.
+
+mod body;
+mod keep;
 
 use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures::Stream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 use unanimity_proto::v1;
 use unanimity_proto::v1::answer::Kind as Answer;
 use unanimity_proto::v1::command::Kind;
 use unanimity_proto::v1::coordinator_client::CoordinatorClient;
 
-use crate::backoff::Backoff;
-use crate::client::tickets::Tickets;
+use self::keep::End;
+use crate::client::nodes::DoorEar;
+use crate::client::route::Failed;
 use crate::error::ClientError;
 
-/// Commands in one message: more saves nothing any more.
-const BATCH_COMMANDS_MAX: usize = 64;
 /// Bytes of payloads in one message, and of a command that goes by the stream at all: one that is larger would
 /// hold up those behind it.
 const BATCH_BYTES_MAX: usize = 256 * 1024;
@@ -42,14 +42,10 @@ const QUEUE_MAX: usize = 16_384;
 /// Commands that wait for how a transaction ends, at once: they hold a place of the 1,024 for seconds, and are
 /// not to keep commits from them. More ask by calls.
 const WAITS_MAX: usize = 256;
-/// How long a stream may take to open, besides the connection's own time-out.
-const OPEN_WITHIN: Duration = Duration::from_secs(10);
-/// The coordinator says something every 10 s: after three times that it is gone.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// One client's stream. Dropped, it ends.
+/// The stream to one node. Dropped, it ends.
 #[derive(Debug)]
-pub(super) struct CommandStream {
+pub(crate) struct CommandStream {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
     waits: Arc<Semaphore>,
@@ -111,10 +107,14 @@ struct Asker {
 }
 
 impl CommandStream {
-    /// A stream that opens when it is first used. Needs a tokio runtime.
-    pub(super) fn new(service: CoordinatorClient<Channel>, tickets: Arc<Tickets>) -> Self {
+    /// A stream that opens when it is first used, or is `wanted`. What it is told goes to the ear. Needs a tokio runtime.
+    pub(super) fn new(
+        service: CoordinatorClient<Channel>,
+        ear: DoorEar,
+        wanted: watch::Receiver<bool>,
+    ) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default() });
-        let task = tokio::spawn(keep(Arc::clone(&shared), service, tickets));
+        let task = tokio::spawn(keep::run(Arc::clone(&shared), service, ear, wanted));
         Self { shared, task, waits: Arc::new(Semaphore::new(WAITS_MAX)), no_looks: AtomicBool::new(false) }
     }
 
@@ -137,7 +137,7 @@ impl CommandStream {
         &self,
         kind: Kind,
         timeout: Duration,
-    ) -> impl Future<Output = Result<Option<Answer>, ClientError>> + Send {
+    ) -> impl Future<Output = Result<Option<Answer>, Failed>> + Send {
         self.ask_in(kind, timeout, None)
     }
 
@@ -147,7 +147,7 @@ impl CommandStream {
         kind: Kind,
         timeout: Duration,
         room: Option<RoomToWait>,
-    ) -> impl Future<Output = Result<Option<Answer>, ClientError>> + Send {
+    ) -> impl Future<Output = Result<Option<Answer>, Failed>> + Send {
         // Not inside of the future, which would carry the command's size about.
         let pushed = self.push(kind, timeout, room);
         async move {
@@ -190,7 +190,7 @@ impl CommandStream {
         Ok(Some((id, answered)))
     }
 
-    async fn answer(&self, id: u64, answered: Answered) -> Result<Option<Answer>, ClientError> {
+    async fn answer(&self, id: u64, answered: Answered) -> Result<Option<Answer>, Failed> {
         let mut waiting = Waiting { shared: &self.shared, id, answered: false };
         let result = answered.await;
         waiting.answered = true;
@@ -198,9 +198,9 @@ impl CommandStream {
             Ok(Ok(Answer::Error(error))) => Err(refused(error)),
             Ok(Ok(answer)) => Ok(Some(answer)),
             Ok(Err(Lost::NoStreams)) => Ok(None),
-            Ok(Err(Lost::NotOpened(status))) => Err(ClientError::from(status)),
-            Ok(Err(Lost::Broken(why))) => Err(ClientError::no_answer(&*why)),
-            Err(_) => Err(ClientError::no_answer("the command was lost")),
+            Ok(Err(Lost::NotOpened(status))) => Err(status.into()),
+            Ok(Err(Lost::Broken(why))) => Err(ClientError::no_answer(&*why).into()),
+            Err(_) => Err(ClientError::no_answer("the command was lost").into()),
         }
     }
 }
@@ -235,9 +235,9 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn refused(error: v1::CommandError) -> ClientError {
+fn refused(error: v1::CommandError) -> Failed {
     let code = i32::try_from(error.status).map_or(Code::Unknown, Code::from_i32);
-    ClientError::told(code, &error.message, error.detail)
+    Failed::told(code, &error.message, error.detail)
 }
 
 /// What a command brings to a message, roughly.
@@ -295,14 +295,20 @@ impl Shared {
         .await;
     }
 
-    /// Ends a turn: what was sent has no answer, and what waits neither if there was no stream.
-    fn lose(&self, end: &End) {
+    /// Whether anybody waits for an answer.
+    fn is_owed(&self) -> bool {
+        !self.lock().in_hand.is_empty()
+    }
+
+    /// Ends a turn: what was sent has no answer, and what waits neither if there was no stream, or another node can
+    /// be asked.
+    fn lose(&self, end: &End, alone: bool) {
         let (sent, waiting, taker) = {
             let mut state = self.lock();
             state.turn += 1;
             let waiting = match end {
-                End::Broken(_) => VecDeque::new(),
-                End::NotOpened(_) => std::mem::take(&mut state.queue),
+                End::Broken(_) if alone => VecDeque::new(),
+                End::Broken(_) | End::NotOpened(_) => std::mem::take(&mut state.queue),
                 End::NoStreams => {
                     state.no_streams = true;
                     std::mem::take(&mut state.queue)
@@ -347,150 +353,5 @@ impl State {
             Some(taker) => taker.clone_from(cx.waker()),
             None => self.taker = Some(cx.waker().clone()),
         }
-    }
-}
-
-/// The request's body: a message whenever there is something in the queue and the connection takes it.
-struct Body {
-    shared: Arc<Shared>,
-    turn: u64,
-    /// Whoever else was ready to run had its turn since the queue was found empty.
-    gathered: bool,
-}
-
-impl Stream for Body {
-    type Item = v1::CommandBatch;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<v1::CommandBatch>> {
-        let this = self.get_mut();
-        let mut guard = this.shared.lock();
-        let state = &mut *guard;
-        if state.turn != this.turn {
-            return Poll::Ready(None);
-        }
-        if state.queue.is_empty() {
-            this.gathered = false;
-            state.wait(cx);
-            return Poll::Pending;
-        }
-        if !this.gathered && state.queue.len() < BATCH_COMMANDS_MAX {
-            // The runtime lets us run right after the first caller. Those who are ready to run beside it ask
-            // before we are back, and go into the same message.
-            this.gathered = true;
-            drop(guard);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        this.gathered = false;
-        let mut commands = Vec::with_capacity(state.queue.len().min(BATCH_COMMANDS_MAX));
-        let mut bytes = 0;
-        while commands.len() < BATCH_COMMANDS_MAX
-            && let Some(next) = state.queue.front()
-            && (commands.is_empty() || bytes + next.bytes <= BATCH_BYTES_MAX)
-            && let Some(Queued { command, bytes: more, asker }) = state.queue.pop_front()
-        {
-            if asker.answer.is_closed() {
-                continue;
-            }
-            bytes += more;
-            state.in_hand.insert(command.id, asker);
-            commands.push(command);
-        }
-        if commands.is_empty() {
-            state.wait(cx);
-            return Poll::Pending;
-        }
-        Poll::Ready(Some(v1::CommandBatch { commands }))
-    }
-}
-
-/// How a stream ended.
-enum End {
-    Broken(Arc<str>),
-    NotOpened(Status),
-    NoStreams,
-}
-
-/// Keeps a stream while there is something to send.
-async fn keep(shared: Arc<Shared>, service: CoordinatorClient<Channel>, tickets: Arc<Tickets>) {
-    // Callers repeat what failed at a pace of their own: this only keeps a coordinator that ends every
-    // stream at once from being asked without a pause.
-    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_millis(500));
-    loop {
-        shared.demand().await;
-        let turn = shared.next_turn();
-        let end = serve(&shared, turn, service.clone(), &tickets, &mut backoff).await;
-        // Whoever gave them out is not heard of any more.
-        tickets.clear();
-        shared.lose(&end);
-        match end {
-            End::Broken(why) => tracing::debug!(%why, "the command stream broke"),
-            End::NotOpened(status) => tracing::debug!(%status, "no command stream could be opened"),
-            End::NoStreams => {
-                tracing::info!("the coordinator has no command streams: it is called for each command");
-                return;
-            }
-        }
-        sleep(backoff.next()).await;
-    }
-}
-
-/// One stream, from its opening to its end.
-async fn serve(
-    shared: &Arc<Shared>,
-    turn: u64,
-    mut service: CoordinatorClient<Channel>,
-    tickets: &Tickets,
-    backoff: &mut Backoff,
-) -> End {
-    let body = Body { shared: Arc::clone(shared), turn, gathered: false };
-    let opened = match timeout(OPEN_WITHIN, service.commands(body)).await {
-        Ok(opened) => opened,
-        Err(_) => return End::NotOpened(Status::unavailable("no command stream within 10 s")),
-    };
-    let mut incoming = match opened {
-        Ok(response) => response.into_inner(),
-        Err(status) if status.code() == Code::Unimplemented => return End::NoStreams,
-        Err(status) => return End::NotOpened(status),
-    };
-    let status = match read(shared, &mut incoming, tickets, backoff).await {
-        Ok(why) => return End::Broken(why.into()),
-        Err(status) => status,
-    };
-    End::Broken(format!("the command stream broke: {}", crate::error::shorten(status.message())).into())
-}
-
-/// Reads until the stream ends; says why, if it was not by an error.
-async fn read(
-    shared: &Shared,
-    incoming: &mut Streaming<v1::AnswerBatch>,
-    tickets: &Tickets,
-    backoff: &mut Backoff,
-) -> Result<&'static str, Status> {
-    let mut found = Vec::new();
-    let mut heard_at = Instant::now();
-    // It goes off too early, looks, and is set anew, so that messages cost no timer.
-    let alarm = sleep_until(heard_at + SILENCE_MAX);
-    tokio::pin!(alarm);
-    loop {
-        let batch = tokio::select! {
-            received = incoming.message() => match received? {
-                Some(batch) => batch,
-                None => return Ok("the coordinator ended the command stream"),
-            },
-            () = &mut alarm => {
-                if heard_at.elapsed() >= SILENCE_MAX {
-                    return Ok("the command stream was silent for 30 s");
-                }
-                alarm.as_mut().reset(heard_at + SILENCE_MAX);
-                continue;
-            }
-        };
-        heard_at = Instant::now();
-        backoff.reset();
-        if let Some(told) = &batch.tickets {
-            tickets.hear(told);
-        }
-        shared.deliver(batch.answers, &mut found);
     }
 }
