@@ -13,23 +13,24 @@ mod checks;
 mod connections;
 mod error;
 mod history;
+mod hosts;
 mod leases;
 mod migrate;
 mod nodes;
+mod pooler;
 mod retention;
 
 use std::fmt;
 use std::pin::Pin;
-use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::Semaphore;
 use unanimity_types::{PartitionId, Seq, Timestamp, Xid};
 
 use self::checks::Settings;
 use self::connections::Connections;
+use self::hosts::Hosts;
 pub use self::migrate::migrate_postgres;
 use super::gather::{BlockWriter, CrowdError, Gather};
 use super::{
@@ -72,6 +73,7 @@ pub struct PostgresLog {
     /// Which of the log's servers this is.
     server: String,
     place: String,
+    hosts: usize,
     limits: PostgresOptions,
     appends: Arc<Gather<Appends>>,
     work: Arc<Connections>,
@@ -110,13 +112,14 @@ impl PostgresLog {
     /// # Errors
     /// [`Error::Schema`], [`Error::Refused`] with what to do, or [`Error::Unavailable`].
     pub async fn open(url: &str, limits: PostgresOptions) -> Result<Self, Error> {
-        let options = connect_options(url)?;
-        let place = place(&options);
+        let hosts = Arc::new(Hosts::parse(url)?);
+        let (place, host_count) = (hosts.describe(), hosts.count());
         let size = limits.append_connections.max(1);
-        let connections = Connections::new(options.clone(), size, limits.connect_limit);
+        let connections = Connections::new(Arc::clone(&hosts), size, limits.connect_limit);
         let crowds = usize::try_from(size.div_ceil(2)).unwrap_or(1);
         let alone = usize::try_from(size / 2).unwrap_or(1);
-        let work = Connections::new(options, limits.work_connections.max(1), limits.connect_limit);
+        let work = Connections::new(hosts, limits.work_connections.max(2), limits.connect_limit);
+        pooler::refuse(&work, limits.statement_limit).await?;
         let mut lent = work.lend().await?;
         let check = async {
             Settings::read(lent.connection()).await?.check()?;
@@ -133,6 +136,7 @@ impl PostgresLog {
             identity,
             server,
             place,
+            hosts: host_count,
             limits,
             appends,
             work,
@@ -140,26 +144,6 @@ impl PostgresLog {
             history: Arc::new(Semaphore::new(HISTORY_WRITERS)),
         })
     }
-}
-
-/// Reads a URL. Its text, which may hold a password, is never part of an error.
-fn connect_options(url: &str) -> Result<PgConnectOptions, Error> {
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err(Error::Refused("the database's URL must begin with postgres://".to_owned()));
-    }
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|e| Error::Refused(format!("the database's URL cannot be read: {e}")))?;
-    Ok(options.application_name("unanimity"))
-}
-
-fn place(options: &PgConnectOptions) -> String {
-    let user = options.get_username();
-    let database = options.get_database().unwrap_or(user);
-    let host = options.get_socket().map_or_else(
-        || format!("{}:{}", options.get_host(), options.get_port()),
-        |socket| socket.display().to_string(),
-    );
-    format!("PostgreSQL at {host}, database {database}, role {user}")
 }
 
 impl fmt::Debug for PostgresLog {
@@ -300,12 +284,12 @@ impl TransactionLog for PostgresLog {
     }
 
     fn warnings(&self) -> LogFuture<'_, Vec<String>> {
-        let work = Arc::clone(&self.work);
+        let (work, hosts) = (Arc::clone(&self.work), self.hosts);
         detached(async move {
             let mut lent = work.lend().await?;
             let settings = Settings::read(lent.connection()).await?;
             lent.give_back();
-            Ok(settings.warnings())
+            Ok(settings.warnings(hosts))
         })
     }
 
@@ -313,26 +297,5 @@ impl TransactionLog for PostgresLog {
         Box::pin(async {
             tokio::join!(self.appends.writer().connections.close(), self.work.close());
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_is_never_printed() {
-        let secret = "s3cr3t";
-        for url in [
-            "postgres://user:s3cr3t@host:notaport/db",
-            "mysql://user:s3cr3t@host/db",
-            "postgres://user:s3cr3t@host/db?sslmode=nonsense",
-            "postgres://user:s3cr3t@[::1/db",
-        ] {
-            let error = connect_options(url).expect_err(url).to_string();
-            assert!(!error.contains(secret), "{error}");
-        }
-        let options = connect_options("postgres://user:s3cr3t@host:1/db").expect("a good URL");
-        assert_eq!(place(&options), "PostgreSQL at host:1, database db, role user");
     }
 }

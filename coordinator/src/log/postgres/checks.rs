@@ -15,7 +15,9 @@ const SETTINGS: &str = "/* check_settings */ SELECT \
     current_setting('full_page_writes', true) AS full_page_writes, \
     current_setting('synchronous_standby_names', true) AS synchronous_standby_names, \
     current_setting('statement_timeout', true) AS statement_timeout, \
-    (SELECT count(*) FROM pg_stat_replication) AS replicas";
+    (SELECT count(*) FROM pg_stat_replication) AS replicas, \
+    (SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')) AS synchronous, \
+    (SELECT count(sync_state) FROM pg_stat_replication) AS states_shown";
 
 #[derive(Debug, FromRow)]
 pub(super) struct Settings {
@@ -28,6 +30,10 @@ pub(super) struct Settings {
     synchronous_standby_names: Option<String>,
     statement_timeout: Option<String>,
     replicas: Option<i64>,
+    /// Of those, the synchronous ones.
+    synchronous: Option<i64>,
+    /// How many tell this role whether they are: none without `pg_monitor`.
+    states_shown: Option<i64>,
 }
 
 impl Settings {
@@ -55,8 +61,8 @@ impl Settings {
         }
     }
 
-    /// What will hurt, in sentences.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    /// What will hurt, in sentences, where the URL names so many hosts.
+    pub(super) fn warnings(&self, hosts: usize) -> Vec<String> {
         let mut warnings = Vec::new();
         let commit = self.synchronous_commit.as_deref().unwrap_or("on");
         if !matches!(commit, "on" | "remote_apply") {
@@ -69,10 +75,25 @@ impl Settings {
             warnings.push("full_page_writes is off: a crash can leave torn pages in the log".to_owned());
         }
         let standbys = self.synchronous_standby_names.as_deref().unwrap_or("");
-        if self.replicas.unwrap_or(0) > 0 && standbys.is_empty() {
+        let replicas = self.replicas.unwrap_or(0);
+        if replicas > 0 && standbys.is_empty() {
             warnings.push(
                 "replicas are connected and synchronous_standby_names is empty: a failover can lose decisions \
                  that were answered, and without a witness nobody notices (protocol H6)"
+                    .to_owned(),
+            );
+        } else if hosts > 1 && standbys.is_empty() {
+            warnings.push(
+                "the URL names several hosts and synchronous_standby_names is empty: a failover to one of them \
+                 can lose decisions that were answered (protocol H6)"
+                    .to_owned(),
+            );
+        }
+        let none_waits = self.synchronous == Some(0) && (replicas == 0 || self.states_shown > Some(0));
+        if !standbys.is_empty() && none_waits {
+            warnings.push(
+                "no synchronous standby is connected: every append waits until one is, and no transaction can \
+                 be decided meanwhile"
                     .to_owned(),
             );
         }

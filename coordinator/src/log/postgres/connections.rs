@@ -9,12 +9,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::error;
+use super::hosts::Hosts;
 use crate::log::Error;
 
 /// A connection that was idle for so long is asked whether it is alive before it is used. On a busy
@@ -36,7 +35,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A bounded set of connections.
 pub(super) struct Connections {
-    options: PgConnectOptions,
+    hosts: Arc<Hosts>,
     connect_limit: Duration,
     size: u32,
     permits: Arc<Semaphore>,
@@ -63,9 +62,9 @@ pub(super) struct Lent {
 }
 
 impl Connections {
-    pub(super) fn new(options: PgConnectOptions, size: u32, connect_limit: Duration) -> Arc<Self> {
+    pub(super) fn new(hosts: Arc<Hosts>, size: u32, connect_limit: Duration) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(usize::try_from(size).unwrap_or(1)));
-        Arc::new(Self { options, connect_limit, size, permits, idle: Mutex::new(Vec::new()) })
+        Arc::new(Self { hosts, connect_limit, size, permits, idle: Mutex::new(Vec::new()) })
     }
 
     /// Lends a connection, or says within the limit that none can be had: then nothing was sent.
@@ -77,7 +76,11 @@ impl Connections {
         };
         let mut kept = match self.reuse().await {
             Some(kept) => kept,
-            None => Kept { connection: self.connect().await?, born: Instant::now(), loans: 0 },
+            None => Kept {
+                connection: self.hosts.connect(self.connect_limit).await?,
+                born: Instant::now(),
+                loans: 0,
+            },
         };
         kept.loans += 1;
         Ok(Lent { kept, home: Arc::clone(self), _permit: permit })
@@ -105,16 +108,6 @@ impl Connections {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|idle| idle.kept.born.elapsed() < LIFE_MAX);
         idle.pop()
-    }
-
-    async fn connect(&self) -> Result<PgConnection, Error> {
-        match timeout(self.connect_limit, PgConnection::connect_with(&self.options)).await {
-            Ok(connected) => connected.map_err(|e| error::not_sent(&e)),
-            Err(_) => {
-                let limit = self.connect_limit.as_secs_f32();
-                Err(Error::Unavailable(format!("no connection within {limit} s")))
-            }
-        }
     }
 
     /// Waits a while for what is under way, then closes.

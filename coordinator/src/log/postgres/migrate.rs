@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use sqlx::migrate::Migrator;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
-use tokio::time::timeout;
 use unanimity_types::{LogId, PartitionId, Timestamp};
 use uuid::Uuid;
 
+use super::hosts::Hosts;
 use super::{blocks, error};
 use crate::log::row::{from_sql, to_sql};
 use crate::log::schema::{self, Applied, MIGRATIONS_TABLE, Migrated, PARTITIONS_DEFAULT};
@@ -35,8 +34,7 @@ const BEAR_PARTITIONS: &str =
 /// another number of partitions; others as the database says.
 pub async fn migrate_postgres(url: &str, partitions: Option<u16>) -> Result<Migrated, Error> {
     let partitions = partitions.map(schema::check_birth).transpose()?;
-    let options = super::connect_options(url)?;
-    let mut connection = connect(&options).await?;
+    let mut connection = Hosts::parse(url)?.connect(CONNECT_LIMIT).await?;
     let before = applied(&mut connection).await?.len();
     // A connection of its own: the migrator's advisory lock ends with it, also after an error.
     migrator()
@@ -54,13 +52,6 @@ fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!("../migrations/coordinator/postgres");
     migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
     migrator
-}
-
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
-    match timeout(CONNECT_LIMIT, PgConnection::connect_with(options)).await {
-        Ok(connected) => connected.map_err(|e| error::not_sent(&e)),
-        Err(_) => Err(Error::Unavailable(format!("no connection within {} s", CONNECT_LIMIT.as_secs()))),
-    }
 }
 
 /// Birth happens once, in one transaction: identity, birth blocks, partitions. If the identity is
