@@ -248,6 +248,62 @@ impl TestPostgres {
         self.wait_until_ready().await
     }
 
+    /// Makes a standby that streams from this server, named `name` in `pg_stat_replication`, at this port or at a
+    /// free one, and waits until it answers. It is this server's superuser's and has its databases.
+    ///
+    /// # Errors
+    /// The server is not one from binaries, or the standby does not come up.
+    pub async fn standby(&self, name: &str, port: Option<u16>) -> anyhow::Result<Self> {
+        let Server::Binaries(primary) = &self.server else {
+            bail!("only a server from this machine's binaries can have a standby");
+        };
+        let standby = primary.standby(name, port, Options::default().arguments()).await?;
+        let admin = standby.connect_options();
+        let server = Server::Binaries(standby);
+        let postgres =
+            Self { kind: self.kind, server, admin, databases: Mutex::default(), prefix: self.prefix.clone() };
+        postgres.wait_until_ready().await?;
+        Ok(postgres)
+    }
+
+    /// Makes a standby the primary, and waits until it is.
+    ///
+    /// # Errors
+    /// It is none, or is not promoted within a minute.
+    pub async fn promote(&self) -> anyhow::Result<()> {
+        let mut connection = self.admin.connect().await?;
+        let is_promoted: bool =
+            sqlx::query_scalar("SELECT pg_promote(true, 60)").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        if !is_promoted {
+            bail!("the standby was not promoted within a minute");
+        }
+        Ok(())
+    }
+
+    /// Sets a parameter for good and lets the server read it.
+    ///
+    /// # Errors
+    /// The server is away or does not know the parameter.
+    pub async fn configure(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        let mut connection = self.admin.connect().await?;
+        // Neither can be bound as a parameter.
+        for statement in [format!("ALTER SYSTEM SET {name} = '{value}'"), "SELECT pg_reload_conf()".to_owned()] {
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
+        }
+        connection.close().await?;
+        Ok(())
+    }
+
+    /// The port, where the server is one from binaries.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        match &self.server {
+            Server::Binaries(binaries) => binaries.port(),
+            Server::Container(_) | Server::External => self.admin.get_port(),
+        }
+    }
+
     /// A server that is not ours keeps its setting: say what will fail.
     async fn warn_of_prepared_transactions(&self) -> anyhow::Result<()> {
         let mut connection = self.admin.connect().await?;

@@ -10,5 +10,6 @@ mod orders;
 mod outbox;
 mod ownership;
 mod postgres_finder;
+mod standby;
 mod start_and_stop;
 mod trips;

@@ -45,23 +45,58 @@ pub(super) fn directory() -> Option<PathBuf> {
 
 impl Binaries {
     pub(super) async fn start(arguments: Vec<String>) -> anyhow::Result<Self> {
+        let password = format!("{:016x}", fastrand::u64(..));
+        let binaries = Self::prepare(arguments, free_port()?, password)?;
+        binaries.initialise().await?;
+        binaries.start_again()?;
+        Ok(binaries)
+    }
+
+    /// A copy of this server that streams from it, under this name, at this port or at a free one.
+    pub(super) async fn standby(
+        &self,
+        name: &str,
+        port: Option<u16>,
+        arguments: Vec<String>,
+    ) -> anyhow::Result<Self> {
+        let port = port.map_or_else(free_port, Ok)?;
+        let standby = Self::prepare(arguments, port, self.password.clone())?;
+        let primary = format!(
+            "host=127.0.0.1 port={} user=postgres password={} application_name={name}",
+            self.port, self.password
+        );
+        let mut command = standby.command("pg_basebackup");
+        command
+            .arg(format!("--dbname={primary}"))
+            // With a note where to stream from.
+            .args(["--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "--no-sync"])
+            .arg("--pgdata")
+            .arg(standby.data());
+        let output = tokio::process::Command::from(command).output().await.context("running pg_basebackup")?;
+        if !output.status.success() {
+            bail!("pg_basebackup failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        standby.start_again()?;
+        Ok(standby)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn prepare(arguments: Vec<String>, port: u16, password: String) -> anyhow::Result<Self> {
         let programs = directory().context("no initdb and postgres on this machine")?;
         let account = unprivileged_account(&["postgres", "nobody"])?;
         let run = std::env::var(RUN_VARIABLE).unwrap_or_else(|_| "none".to_owned());
         let home = tempfile::Builder::new().prefix(&format!("unanimity-postgres-{run}-")).tempdir()?;
-        let password = format!("{:016x}", fastrand::u64(..));
         std::fs::write(home.path().join("password"), &password)?;
         if let Some(account) = account {
             for path in [home.path().to_owned(), home.path().join("password")] {
                 std::os::unix::fs::chown(path, Some(account.user), Some(account.group))?;
             }
         }
-        let port = free_port()?;
         let server = Mutex::new(None);
-        let binaries = Self { programs, home, account, arguments, port, password, server };
-        binaries.initialise().await?;
-        binaries.start_again()?;
-        Ok(binaries)
+        Ok(Self { programs, home, account, arguments, port, password, server })
     }
 
     pub(super) fn connect_options(&self) -> PgConnectOptions {
@@ -170,7 +205,10 @@ impl Binaries {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.programs.join(program));
+        let beside = self.programs.join(program);
+        // A folder of links may have the server's programs only; the clients' are then in PATH.
+        let mut command =
+            if beside.is_file() { Command::new(beside) } else { Command::new(program) };
         // The account may not enter the directory that the tests run in.
         command.current_dir(self.home.path()).env_remove("PGDATA").stdin(Stdio::null());
         if let Some(account) = self.account {
