@@ -10,4 +10,4 @@ pub mod shop;
 pub mod wait;
 
 // The servers are a crate of their own, since examples need them too.
-pub use unanimity_test_databases::{RUN_VARIABLE, mariadb, ports, postgres};
+pub use unanimity_test_databases::{RUN_VARIABLE, mariadb, pgbouncer, ports, postgres};

@@ -4,10 +4,11 @@
 //! The finding itself is the tests' own (`integration-tests/databases/src/postgres.rs`, `mariadb.rs`), so `cargo test` alone does as
 //! well on a machine that is set up.
 
+mod installer;
 mod mariadb;
 mod sweep;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,6 +25,10 @@ const RUN_VARIABLE: &str = "UNANIMITY_TEST_RUN";
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
     set_up()?;
     mariadb::set_up()?;
+    if installer::may_install() {
+        // Standbys and poolers run from binaries, whatever the rest runs on.
+        installer::install(&["postgresql", "pgbouncer"])?;
+    }
     let run = run_id();
     let status = Command::new("cargo")
         .args(["test", "--workspace"])
@@ -62,7 +67,7 @@ fn set_up() -> anyhow::Result<()> {
         std::env::var_os(URL_VARIABLE).is_some_and(|url| !url.is_empty()),
         has_docker,
         binaries().is_some(),
-        is_root() && succeeds("apt-get", &["--version"]),
+        installer::may_install(),
     )?;
     match source {
         Source::Url => println!("PostgreSQL for the tests: the server in {URL_VARIABLE}"),
@@ -70,7 +75,7 @@ fn set_up() -> anyhow::Result<()> {
         Source::Binaries => println!("PostgreSQL for the tests: the binaries of this machine"),
         Source::Apt => {
             println!("PostgreSQL for the tests: installing Debian's package");
-            install()?;
+            installer::install(&["postgresql"])?;
         }
     }
     Ok(())
@@ -88,31 +93,6 @@ fn choose(has_url: bool, has_docker: bool, has_binaries: bool, may_install: bool
              /usr/lib/postgresql/*/bin)"
         ),
     })
-}
-
-/// The tests make clusters of their own: the package shall not start one for the whole system.
-fn install() -> anyhow::Result<()> {
-    let configuration = Path::new("/etc/postgresql-common/createcluster.conf");
-    if !configuration.exists() {
-        std::fs::create_dir_all("/etc/postgresql-common")?;
-        std::fs::write(configuration, "create_main_cluster = false\n")?;
-    }
-    for arguments in [&["update", "-q"][..], &["install", "-yq", "--no-install-recommends", "postgresql"][..]]
-    {
-        let status = Command::new("apt-get")
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(Stdio::null())
-            .status()
-            .context("running apt-get")?;
-        if !status.success() {
-            bail!("apt-get {} failed ({status})", arguments.join(" "));
-        }
-    }
-    if binaries().is_none() {
-        bail!("the package postgresql is installed, and its binaries are not to be found");
-    }
-    Ok(())
 }
 
 /// The folder with `initdb` and `postgres`, looked for as the tests do it.

@@ -5,6 +5,7 @@ mod cleanup;
 mod container;
 mod kind;
 pub mod mariadb;
+pub mod pgbouncer;
 pub mod ports;
 pub mod postgres;
 pub mod system;

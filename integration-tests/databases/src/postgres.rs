@@ -288,7 +288,9 @@ impl TestPostgres {
     pub async fn configure(&self, name: &str, value: &str) -> anyhow::Result<()> {
         let mut connection = self.admin.connect().await?;
         // Neither can be bound as a parameter.
-        for statement in [format!("ALTER SYSTEM SET {name} = '{value}'"), "SELECT pg_reload_conf()".to_owned()] {
+        for statement in
+            [format!("ALTER SYSTEM SET {name} = '{value}'"), "SELECT pg_reload_conf()".to_owned()]
+        {
             sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await?;
         }
         connection.close().await?;

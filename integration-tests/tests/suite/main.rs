@@ -9,6 +9,7 @@ mod matrix;
 mod orders;
 mod outbox;
 mod ownership;
+mod pooler;
 mod postgres_finder;
 mod standby;
 mod start_and_stop;

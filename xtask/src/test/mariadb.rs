@@ -2,18 +2,16 @@
 //! be done.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 
-use super::{is_root, succeeds};
-use crate::files;
+use super::installer::{INSTALLER, install, may_install};
+use super::succeeds;
 
 /// The names that `integration-tests/databases/src/mariadb.rs` knows.
 const URL_VARIABLE: &str = "UNANIMITY_TEST_MARIADB_URL";
 const IMAGE_VARIABLE: &str = "UNANIMITY_TEST_MARIADB_IMAGE";
 const DEFAULT_IMAGE: &str = "mariadb:11";
-const INSTALLER: &str = "integration-tests/install-mariadb.sh";
 
 #[derive(Debug, PartialEq, Eq)]
 enum Source {
@@ -44,7 +42,7 @@ pub(super) fn set_up() -> anyhow::Result<()> {
         has_url: std::env::var_os(URL_VARIABLE).is_some_and(|url| !url.is_empty()),
         has_image: succeeds("docker", &["image", "inspect", &image]),
         has_binaries: has_binaries(),
-        may_install: is_root() && succeeds("apt-get", &["--version"]),
+        may_install: may_install(),
         has_docker: succeeds("docker", &["info"]),
     };
     match machine.choose()? {
@@ -53,7 +51,7 @@ pub(super) fn set_up() -> anyhow::Result<()> {
         Source::Binaries => println!("MariaDB for the tests: the binaries of this machine"),
         Source::Apt => {
             println!("MariaDB for the tests: installing Debian's package");
-            install()?;
+            install(&["mariadb"])?;
         }
         Source::Pull => println!("MariaDB for the tests: containers of {image}, if it can be pulled"),
     }
@@ -71,24 +69,11 @@ impl Machine {
             Self { has_docker: true, .. } => Source::Pull,
             _ => bail!(
                 "the tests need a MariaDB. One of these helps: set {URL_VARIABLE} to a server on which they may create \
-                 databases; start a Docker engine; install MariaDB (`bash {INSTALLER}` as root, or mariadbd and \
+                 databases; start a Docker engine; install MariaDB (`bash {INSTALLER} mariadb` as root, or mariadbd and \
                  mariadb-install-db in PATH)"
             ),
         })
     }
-}
-
-fn install() -> anyhow::Result<()> {
-    let status = Command::new("bash")
-        .arg(INSTALLER)
-        .current_dir(files::root())
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("running {INSTALLER}"))?;
-    if !status.success() {
-        bail!("{INSTALLER} failed ({status})");
-    }
-    Ok(())
 }
 
 /// Whether the server's programs are there, looked for as the tests do it.

@@ -65,7 +65,7 @@ pub async fn is_available(kind: Kind) -> bool {
 
 /// What to do where none was found.
 pub(super) const HELP: &str = "One of these helps: install Debian's package mariadb-server \
-(integration-tests/install-mariadb.sh does it and keeps the service off; mariadbd and mariadb-install-db are looked for in \
+(`integration-tests/install-servers.sh mariadb` does it and keeps the service off; mariadbd and mariadb-install-db are looked for in \
 PATH and /usr/sbin); start a Docker engine that has the image mariadb:11, or the one in UNANIMITY_TEST_MARIADB_IMAGE, or \
 can pull it; set UNANIMITY_TEST_MARIADB_URL to a server on which the tests may create databases. `cargo xtask test` does \
 the first where it can.";

@@ -72,7 +72,8 @@ impl Binaries {
             .args(["--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "--no-sync"])
             .arg("--pgdata")
             .arg(standby.data());
-        let output = tokio::process::Command::from(command).output().await.context("running pg_basebackup")?;
+        let output =
+            tokio::process::Command::from(command).output().await.context("running pg_basebackup")?;
         if !output.status.success() {
             bail!("pg_basebackup failed: {}", String::from_utf8_lossy(&output.stderr));
         }
@@ -207,8 +208,7 @@ impl Binaries {
     fn command(&self, program: &str) -> Command {
         let beside = self.programs.join(program);
         // A folder of links may have the server's programs only; the clients' are then in PATH.
-        let mut command =
-            if beside.is_file() { Command::new(beside) } else { Command::new(program) };
+        let mut command = if beside.is_file() { Command::new(beside) } else { Command::new(program) };
         // The account may not enter the directory that the tests run in.
         command.current_dir(self.home.path()).env_remove("PGDATA").stdin(Stdio::null());
         if let Some(account) = self.account {

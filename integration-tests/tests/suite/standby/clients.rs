@@ -103,7 +103,10 @@ impl Clients {
             // Decided and answered; its end may still be written.
             let now = body["status"].as_str().unwrap_or_default();
             let is = now.replace("committing", "committed").replace("aborting", "aborted");
-            ensure!(status == 200 && is == *outcome, "I3: {xid} was answered {outcome}, and is {status}: {body}");
+            ensure!(
+                status == 200 && is == *outcome,
+                "I3: {xid} was answered {outcome}, and is {status}: {body}"
+            );
         }
         Ok(known.len())
     }

@@ -27,7 +27,8 @@ const LIMIT: Duration = Duration::from_secs(90);
 async fn f6_f8_acknowledged_decisions_survive_failovers_to_the_synchronous_standby() {
     let scratch = Scratch::new("standby").unwrap();
     let Some(mut pair) = Pair::start(Replication::Synchronous).await.unwrap() else { return };
-    let failovers = std::env::var(FAILOVERS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(FAILOVERS);
+    let failovers =
+        std::env::var(FAILOVERS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(FAILOVERS);
     migrate(pair.url()).await.unwrap();
     let mut coordinator = CoordinatorProcess::new(&scratch, "coordinator", pair.url()).unwrap();
     coordinator.process.start().unwrap();
@@ -132,11 +133,11 @@ async fn accept_all(coordinator: &CoordinatorProcess, url: &str) {
         ensure!(stopped.len() == 2, "{} stopped: {info}", stopped.len());
         Ok(stopped)
     });
-    for partition in stopped.await.unwrap() {
+    let stopped = stopped.await.unwrap();
+    let (status, refused) = coordinator.post("/v1/transactions", &json!({ "mode": "tcc" })).await.unwrap();
+    assert!(status >= 500 && refused["code"] == "log_lost_tail", "{status}: {refused}");
+    for partition in stopped {
         let number = partition["partition"].to_string();
-        let body = json!({ "mode": "tcc" });
-        let (status, refused) = coordinator.post("/v1/transactions", &body).await.unwrap();
-        assert!(status >= 500 && refused["code"] == "log_lost_tail", "{status}: {refused}");
         let address = coordinator.url();
         let reason = "the standby was asynchronous";
         let arguments = ["log", "accept-loss", &number, "--addr", &address, "--reason", reason];

@@ -38,7 +38,9 @@ impl Pair {
                 std::env::var(REQUIRE_CONTAINERS_VARIABLE).as_deref() != Ok("1"),
                 "no PostgreSQL binaries for a standby: `cargo xtask test` installs them as root"
             );
-            say("standby: LEFT OUT, no PostgreSQL binaries (initdb, postgres, pg_basebackup) on this machine");
+            say(
+                "standby: LEFT OUT, no PostgreSQL binaries (initdb, postgres, pg_basebackup) on this machine",
+            );
             return Ok(None);
         }
         let primary = TestPostgres::start(Options::default().kind(Kind::Binaries)).await?;
