@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "unanimity/v1/common.proto",
         "unanimity/v1/coordinator.proto",
         "unanimity/v1/participant.proto",
+        "unanimity/v1/peer.proto",
         "unanimity/log/v1/log.proto",
     ];
     println!("cargo:rerun-if-changed=unanimity");

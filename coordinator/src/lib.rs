@@ -3,6 +3,7 @@
 pub mod api;
 #[doc(hidden)]
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod delivery;
 pub mod engine;

@@ -39,3 +39,10 @@ pub const CONTEXT_HEADER: &str = "unanimity-xid";
 
 /// The name of the response metadata and HTTP header that carries the branch keys that voted.
 pub const VOTES_HEADER: &str = "unanimity-votes";
+
+/// The name of the metadata and HTTP header that says how many nodes passed a call on (protocol M10).
+pub const HOPS_HEADER: &str = "unanimity-hops";
+
+/// The name of the response metadata and HTTP header that says which node answered, if it is another one than was
+/// asked: its address, to go to with what follows.
+pub const OWNER_HEADER: &str = "unanimity-owner";

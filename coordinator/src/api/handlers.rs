@@ -15,6 +15,7 @@ use unanimity_types::{
 };
 
 use super::cursor;
+use crate::cluster::{Router, TopologyNews};
 use crate::config::Config;
 use crate::delivery::AllowList;
 use crate::engine::{
@@ -68,6 +69,8 @@ pub struct PageOutput {
     pub transactions: Vec<TransactionView>,
     /// Empty on the last page.
     pub next_cursor: String,
+    /// Nodes that did not answer in time.
+    pub missing: Vec<String>,
 }
 
 /// Ask about branches in doubt.
@@ -100,6 +103,7 @@ pub struct AcceptLossInput {
 #[derive(Debug, Clone)]
 pub struct Handlers {
     coordinator: Coordinator,
+    router: Option<Arc<Router>>,
     allow: Arc<AllowList>,
     payload_bytes_max: usize,
     transaction_timeout: Duration,
@@ -112,12 +116,14 @@ impl Handlers {
     #[must_use]
     pub fn new(
         coordinator: Coordinator,
+        router: Option<Arc<Router>>,
         allow: AllowList,
         config: &Config,
         closing: CancellationToken,
     ) -> Self {
         Self {
             coordinator,
+            router,
             allow: Arc::new(allow),
             payload_bytes_max: config.limits.payload_bytes_max,
             transaction_timeout: config.timeouts.transaction(),
@@ -137,6 +143,16 @@ impl Handlers {
     #[must_use]
     pub fn coordinator(&self) -> &Coordinator {
         &self.coordinator
+    }
+
+    /// The way to other nodes, if this one is in a cluster. The handlers themselves are answered by this node.
+    pub(super) fn router(&self) -> Option<&Arc<Router>> {
+        self.router.as_ref()
+    }
+
+    /// What a stream is told of the cluster, if this node is in one.
+    pub(super) fn topology(&self) -> Option<TopologyNews> {
+        self.router.as_ref().map(|router| router.news())
     }
 
     /// Begins a transaction, and waits for what it does by itself if `wait` says so. What only its TM can
@@ -335,14 +351,15 @@ impl Handlers {
             transaction.timeline = Vec::new();
         }
         let next_cursor = page.next.map(cursor::write).unwrap_or_default();
-        Ok(PageOutput { transactions: page.transactions, next_cursor })
+        Ok(PageOutput { transactions: page.transactions, next_cursor, missing: page.missing })
     }
 
-    /// What became of transactions whose branches are in doubt.
+    /// What became of transactions whose branches are in doubt. Partitions that nobody owns until the deadline are
+    /// left out.
     ///
     /// # Errors
     /// `log_lost_tail` if a witness knows of more than the log holds, or as [`Coordinator::inquire`].
-    pub async fn inquire(&self, input: InquireInput) -> Result<Vec<Inquiry>, Error> {
+    pub async fn inquire(&self, input: InquireInput, deadline: Instant) -> Result<Vec<Inquiry>, Error> {
         let InquireInput { xids, ages_ms, log_id, witnesses } = input;
         if !ages_ms.is_empty() && ages_ms.len() != xids.len() {
             let message = "ages_ms: one for each xid, or none at all";
@@ -364,7 +381,7 @@ impl Handlers {
                 Ok(())
             };
             // A partition that a witness stopped answers nothing any more; the others do.
-            let answers = coordinator.inquire(log_id, asked).await;
+            let answers = coordinator.inquire_within(log_id, asked, remaining(deadline)).await;
             match (heard, answers) {
                 (Err(error), Ok(answers)) if answers.is_empty() => Err(error),
                 (Err(error), Err(_)) => Err(error),

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use axum::Router;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster;
 use crate::config::Config;
 use crate::delivery::{AllowList, ParticipantsService};
 use crate::engine::Coordinator;
@@ -43,6 +44,8 @@ use crate::telemetry::Metrics;
 pub struct Parts {
     /// The engine.
     pub coordinator: Coordinator,
+    /// The way to other nodes, if this one is in a cluster.
+    pub router: Option<Arc<cluster::Router>>,
     /// Attached sessions, served beside the coordinator's own service.
     pub participants: ParticipantsService,
     /// Where callbacks may go.
@@ -67,8 +70,8 @@ pub struct Api {
 /// Puts the interfaces together.
 #[must_use]
 pub fn assemble(parts: Parts) -> Api {
-    let Parts { coordinator, participants, allow, config, metrics, closing } = parts;
-    let handlers = Handlers::new(coordinator, allow, &config, closing.clone());
+    let Parts { coordinator, router, participants, allow, config, metrics, closing } = parts;
+    let handlers = Handlers::new(coordinator, router, allow, &config, closing.clone());
     let guard = guard::Guard::new(&config, Arc::clone(&metrics));
     let calls = guard.calls();
     let grpc = grpc::routes(&handlers, participants, &config, &calls, &metrics, closing.clone());

@@ -23,6 +23,11 @@ pub struct Error {
     pub retry_after: Option<Duration>,
     /// Which transaction holds the lock, where that is the reason.
     pub holder: Option<Xid>,
+    /// Where the partition's owner is, if it is another node and known.
+    pub owner: Option<String>,
+    /// The partition does not work here at this moment, and nothing of the command was taken: another node can, or
+    /// this one a little later.
+    pub elsewhere: bool,
 }
 
 impl Error {
@@ -37,6 +42,8 @@ impl Error {
             abort_reason: None,
             retry_after: None,
             holder: None,
+            owner: None,
+            elsewhere: false,
         }
     }
 
@@ -51,6 +58,19 @@ impl Error {
     #[must_use]
     pub fn retry_after(mut self, duration: Duration) -> Self {
         self.retry_after = Some(duration);
+        self
+    }
+
+    /// The same with the address of the partition's owner.
+    #[must_use]
+    pub fn owned_by(mut self, address: impl Into<String>) -> Self {
+        self.owner = Some(address.into());
+        self
+    }
+
+    /// The same for what was surely not taken and can be taken elsewhere.
+    pub(crate) fn elsewhere(mut self) -> Self {
+        self.elsewhere = true;
         self
     }
 

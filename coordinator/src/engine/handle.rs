@@ -1,6 +1,6 @@
 //! [`Coordinator`]: the handle through which everybody talks to the engine.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -15,6 +15,7 @@ use super::digest::{begin_digest, registration_digest};
 use super::error::Error;
 use super::locks;
 use super::mailbox::{Mail, Outcome, Unknown};
+use super::peers::Peers;
 use super::plan;
 use super::refuse::{already_decided, closed, not_running, outcome_unknown, too_busy};
 use super::request::{
@@ -47,6 +48,8 @@ pub(super) struct Shared {
     pub(super) node: String,
     /// All of the log's, each at the place of its number.
     pub(super) partitions: Vec<Partition>,
+    /// The way to other nodes, if this one is in a cluster. Taken away at the engine's end: it knows this handle.
+    pub(super) peers: RwLock<Option<Arc<dyn Peers>>>,
 }
 
 impl Shared {
@@ -80,6 +83,19 @@ impl Coordinator {
     #[must_use]
     pub fn log_id(&self) -> LogId {
         self.shared.log.identity().log_id
+    }
+
+    /// Tells the engine the way to other nodes. Without one it is the only node, and refuses what it does not own.
+    pub fn join(&self, peers: Arc<dyn Peers>) {
+        *self.shared.peers.write().unwrap_or_else(PoisonError::into_inner) = Some(peers);
+    }
+
+    pub(super) fn leave(&self) {
+        *self.shared.peers.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(super) fn peers(&self) -> Option<Arc<dyn Peers>> {
+        self.shared.peers.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The last durable place of every partition: what participants keep as witnesses.
@@ -405,6 +421,20 @@ impl Coordinator {
         log_id: Option<LogId>,
         asked: Vec<impl Into<Asked>>,
     ) -> Result<Vec<Inquiry>, Error> {
+        self.inquire_within(log_id, asked, ANSWER_WAIT_MAX).await
+    }
+
+    /// The same, waiting so long for the owners of partitions that do not live here. Those of which none answers are
+    /// left out.
+    ///
+    /// # Errors
+    /// As [`Coordinator::inquire`].
+    pub async fn inquire_within(
+        &self,
+        log_id: Option<LogId>,
+        asked: Vec<impl Into<Asked>>,
+        limit: Duration,
+    ) -> Result<Vec<Inquiry>, Error> {
         if asked.len() > Limits::INQUIRY_XIDS_MAX {
             let message = format!("an inquiry has at most {} xids", Limits::INQUIRY_XIDS_MAX);
             return Err(Error::new(ErrorCode::InvalidRequest, message));
@@ -415,7 +445,7 @@ impl Coordinator {
                 |asked: Asked| Inquiry { xid: asked.xid, answer: InquiryAnswer::NotMine, settled: false };
             return Ok(asked.into_iter().map(not_mine).collect());
         }
-        super::inquire::inquire(self, asked).await
+        super::inquire::inquire(self, asked, limit).await
     }
 
     /// Operator: try what is owed again now.
@@ -471,26 +501,39 @@ impl Coordinator {
     /// # Errors
     /// `log_lost_tail` if a witness knows more than a log of ours holds.
     pub async fn witness(&self, positions: &[LogPosition]) -> Result<(), Error> {
+        let peers = self.peers();
+        let is_elsewhere = |position: &LogPosition| {
+            peers.is_some()
+                && matches!(
+                    self.state_of(position.partition),
+                    Some(PartitionState::Waiting(_) | PartitionState::Closed)
+                )
+        };
+        let (elsewhere, here): (Vec<_>, Vec<_>) = positions.iter().copied().partition(is_elsewhere);
         let mut refused = None;
-        for position in positions {
+        for position in here {
             // Every partition is to hear its witness, whatever another one says.
-            if let Err(error) = self.hear(*position).await {
+            if let Err(error) = self.hear(position).await {
                 refused.get_or_insert(error);
             }
+        }
+        if let Some(peers) = peers
+            && !elsewhere.is_empty()
+            && let Err(error) = peers.witness(elsewhere).await
+        {
+            refused.get_or_insert(error);
         }
         refused.map_or(Ok(()), Err)
     }
 
     pub(super) async fn hear(&self, position: LogPosition) -> Result<(), Error> {
-        let Some(partition) = self.shared.partition(position.partition) else {
+        if self.shared.partition(position.partition).is_none() {
             return Err(Error::new(
                 ErrorCode::NotMine,
                 format!("there is no partition {}", position.partition),
             ));
-        };
-        let (reply, answer) = oneshot::channel();
-        self.send(partition, Mail::Witness { position, reply })?;
-        self.answer(partition, answer, ANSWER_WAIT_MAX).await?
+        }
+        self.witness_here(position).await
     }
 
     /// Delivery says that a participant can be reached again: what waits for it is tried soon. Every

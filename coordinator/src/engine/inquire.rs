@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use unanimity_types::{Decision, InquiryAnswer, Status, Timestamp, Xid};
+use unanimity_types::{Decision, InquiryAnswer, PartitionId, Status, Timestamp, Xid};
 
 use super::error::Error;
 use super::handle::Coordinator;
@@ -17,29 +17,39 @@ use super::request::{Asked, Inquiry};
 
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
+/// How long the answer about other transactions is kept back for a partition that nobody owns at the moment: longer
+/// than a hand-over.
+const OWNER_WAIT: Duration = Duration::from_secs(2);
+
 /// An asker's age is as good as its clock, and the question was on its way: so near to where history ends
 /// it counts as beyond.
 const AGE_DOUBT: Duration = Duration::from_secs(3_600);
 
 /// Memory, then history, then the command in the loop, which looks at memory again and aborts what
-/// nobody knows, durably, with one append for the batch (protocol C2, M21).
-pub(super) async fn inquire(coordinator: &Coordinator, asked: Vec<Asked>) -> Result<Vec<Inquiry>, Error> {
+/// nobody knows, durably, with one append for the batch (protocol C2, M21). Partitions are asked side by side, those
+/// of other nodes within `limit`.
+pub(super) async fn inquire(
+    coordinator: &Coordinator,
+    asked: Vec<Asked>,
+    limit: Duration,
+) -> Result<Vec<Inquiry>, Error> {
     let xids: Vec<Xid> = asked.iter().map(|asked| asked.xid).collect();
-    let mut ages: HashMap<Xid, Duration> = HashMap::new();
-    let mut by_partition: BTreeMap<u16, Vec<Xid>> = BTreeMap::new();
-    for Asked { xid, age } in asked {
-        let partition = coordinator.partition(xid)?;
-        by_partition.entry(partition.id.0).or_default().push(xid);
-        // Asked twice in one batch: the older record counts.
-        if let Some(age) = age {
-            let longest = ages.entry(xid).or_insert(age);
-            *longest = age.max(*longest);
-        }
+    let mut by_partition: BTreeMap<PartitionId, Vec<Asked>> = BTreeMap::new();
+    for asked in asked {
+        by_partition.entry(coordinator.partition(asked.xid)?.id).or_default().push(asked);
     }
     let mut answers: HashMap<Xid, Inquiry> = HashMap::with_capacity(xids.len());
     let mut failed = None;
-    for asked in by_partition.into_values() {
-        match ask(coordinator, asked, &ages).await {
+    let parts = by_partition.into_iter().map(|(partition, asked)| async move {
+        match coordinator.peers() {
+            Some(peers) if !coordinator.is_here(partition) => {
+                peers.inquire(partition, asked, limit.min(OWNER_WAIT)).await
+            }
+            _ => ask(coordinator, asked).await,
+        }
+    });
+    for part in futures::future::join_all(parts).await {
+        match part {
             Ok(inquiries) => answers.extend(inquiries.into_iter().map(|inquiry| (inquiry.xid, inquiry))),
             Err(error) => failed = Some(error),
         }
@@ -54,11 +64,17 @@ pub(super) async fn inquire(coordinator: &Coordinator, asked: Vec<Asked>) -> Res
     Ok(xids.into_iter().filter_map(|xid| answers.get(&xid).copied()).collect())
 }
 
-async fn ask(
-    coordinator: &Coordinator,
-    mut asked: Vec<Xid>,
-    ages: &HashMap<Xid, Duration>,
-) -> Result<Vec<Inquiry>, Error> {
+/// Asks about transactions of one partition of this node.
+pub(super) async fn ask(coordinator: &Coordinator, asked: Vec<Asked>) -> Result<Vec<Inquiry>, Error> {
+    let mut ages: HashMap<Xid, Duration> = HashMap::new();
+    for Asked { xid, age } in &asked {
+        // Asked twice in one batch: the older record counts.
+        if let Some(age) = age {
+            let longest = ages.entry(*xid).or_insert(*age);
+            *longest = (*age).max(*longest);
+        }
+    }
+    let mut asked: Vec<Xid> = asked.into_iter().map(|asked| asked.xid).collect();
     let Some(first) = asked.first() else { return Ok(Vec::new()) };
     let partition = coordinator.partition(*first)?;
     let mut found = Vec::with_capacity(asked.len());
@@ -89,7 +105,7 @@ async fn ask(
             found.push(of_status(view.xid, view.status));
         }
         // After the look into history, never before: the floor rises with what is dropped.
-        for xid in forgotten(coordinator, &asked, ages).await? {
+        for xid in forgotten(coordinator, &asked, &ages).await? {
             asked.retain(|asked| *asked != xid);
             found.push(Inquiry { xid, answer: InquiryAnswer::Forgotten, settled: false });
         }

@@ -14,6 +14,7 @@ use super::detail;
 use super::error::Error;
 use super::handle::Coordinator;
 use super::mailbox::Mail;
+use super::peers::Elsewhere;
 use super::refuse::unavailable;
 use super::request::{ListFilter, Page, PartitionState, TransactionView};
 use crate::log::HistoryFilter;
@@ -24,6 +25,7 @@ const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// As many as a page may have.
 pub(super) const PAGE_MAX: u32 = 500;
 
+/// Open transactions of all nodes, and history, which they share.
 pub(super) async fn list(coordinator: &Coordinator, mut filter: ListFilter) -> Result<Page, Error> {
     filter.limit = filter.limit.clamp(1, PAGE_MAX);
     let now = coordinator.shared.log.now().await.map_err(|error| unavailable(&error))?;
@@ -41,17 +43,29 @@ pub(super) async fn list(coordinator: &Coordinator, mut filter: ListFilter) -> R
         after: filter.after,
         limit: filter.limit + 1,
     };
-    let mut live = Vec::new();
-    for answer in ask_partitions(coordinator, &filter, begun_before)? {
-        let late = || Error::new(ErrorCode::Unavailable, "a partition does not answer; ask again");
-        let views =
-            tokio::time::timeout(ANSWER_WAIT, answer).await.map_err(|_| late())?.map_err(|_| late())??;
-        live.extend(views);
-    }
+    let mut in_memory = filter.clone();
+    in_memory.limit += 1;
+    // No xid is below this one: what began before the moment comes after this place.
+    let first = begun_before.map(|moment| (moment, Xid::new(Uuid::from_u128(1))));
+    in_memory.after = filter.after.into_iter().chain(first).min();
+    in_memory.older_than = None;
+    let peers = coordinator.peers();
+    let others = async {
+        match &peers {
+            Some(peers) => peers.open(in_memory.clone()).await,
+            None => Elsewhere::default(),
+        }
+    };
+    let (own, others) = tokio::join!(open_here(coordinator, &in_memory), others);
+    let mut live = own?;
+    live.extend(others.transactions);
+    // A partition that went from one node to another between the two looks.
+    let mut seen = HashSet::new();
+    live.retain(|view| seen.insert(view.xid));
     let history =
         coordinator.shared.log.list_history(&in_history).await.map_err(|error| unavailable(&error))?;
     let more_in_history = history.more;
-    let known: HashSet<Xid> = live.iter().map(|view| view.xid).collect();
+    let known = seen;
     let mut all = live;
     for row in history.rows {
         // Rows of open transactions lag behind; memory knows better. A row that says "open" of one
@@ -60,17 +74,32 @@ pub(super) async fn list(coordinator: &Coordinator, mut filter: ListFilter) -> R
             all.push(detail::view_of(row)?);
         }
     }
-    Ok(cut(all, filter.limit, more_in_history))
+    Ok(Page { missing: others.missing, ..cut(all, filter.limit, more_in_history) })
+}
+
+/// The newest open transactions of the partitions that live here.
+pub(super) async fn open_here(
+    coordinator: &Coordinator,
+    filter: &ListFilter,
+) -> Result<Vec<TransactionView>, Error> {
+    let late = || Error::new(ErrorCode::Unavailable, "a partition does not answer; ask again");
+    let mut live = Vec::new();
+    for answer in ask_partitions(coordinator, filter)? {
+        match tokio::time::timeout(ANSWER_WAIT, answer).await.map_err(|_| late())? {
+            Ok(Ok(views)) => live.extend(views),
+            // Its life ended meanwhile: its history is shown, as that of one that did not run.
+            Ok(Err(error)) if error.elsewhere || error.code == ErrorCode::OutcomeUnknown => {}
+            Err(_) => {}
+            Ok(Err(error)) => return Err(error),
+        }
+    }
+    Ok(live)
 }
 
 /// A partition's answer on its way.
 type Answer = oneshot::Receiver<Result<Vec<TransactionView>, Error>>;
 
-fn ask_partitions(
-    coordinator: &Coordinator,
-    filter: &ListFilter,
-    begun_before: Option<Timestamp>,
-) -> Result<Vec<Answer>, Error> {
+fn ask_partitions(coordinator: &Coordinator, filter: &ListFilter) -> Result<Vec<Answer>, Error> {
     let mut answers = Vec::new();
     for partition in &coordinator.shared.partitions {
         // A partition that does not run has nothing in memory that may be shown; its history is.
@@ -78,13 +107,12 @@ fn ask_partitions(
             continue;
         }
         let (reply, answer) = oneshot::channel();
-        let mut filter = filter.clone();
-        filter.limit += 1;
-        // No xid is below this one: what began before the moment comes after this place.
-        let first = begun_before.map(|moment| (moment, Xid::new(Uuid::from_u128(1))));
-        filter.after = filter.after.into_iter().chain(first).min();
-        coordinator.send(partition, Mail::List { filter, reply })?;
-        answers.push(answer);
+        match coordinator.send(partition, Mail::List { filter: filter.clone(), reply }) {
+            Ok(()) => answers.push(answer),
+            // It stopped to run since.
+            Err(error) if error.elsewhere => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(answers)
 }
@@ -95,7 +123,7 @@ fn cut(mut all: Vec<TransactionView>, limit: u32, more: bool) -> Page {
     let more = more || all.len() > limit;
     all.truncate(limit);
     let next = if more { all.last().map(|view| (view.begun_at, view.xid)) } else { None };
-    Page { transactions: all, next }
+    Page { transactions: all, next, missing: Vec::new() }
 }
 
 /// The newest that are asked for, of all that are open in a partition: one pass, and memory for a page

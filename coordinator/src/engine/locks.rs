@@ -11,18 +11,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use unanimity_core::Command;
 use unanimity_types::{ErrorCode, InquiryAnswer, Limits, Name, PartitionId, SLOTS, Status, Xid};
 
 use super::error::Error;
-use super::handle::{Coordinator, Partition};
-use super::mailbox::{Mail, Outcome, Unknown};
+use super::handle::Coordinator;
+use super::mailbox::{Outcome, Unknown};
 use super::request::{Claim, Register, Wait};
 
 /// How long a home may take to write a lock, besides the wait for its holder.
-const ANSWER_WAIT: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(30);
 
 /// When a conflict may be worth another try: a holder is over within a few calls.
 const CONFLICT_RETRY: Duration = Duration::from_millis(200);
@@ -57,11 +56,12 @@ pub(super) async fn take(coordinator: &Coordinator, register: &Register, claim: 
     }
     let until = Instant::now() + register.lock_wait;
     for key in &register.lock_keys {
-        let home = home_of(coordinator, key)?;
+        let home = home(key, coordinator.shared.log.identity().partitions);
         let wait = until.saturating_duration_since(Instant::now());
-        let (reply, answer) = oneshot::channel();
-        coordinator.send(home, Mail::Lock { key: key.clone(), xid, wait, reply })?;
-        coordinator.answer(home, answer, wait + ANSWER_WAIT).await??;
+        match coordinator.peers() {
+            Some(peers) if !coordinator.is_here(home) => peers.lock(home, key, xid, wait).await?,
+            _ => coordinator.lock_here(home, key.clone(), xid, wait).await?,
+        }
     }
     Ok(())
 }
@@ -75,7 +75,7 @@ async fn is_active(coordinator: &Coordinator, xid: Xid, claim: &Claim) -> Result
             coordinator.command_as(xid, inquire, claim, Wait::Accepted, Unknown::AskHistory).await?;
         return Ok(matches!(outcome, Outcome::Done(done) if done.status == Status::Active));
     }
-    let answers = super::inquire::inquire(coordinator, vec![xid.into()]).await?;
+    let answers = super::inquire::inquire(coordinator, vec![xid.into()], ANSWER_WAIT).await?;
     Ok(answers.iter().any(|inquiry| inquiry.xid == xid && inquiry.answer == InquiryAnswer::Active))
 }
 
@@ -86,8 +86,12 @@ pub(super) fn tell_homes(coordinator: &Coordinator, xid: Xid, keys: BTreeSet<Nam
         by_home.entry(home(&key, coordinator.shared.log.identity().partitions)).or_default().push(key);
     }
     for (home, keys) in by_home {
-        if let Some(home) = coordinator.shared.partition(home) {
-            let _ = coordinator.send(home, Mail::Unlock { xid, keys });
+        match coordinator.peers() {
+            // Beside the partition's loop, which waits for nobody. The other node ends it soon, whatever happens.
+            Some(peers) if !coordinator.is_here(home) => {
+                tokio::spawn(async move { peers.unlock(home, xid, keys).await });
+            }
+            _ => drop(coordinator.unlock_here(home, xid, keys)),
         }
     }
 }
@@ -100,14 +104,6 @@ pub(super) fn conflict(key: &Name, holder: Xid, xid: Xid) -> Error {
     let mut error = Error::new(ErrorCode::LockConflict, message).about(xid).retry_after(CONFLICT_RETRY);
     error.holder = Some(holder);
     error
-}
-
-fn home_of<'a>(coordinator: &'a Coordinator, key: &Name) -> Result<&'a Partition, Error> {
-    let id = home(key, coordinator.shared.log.identity().partitions);
-    coordinator
-        .shared
-        .partition(id)
-        .ok_or_else(|| Error::new(ErrorCode::NotOwner, format!("this node does not run partition {id}")))
 }
 
 /// The partition where a key lives: by the first 12 bits of its SHA-256, as slots of xids are spread

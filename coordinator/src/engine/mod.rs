@@ -24,6 +24,7 @@ mod locks;
 mod mailbox;
 mod ownership;
 mod partition;
+mod peers;
 mod plan;
 mod refuse;
 mod request;
@@ -37,6 +38,7 @@ pub use config::EngineConfig;
 pub use dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};
 pub use error::Error;
 pub use handle::Coordinator;
+pub use peers::{Elsewhere, Peers};
 pub use request::{
     Asked, Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionCounters,
     PartitionInfo, PartitionState, Register, Registered, Resolve, Standing, StopReason, TransactionView,

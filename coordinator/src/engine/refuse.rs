@@ -28,6 +28,7 @@ pub(super) fn went_elsewhere(partition: PartitionId, xid: Xid) -> Error {
     Error::new(ErrorCode::NotOwner, format!("partition {partition} went to another owner"))
         .about(xid)
         .retry_after(Duration::from_millis(500))
+        .elsewhere()
 }
 
 /// History has it as open, its partition does not hold it: blocks are missing from the log.
@@ -53,9 +54,21 @@ pub(super) fn unavailable(error: &crate::log::Error) -> Error {
     }
 }
 
+/// Whoever took the partition over meanwhile knows more.
+pub(super) fn lease_over(partition: PartitionId) -> Error {
+    let message = format!("this node's lease of partition {partition} has run out, and it shows nothing until it has it again");
+    Error::new(ErrorCode::NotOwner, message).retry_after(Duration::from_millis(250)).elsewhere()
+}
+
+/// The log has no such partition, or the xid belongs to another one than the sender thinks.
+pub(super) fn not_owned(partition: PartitionId) -> Error {
+    Error::new(ErrorCode::NotOwner, format!("this node does not run partition {partition}"))
+}
+
 pub(super) fn closed() -> Error {
     Error::new(ErrorCode::Unavailable, "this node is shutting down; try another one, or this one later")
         .retry_after(Duration::from_secs(1))
+        .elsewhere()
 }
 
 pub(super) fn not_running(partition: PartitionId, state: &PartitionState) -> Error {
@@ -65,10 +78,12 @@ pub(super) fn not_running(partition: PartitionId, state: &PartitionState) -> Err
         PartitionState::Running | PartitionState::Recovering => {
             Error::new(ErrorCode::Unavailable, format!("partition {partition} is reading its log"))
                 .retry_after(hint)
+                .elsewhere()
         }
         PartitionState::Waiting(who) => {
             Error::new(ErrorCode::NotOwner, format!("partition {partition} belongs to {who}"))
                 .retry_after(hint)
+                .elsewhere()
         }
         PartitionState::Unavailable(why) => {
             Error::new(ErrorCode::Unavailable, format!("partition {partition}: {why}; nothing is lost"))

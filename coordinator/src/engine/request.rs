@@ -214,6 +214,8 @@ pub struct Page {
     pub transactions: Vec<TransactionView>,
     /// Where the next page starts, if there is one.
     pub next: Option<(Timestamp, Xid)>,
+    /// Nodes whose open transactions are not among them: they did not answer.
+    pub missing: Vec<String>,
 }
 
 /// One xid of an inquiry. An [`Xid`] alone is one without an age.

@@ -1,6 +1,6 @@
 //! [`Engine`]: the partitions' tasks and their end.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -52,7 +52,7 @@ impl Engine {
             partitions.push(Partition { id, mail, room, state: watch });
             mailboxes.push((id, mailbox, state));
         }
-        let shared = Shared { log, node: config.node.clone(), partitions };
+        let shared = Shared { log, node: config.node.clone(), partitions, peers: RwLock::default() };
         let coordinator = Coordinator { shared: Arc::new(shared) };
         let mut tasks = Vec::new();
         for (partition, mail, state) in mailboxes {
@@ -98,6 +98,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.coordinator.leave();
         for task in &self.tasks {
             task.abort();
         }

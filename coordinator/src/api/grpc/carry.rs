@@ -3,11 +3,11 @@
 
 use tokio::time::Instant;
 use unanimity_proto::{plan_from_wire, position_to_wire, ticket_from_wire, v1};
-use unanimity_types::{BranchKey, ErrorCode, Mode};
+use unanimity_types::{BranchId, BranchKey, ErrorCode, Mode};
 
 use super::convert;
-use super::service::{named, operator, optional_name, vote_set};
-use crate::api::handlers::{Handlers, remaining};
+use super::service::{action, named, operator, optional_name, resolve_as, vote_set};
+use crate::api::handlers::{AcceptLossInput, Handlers, ResolveInput, remaining};
 use crate::engine::{Begin, Error, Wait};
 
 pub(super) async fn begin(
@@ -37,6 +37,7 @@ pub(super) async fn begin(
 pub(super) async fn register(
     handlers: &Handlers,
     request: v1::RegisterBranchRequest,
+    _: Instant,
 ) -> Result<v1::RegisterBranchResponse, Error> {
     let registered = handlers.register(convert::registration(request)?).await?;
     Ok(v1::RegisterBranchResponse {
@@ -47,7 +48,11 @@ pub(super) async fn register(
     })
 }
 
-pub(super) async fn vote(handlers: &Handlers, request: v1::VoteRequest) -> Result<v1::VoteResponse, Error> {
+pub(super) async fn vote(
+    handlers: &Handlers,
+    request: v1::VoteRequest,
+    _: Instant,
+) -> Result<v1::VoteResponse, Error> {
     let xid = convert::xid(&request.xid)?;
     let vote = request
         .vote()
@@ -97,4 +102,40 @@ pub(super) async fn get(
     let left = remaining(deadline);
     let limit = convert::duration(request.wait_ms).map_or(left, |limit| limit.min(left));
     Ok(convert::transaction(handlers.get(xid, wait, limit).await?))
+}
+
+pub(super) async fn retry(
+    handlers: &Handlers,
+    request: v1::RetryTransactionRequest,
+    _: Instant,
+) -> Result<v1::DecideResponse, Error> {
+    let xid = convert::xid(&request.xid)?;
+    let standing = handlers.retry(xid, action(request.operator, request.reason)).await?;
+    Ok(convert::standing(&standing))
+}
+
+pub(super) async fn resolve(
+    handlers: &Handlers,
+    request: v1::ResolveBranchRequest,
+    _: Instant,
+) -> Result<v1::DecideResponse, Error> {
+    let input = ResolveInput {
+        xid: convert::xid(&request.xid)?,
+        branch_id: BranchId(request.branch_id),
+        resolve_as: resolve_as(&request.resolve_as)?,
+        action: action(request.operator, request.reason),
+    };
+    let standing = handlers.resolve(input).await?;
+    Ok(convert::standing(&standing))
+}
+
+pub(super) async fn accept_loss(
+    handlers: &Handlers,
+    request: v1::AcceptLossRequest,
+    _: Instant,
+) -> Result<v1::AcceptLossResponse, Error> {
+    let partition = convert::partition(request.partition)?;
+    let action = action(request.operator, request.reason);
+    let position = handlers.accept_loss(AcceptLossInput { partition, action }).await?;
+    Ok(v1::AcceptLossResponse { position: Some(position_to_wire(position)) })
 }

@@ -39,9 +39,10 @@ use unanimity_proto::{error_to_status, ticket_to_wire, v1};
 use unanimity_types::{ErrorCode, LogId, PartitionId, Ticket};
 
 use self::desk::{Desk, Job};
-use super::carry;
+use super::routed::route;
 use crate::api::guard::Calls;
 use crate::api::handlers::Handlers;
+use crate::cluster::{By, TopologyNews};
 use crate::config::Config;
 use crate::engine::Error;
 use crate::telemetry::Metrics;
@@ -147,6 +148,7 @@ struct Serving {
     /// No more is read: what the client is told when the last answer is out.
     last_word: Option<Option<Status>>,
     tickets: TicketNews,
+    topology: Option<TopologyNews>,
     /// Since when there is something to send and the client does not take it.
     blocked_since: Option<Instant>,
     /// Its place among the allowed number, kept until its last command has ended.
@@ -160,6 +162,7 @@ impl Serving {
             ending: commands.closing.child_token(),
             last_word: None,
             tickets: TicketNews::new(commands.log, Instant::now()),
+            topology: commands.handlers.topology(),
             blocked_since: None,
             _room: room,
             commands,
@@ -226,6 +229,7 @@ impl Serving {
                         let because = "this node is shutting down; send the rest to another one";
                         self.last_word = Some(Some(refusal(ErrorCode::Unavailable, because)));
                     }
+                    () = TopologyNews::changed(&mut self.topology) => {}
                     () = &mut alarm => {}
                 }
             }
@@ -255,7 +259,8 @@ impl Serving {
         let now = Instant::now();
         self.desk.expire(now);
         self.tickets.look(handlers, now);
-        if !self.desk.has_answers() && !self.tickets.is_due() {
+        let news = self.tickets.is_due() || self.topology.as_mut().is_some_and(|news| news.is_due(now));
+        if !self.desk.has_answers() && !news {
             self.blocked_since = None;
         } else if self.blocked_since.is_none() {
             self.blocked_since = Some(now);
@@ -269,7 +274,8 @@ impl Serving {
         if blocked_until.is_some_and(|until| now >= until) {
             return Err(End::Blocked);
         }
-        let wakes = [blocked_until, self.desk.look_at()];
+        let topology_at = self.topology.as_ref().map(TopologyNews::due_at);
+        let wakes = [blocked_until, self.desk.look_at(), topology_at.filter(|at| *at > now)];
         Ok(wakes.into_iter().flatten().fold(self.tickets.look_at, Instant::min))
     }
 
@@ -279,7 +285,7 @@ impl Serving {
         v1::AnswerBatch {
             answers: self.desk.answers(ANSWERS_MAX, FOUND_BYTES_IN_MESSAGE_MAX),
             tickets: self.tickets.take(),
-            topology: None,
+            topology: self.topology.as_mut().and_then(|news| news.take(Instant::now())),
         }
     }
 }
@@ -305,14 +311,15 @@ async fn next_batch(inbound: &mut Streaming<v1::CommandBatch>) -> Result<Vec<v1:
 /// One command, to its end.
 async fn carry_out(handlers: &Handlers, job: Job) -> (usize, Result<Answered, Error>) {
     let Job { slot, kind, deadline } = job;
+    let by = By { deadline, hops: 0 };
     let work = async {
         Ok(match kind {
-            Kind::Begin(request) => Answered::Begun(carry::begin(handlers, request, deadline).await?),
-            Kind::Register(request) => Answered::Registered(carry::register(handlers, request).await?),
-            Kind::Vote(request) => Answered::Voted(carry::vote(handlers, request).await?),
-            Kind::Commit(request) => Answered::Decided(carry::commit(handlers, request, deadline).await?),
-            Kind::Abort(request) => Answered::Decided(carry::abort(handlers, request, deadline).await?),
-            Kind::Get(request) => Answered::Found(small(carry::get(handlers, request, deadline).await?)?),
+            Kind::Begin(request) => Answered::Begun(route(handlers, request, by).await?.answer),
+            Kind::Register(request) => Answered::Registered(route(handlers, request, by).await?.answer),
+            Kind::Vote(request) => Answered::Voted(route(handlers, request, by).await?.answer),
+            Kind::Commit(request) => Answered::Decided(route(handlers, request, by).await?.answer),
+            Kind::Abort(request) => Answered::Decided(route(handlers, request, by).await?.answer),
+            Kind::Get(request) => Answered::Found(small(route(handlers, request, by).await?.answer)?),
         })
     };
     let result = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {

@@ -6,13 +6,13 @@ use unanimity_core::{BranchView, StepView};
 use unanimity_proto::{
     InvalidWire, birth_from_wire, policy_from_wire, position_to_wire, targets_from_wire, v1,
 };
-use unanimity_types::{BranchId, BranchKey, ErrorCode, LogId, Name, Timestamp, Xid};
+use unanimity_types::{BranchId, BranchKey, ErrorCode, LogId, Name, PartitionId, Timestamp, Xid};
 
 use super::service::{named, optional_name};
 use crate::api::handlers::{PageOutput, RegisterInput};
 use crate::api::kind::branch_kind;
 use crate::engine::{
-    Claim, Error, Info, PartitionCounters, PartitionState, Register, Standing, TransactionView, TwoPhase,
+    Claim, Error, Info, Inquiry, PartitionCounters, PartitionState, Register, Standing, TransactionView, TwoPhase,
     Wait,
 };
 use crate::process::ProcessUse;
@@ -28,6 +28,12 @@ impl From<InvalidWire> for Error {
 pub(super) fn xid(text: &str) -> Result<Xid, Error> {
     text.parse()
         .map_err(|error: unanimity_types::ParseXidError| Error::new(ErrorCode::InvalidXid, error.to_string()))
+}
+
+/// A partition's number from the wire.
+pub(super) fn partition(number: u32) -> Result<PartitionId, Error> {
+    let message = || format!("there is no partition {number}");
+    u16::try_from(number).map(PartitionId).map_err(|_| Error::new(ErrorCode::InvalidRequest, message()))
 }
 
 /// A log's id from the wire; none for an empty text.
@@ -185,11 +191,21 @@ fn entry(entry: unanimity_core::TimelineEntry) -> v1::TimelineEntry {
     }
 }
 
+/// The answer about one xid of an inquiry.
+pub(super) fn inquiry(inquiry: &Inquiry) -> v1::Inquiry {
+    v1::Inquiry {
+        xid: inquiry.xid.to_string(),
+        answer: inquiry.answer.to_string(),
+        settled: inquiry.settled,
+    }
+}
+
 /// A page.
 pub(super) fn page(page: PageOutput) -> v1::ListTransactionsResponse {
     v1::ListTransactionsResponse {
         transactions: page.transactions.into_iter().map(transaction).collect(),
         next_cursor: page.next_cursor,
+        missing_nodes: page.missing,
     }
 }
 

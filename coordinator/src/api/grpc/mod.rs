@@ -4,6 +4,8 @@ mod carry;
 mod commands;
 mod convert;
 mod health;
+mod peers;
+mod routed;
 mod service;
 
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use tonic::service::Routes;
 use unanimity_proto::v1;
 use unanimity_proto::v1::coordinator_server::CoordinatorServer;
 use unanimity_proto::v1::participants_server::ParticipantsServer;
+use unanimity_proto::v1::peers_server::PeersServer;
 
 use super::guard::Calls;
 use super::handlers::Handlers;
@@ -44,6 +47,11 @@ pub(super) const METHODS: &[&str] = &[
     "/unanimity.v1.Coordinator/GetInfo",
     COMMANDS,
     "/unanimity.v1.Participants/Attach",
+    "/unanimity.v1.Peers/Lock",
+    "/unanimity.v1.Peers/Unlock",
+    "/unanimity.v1.Peers/InquirePartition",
+    "/unanimity.v1.Peers/Witness",
+    "/unanimity.v1.Peers/ListOpen",
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
 ];
@@ -64,8 +72,10 @@ pub(super) fn routes(
         CoordinatorServer::new(service::CoordinatorService::new(handlers.clone(), Arc::new(commands)))
             .max_decoding_message_size(max);
     let participants = ParticipantsServer::new(participants).max_decoding_message_size(max);
+    let peers = PeersServer::new(peers::PeersService::new(handlers.coordinator().clone()))
+        .max_decoding_message_size(max);
     let health = health::service(handlers.coordinator().clone(), closing);
-    let mut routes = Routes::new(coordinator).add_service(participants).add_service(health);
+    let mut routes = Routes::new(coordinator).add_service(participants).add_service(peers).add_service(health);
     match tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(unanimity_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -107,7 +117,7 @@ fn detail(error: &Error) -> v1::ErrorDetail {
             .retry_after
             .map_or(0, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
         abort_reason: error.abort_reason.map(|reason| reason.to_string()).unwrap_or_default(),
-        owner_address: String::new(),
+        owner_address: error.owner.clone().unwrap_or_default(),
     }
 }
 

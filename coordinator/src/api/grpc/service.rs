@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 use unanimity_proto::v1::coordinator_server::Coordinator;
-use unanimity_proto::{InvalidWire, position_from_wire, position_to_wire, v1};
-use unanimity_types::{
-    BranchId, BranchKey, ErrorCode, Limits, Mode, Name, NameError, PartitionId, ResolveAs,
-};
+use unanimity_proto::{HOPS_HEADER, InvalidWire, OWNER_HEADER, position_from_wire, position_to_wire, v1};
+use unanimity_types::{BranchKey, ErrorCode, Limits, Mode, Name, NameError, ResolveAs};
 
 use super::commands::Commands;
-use super::{carry, convert, status};
+use super::routed::{self, Routed};
+use super::{convert, status};
 use crate::api::guard::Deadline;
-use crate::api::handlers::{AcceptLossInput, Handlers, InquireInput, ListInput, ResolveInput};
+use crate::api::handlers::{Handlers, InquireInput, ListInput};
+use crate::cluster::{By, Carried};
 use crate::engine::{Error, OperatorAction};
 
 /// The service.
@@ -29,6 +30,18 @@ impl CoordinatorService {
     pub(super) fn new(handlers: Handlers, commands: Arc<Commands>) -> Self {
         Self { handlers, commands }
     }
+
+    /// Has a call carried out by its partition's owner.
+    async fn route<R: Routed>(&self, request: Request<R>) -> Result<Response<R::Answer>, Status> {
+        let by = By { deadline: deadline(&request), hops: hops(request.metadata()) };
+        let carried = routed::route(&self.handlers, request.into_inner(), by).await;
+        let Carried { answer, owner } = carried.map_err(|error| status(&error))?;
+        let mut response = Response::new(answer);
+        if let Some(owner) = owner.and_then(|owner| owner.parse().ok()) {
+            response.metadata_mut().insert(OWNER_HEADER, owner);
+        }
+        Ok(response)
+    }
 }
 
 /// The deadline that the guard found; without a guard (a test) a second.
@@ -39,6 +52,12 @@ fn deadline<T>(request: &Request<T>) -> Instant {
         .map_or_else(|| Instant::now() + std::time::Duration::from_secs(1), |deadline| deadline.0)
 }
 
+/// How many nodes passed the call on. What is no number says nothing.
+fn hops(metadata: &MetadataMap) -> u32 {
+    let hops = metadata.get(HOPS_HEADER).and_then(|value| value.to_str().ok());
+    hops.and_then(|hops| hops.parse().ok()).unwrap_or(0)
+}
+
 pub(super) fn named(what: &str, error: NameError) -> Error {
     Error::new(ErrorCode::InvalidName, format!("{what}: {error}"))
 }
@@ -47,7 +66,7 @@ pub(super) fn optional_name(what: &str, text: String) -> Result<Option<Name>, Er
     if text.is_empty() { Ok(None) } else { Name::new(text).map(Some).map_err(|error| named(what, error)) }
 }
 
-fn action(operator: String, reason: String) -> OperatorAction {
+pub(super) fn action(operator: String, reason: String) -> OperatorAction {
     OperatorAction { operator, reason }
 }
 
@@ -68,43 +87,39 @@ impl Coordinator for CoordinatorService {
     }
 
     async fn begin(&self, request: Request<v1::BeginRequest>) -> Result<Response<v1::BeginResponse>, Status> {
-        let deadline = deadline(&request);
-        respond(carry::begin(&self.handlers, request.into_inner(), deadline).await)
+        self.route(request).await
     }
 
     async fn register_branch(
         &self,
         request: Request<v1::RegisterBranchRequest>,
     ) -> Result<Response<v1::RegisterBranchResponse>, Status> {
-        respond(carry::register(&self.handlers, request.into_inner()).await)
+        self.route(request).await
     }
 
     async fn vote(&self, request: Request<v1::VoteRequest>) -> Result<Response<v1::VoteResponse>, Status> {
-        respond(carry::vote(&self.handlers, request.into_inner()).await)
+        self.route(request).await
     }
 
     async fn commit(
         &self,
         request: Request<v1::CommitRequest>,
     ) -> Result<Response<v1::DecideResponse>, Status> {
-        let deadline = deadline(&request);
-        respond(carry::commit(&self.handlers, request.into_inner(), deadline).await)
+        self.route(request).await
     }
 
     async fn abort(
         &self,
         request: Request<v1::AbortRequest>,
     ) -> Result<Response<v1::DecideResponse>, Status> {
-        let deadline = deadline(&request);
-        respond(carry::abort(&self.handlers, request.into_inner(), deadline).await)
+        self.route(request).await
     }
 
     async fn get_transaction(
         &self,
         request: Request<v1::GetTransactionRequest>,
     ) -> Result<Response<v1::Transaction>, Status> {
-        let deadline = deadline(&request);
-        respond(carry::get(&self.handlers, request.into_inner(), deadline).await)
+        self.route(request).await
     }
 
     async fn list_transactions(
@@ -142,6 +157,7 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<v1::InquireRequest>,
     ) -> Result<Response<v1::InquireResponse>, Status> {
+        let deadline = deadline(&request);
         let request = request.into_inner();
         let work = async {
             let xids = request.xids.iter().map(|text| convert::xid(text)).collect::<Result<_, _>>()?;
@@ -150,17 +166,10 @@ impl Coordinator for CoordinatorService {
             let log_id = convert::log_id(&request.log_id)?;
             let answers = self
                 .handlers
-                .inquire(InquireInput { xids, ages_ms: request.ages_ms, log_id, witnesses })
+                .inquire(InquireInput { xids, ages_ms: request.ages_ms, log_id, witnesses }, deadline)
                 .await?;
             Ok(v1::InquireResponse {
-                answers: answers
-                    .into_iter()
-                    .map(|inquiry| v1::Inquiry {
-                        xid: inquiry.xid.to_string(),
-                        answer: inquiry.answer.to_string(),
-                        settled: inquiry.settled,
-                    })
-                    .collect(),
+                answers: answers.iter().map(convert::inquiry).collect(),
                 positions: self
                     .handlers
                     .coordinator()
@@ -177,50 +186,21 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<v1::RetryTransactionRequest>,
     ) -> Result<Response<v1::DecideResponse>, Status> {
-        let request = request.into_inner();
-        let work = async {
-            let xid = convert::xid(&request.xid)?;
-            let standing = self.handlers.retry(xid, action(request.operator, request.reason)).await?;
-            Ok(convert::standing(&standing))
-        };
-        respond(work.await)
+        self.route(request).await
     }
 
     async fn resolve_branch(
         &self,
         request: Request<v1::ResolveBranchRequest>,
     ) -> Result<Response<v1::DecideResponse>, Status> {
-        let request = request.into_inner();
-        let work = async {
-            let input = ResolveInput {
-                xid: convert::xid(&request.xid)?,
-                branch_id: BranchId(request.branch_id),
-                resolve_as: resolve_as(&request.resolve_as)?,
-                action: action(request.operator, request.reason),
-            };
-            let standing = self.handlers.resolve(input).await?;
-            Ok(convert::standing(&standing))
-        };
-        respond(work.await)
+        self.route(request).await
     }
 
     async fn accept_loss(
         &self,
         request: Request<v1::AcceptLossRequest>,
     ) -> Result<Response<v1::AcceptLossResponse>, Status> {
-        let request = request.into_inner();
-        let work = async {
-            let partition = u16::try_from(request.partition).map_err(|_| {
-                Error::new(ErrorCode::InvalidRequest, format!("there is no partition {}", request.partition))
-            })?;
-            let input = AcceptLossInput {
-                partition: PartitionId(partition),
-                action: action(request.operator, request.reason),
-            };
-            let position = self.handlers.accept_loss(input).await?;
-            Ok(v1::AcceptLossResponse { position: Some(position_to_wire(position)) })
-        };
-        respond(work.await)
+        self.route(request).await
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::Info>, Status> {

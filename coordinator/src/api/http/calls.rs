@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use axum::extract::State as Shared;
+use axum::extract::{Extension, State as Shared};
 use http::StatusCode;
-use unanimity_types::{ErrorCode, LogId, Name, NameError};
+use unanimity_types::{BranchKey, ErrorCode, LogId, Name, NameError, Xid};
 
 use super::State;
 use super::body::{
@@ -14,6 +14,7 @@ use super::body::{
 };
 use super::body::{key, mode, status, summary, whole};
 use super::extract::{Deadline, Json, PathXid, Query, xid};
+use super::pass::Minted;
 use super::problem::{Failure, Problem};
 use crate::api::duration::parse_duration;
 use crate::api::grpc::{state_detail, vote_set};
@@ -44,9 +45,16 @@ fn name(what: &str, text: Option<String>) -> Result<Option<Name>, Failure> {
 pub(super) async fn begin(
     Shared(state): Shared<State>,
     Deadline(deadline): Deadline,
+    minted: Option<Extension<Minted>>,
     Json(body): Json<BeginBody>,
 ) -> Result<(StatusCode, axum::Json<BegunBody>), Failure> {
-    let (begin, wait) = body.into_begin()?;
+    let (mut begin, wait) = body.into_begin()?;
+    if let Some(Extension(minted)) = minted
+        && begin.xid.is_none()
+    {
+        begin.xid = Some(Xid::new(minted.uuid));
+        begin.ticket = minted.ticket;
+    }
     let begun = state.handlers.begin(begin, wait, deadline).await?;
     let body = BegunBody {
         xid: begun.xid.to_string(),
@@ -71,11 +79,17 @@ pub(super) async fn begin(
 pub(super) async fn register(
     Shared(state): Shared<State>,
     PathXid(xid): PathXid,
+    minted: Option<Extension<Minted>>,
     Json(body): Json<BranchBody>,
 ) -> Result<(StatusCode, axum::Json<RegisteredBody>), Failure> {
     let mut body = body;
     let claim = body.claim()?;
-    let register = body.into_register(xid)?;
+    let mut register = body.into_register(xid)?;
+    if let Some(Extension(minted)) = minted
+        && register.key.is_none()
+    {
+        register.key = BranchKey::new(minted.uuid.to_string()).ok();
+    }
     let registered = state.handlers.register(RegisterInput { register, log_id: None, claim }).await?;
     let body = RegisteredBody {
         branch_id: registered.branch_id.0,
@@ -221,6 +235,7 @@ pub(super) async fn list(Shared(state): Shared<State>, Query(query): Query<ListQ
     Ok(axum::Json(PageBody {
         transactions: page.transactions.into_iter().map(summary).collect(),
         next_cursor: Some(page.next_cursor).filter(|cursor| !cursor.is_empty()),
+        missing_nodes: page.missing,
     }))
 }
 
@@ -236,6 +251,7 @@ pub(super) async fn list(Shared(state): Shared<State>, Query(query): Query<ListQ
 )]
 pub(super) async fn inquire(
     Shared(state): Shared<State>,
+    Deadline(deadline): Deadline,
     Json(body): Json<InquiryBody>,
 ) -> Answer<InquiriesBody> {
     let log_id = body
@@ -252,7 +268,7 @@ pub(super) async fn inquire(
         log_id,
         witnesses: body.witnesses.into_iter().map(Into::into).collect(),
     };
-    let answers = state.handlers.inquire(input).await?;
+    let answers = state.handlers.inquire(input, deadline).await?;
     Ok(axum::Json(InquiriesBody {
         answers: answers
             .into_iter()

@@ -49,7 +49,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
         .map_err(|error| Failure::new(ErrorCode::InvalidRequest, format!("body: {error}")))
 }
 
-fn unread(rejection: &BytesRejection) -> Failure {
+pub(super) fn unread(rejection: &BytesRejection) -> Failure {
     match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => Failure::new(
             ErrorCode::MessageTooLarge,

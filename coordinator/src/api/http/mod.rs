@@ -6,6 +6,7 @@ mod extract;
 mod openapi;
 mod operator;
 mod pages;
+mod pass;
 mod problem;
 
 use std::sync::Arc;
@@ -59,6 +60,7 @@ pub(super) fn routes(state: State, body_bytes_max: usize) -> Router {
         .route("/metrics", get(pages::metrics))
         .route("/openapi.json", get(pages::openapi))
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(state.clone(), pass::pass))
         .layer(DefaultBodyLimit::max(body_bytes_max))
         .with_state(state)
 }

@@ -46,6 +46,10 @@ pub(crate) struct Problem {
     /// `lock_conflict`: the xid of the transaction that holds the lock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) holder: Option<String>,
+    /// Where the partition's owner is, if that is another node: go there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "http://10.0.0.5:7460")]
+    pub(crate) owner: Option<String>,
 }
 
 impl Problem {
@@ -61,6 +65,7 @@ impl Problem {
             abort_reason: error.abort_reason.map(|reason| reason.to_string()),
             retry_after: error.retry_after.map(whole_seconds),
             holder: error.holder.map(|xid| xid.to_string()),
+            owner: error.owner.clone(),
         }
     }
 }
@@ -116,6 +121,9 @@ impl Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        Problem::new(&self.0).into_response()
+        let mut response = Problem::new(&self.0).into_response();
+        // For whoever decides whether another node is asked.
+        response.extensions_mut().insert(self.0);
+        response
     }
 }

@@ -4,6 +4,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use unanimity_types::{LogId, LogPosition, Name};
 
+use crate::cluster::TopologyNews;
 use crate::engine::{self, Coordinator};
 
 /// What a session needs to know of the coordinator that it belongs to. Implemented by
@@ -21,6 +22,10 @@ pub trait Home: std::fmt::Debug + Send + Sync + 'static {
     fn witness(&self, positions: Vec<LogPosition>) -> BoxFuture<'_, Result<(), engine::Error>>;
     /// An instance attached: what waits for its participant is tried soon.
     fn participant_available(&self, participant: Name) -> BoxFuture<'_, ()>;
+    /// What a session is told about the other nodes; none without a cluster.
+    fn topology(&self) -> Option<TopologyNews> {
+        None
+    }
 }
 
 impl Home for Coordinator {

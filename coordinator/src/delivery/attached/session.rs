@@ -17,6 +17,7 @@ use unanimity_types::{ErrorCode, LogPosition};
 use super::hello::{self, PROTOCOL_VERSION};
 use super::home::Home;
 use super::participant::Attachment;
+use crate::cluster::TopologyNews;
 use crate::delivery::callbacks::Phase;
 use crate::delivery::config::DeliveryConfig;
 use crate::delivery::dispatcher::{Delivery, SessionRoom};
@@ -113,6 +114,7 @@ impl Session {
             .attach(&participant, hello.instance)
             .ok_or_else(|| refusal(ErrorCode::Unavailable, "this node is shutting down; attach elsewhere"))?;
         tracing::info!(%participant, %instance, sdk, "an instance attached");
+        let mut topology = self.home.topology();
         let welcome = v1::Welcome {
             log_id: self.home.log_id().to_string(),
             partitions: self.home.partitions().into(),
@@ -120,7 +122,7 @@ impl Session {
             heartbeat_interval_ms: u64::try_from(config.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
             positions: wire_positions(&*self.home),
             protocol_version: PROTOCOL_VERSION,
-            topology: None,
+            topology: topology.as_mut().and_then(|news| news.take(Instant::now())),
         };
         // The channel is empty, so this does not wait; and operations are sent by this task, so they
         // come after.
@@ -134,6 +136,7 @@ impl Session {
             attachment,
             phase,
             side,
+            topology,
             heard_at: now,
             heartbeat_at: now + config.heartbeat_interval,
             blocked_since: None,
@@ -156,6 +159,7 @@ struct Serving {
     phase: watch::Receiver<Phase>,
     /// What the engine is told, without waiting for it.
     side: FuturesUnordered<BoxFuture<'static, Result<(), engine::Error>>>,
+    topology: Option<TopologyNews>,
     heard_at: Instant,
     heartbeat_at: Instant,
     /// Since when there is something to send and the instance does not take it.
@@ -203,6 +207,7 @@ impl Serving {
                 () = &mut alarm => None,
                 // An error would mean that delivery is gone, which the session keeps alive.
                 _ = self.phase.changed() => None,
+                () = TopologyNews::changed(&mut self.topology) => None,
                 () = &mut closed => Some(End::quietly("its stream is gone")),
                 Some(told) = self.side.next() => told.err().and_then(|error| refused_witness(&error)),
             };
@@ -221,6 +226,10 @@ impl Serving {
                 "it was silent for three heartbeat intervals",
                 ErrorCode::DeadlineExceeded,
             ));
+        }
+        // Where the nodes are is told in a heartbeat, which does not wait for its time if they changed.
+        if self.topology.as_mut().is_some_and(|news| news.is_due(now)) {
+            self.heartbeat_at = self.heartbeat_at.min(now);
         }
         let heartbeat_due = now >= self.heartbeat_at;
         let mut look = self.attachment.look();
@@ -272,7 +281,8 @@ impl Serving {
             // Ahead of operations: under load they alone would say that we live, but not where the
             // partitions are that they do not come from.
             self.heartbeat_at = now + heartbeat_interval;
-            ToInstance::Heartbeat(v1::Heartbeat { positions: wire_positions(home), topology: None })
+            let topology = self.topology.as_mut().and_then(|news| news.take(now));
+            ToInstance::Heartbeat(v1::Heartbeat { positions: wire_positions(home), topology })
         } else {
             let operations = self.attachment.take_batch();
             if operations.is_empty() {

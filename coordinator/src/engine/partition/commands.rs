@@ -17,6 +17,7 @@ use crate::engine::error::Error;
 use crate::engine::inquire::of_status;
 use crate::engine::list::newest;
 use crate::engine::mailbox::{AsOf, Done, Inquired, Mail, Reply, ReplyTo, Unknown};
+use crate::engine::refuse::lease_over;
 use crate::engine::request::{Claim, ListFilter, StopReason, TransactionView, Wait};
 use crate::failpoint;
 
@@ -29,6 +30,11 @@ impl Life {
             Mail::Command { xid, command, claim, wait, unknown, room, reply } => {
                 drop(room);
                 self.command(xid, command, claim, wait, unknown, reply);
+            }
+            // An owner whose lease is over shows nothing: another one may have gone on (protocol M10).
+            Mail::Get { reply, .. } if !self.ownership.holds() => drop(reply.send(Err(lease_over(self.partition)))),
+            Mail::List { reply, .. } if !self.ownership.holds() => {
+                drop(reply.send(Err(lease_over(self.partition))));
             }
             Mail::Get { xid, wait, reply } => self.get(xid, wait, reply),
             Mail::List { filter, reply } => self.list(&filter, reply),

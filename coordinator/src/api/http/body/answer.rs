@@ -173,6 +173,9 @@ pub(crate) struct PageBody {
     /// Missing on the last page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next_cursor: Option<String>,
+    /// Nodes that did not answer in time: open transactions of theirs may be missing or shown as they were.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) missing_nodes: Vec<String>,
 }
 
 /// The answers of an inquiry, in the order asked.

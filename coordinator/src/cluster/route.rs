@@ -1,0 +1,454 @@
+//! [`Router`]: brings a call to the owner of its partition, wherever that is.
+//!
+//! ```text
+//!   call ─▶ here? ──────────────────────────────▶ this node's engine ─▶ answer
+//!            │ another node ─▶ gate ─▶ lane ────▶ the owner          ─▶ answer, with the owner's address
+//!            │ nobody, or this node in a moment
+//!            └────── waits: another view of the cluster, another state here, an opened gate ─┐
+//!               ▲──────────────────────────────────────────────────────────────────────────┘
+//! ```
+//! A call does not fail because its partition is handed over or taken over: it waits for the next owner, within its
+//! own deadline and among the calls in hand. What was surely not taken is tried again. What may have been carried out
+//! is repeated too, because every command is the same command when it comes again (protocol M3): where it is not, its
+//! caller is told `outcome_unknown`, and so is every caller whose repetitions found no owner in time.
+//!
+//! Only the node where a call came in waits and repeats. A node that a call was passed on to passes it on once more, if
+//! it knows better, or refuses (protocol M10).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use unanimity_types::{ErrorCode, PartitionId, Ticket, Xid, partition_of};
+use uuid::Uuid;
+
+use super::failure::{Failure, broke};
+use super::gates::Gates;
+use super::map::Map;
+use super::news::TopologyNews;
+use super::pool::{Lane, Pool};
+use crate::engine::{Coordinator, Error, PartitionState};
+
+/// How many nodes may pass a call on.
+const HOPS_MAX: u32 = 2;
+/// An answer must have left before the caller's deadline.
+const DEADLINE_MARGIN: Duration = Duration::from_millis(50);
+/// Between two tries of a partition that this node believes to own and that does not take the call.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// A view of the cluster may be missed, or never come: look by oneself so often.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How many xids are minted for one of a partition of this node: with one partition of a thousand here it still
+/// nearly always comes out.
+const MINT_TRIES: u32 = 4_096;
+
+/// A call that is carried out by a partition's owner.
+pub(crate) trait Call: Send + Sync {
+    /// What its caller gets.
+    type Answer: Send;
+
+    /// Whether it may be repeated when nobody knows whether it was carried out.
+    fn is_repeatable(&self) -> bool;
+
+    /// Carries it out on this node.
+    fn here(&self) -> impl Future<Output = Result<Self::Answer, Error>> + Send;
+
+    /// Passes it on to another node, as its hop `hops`, which has until `until`. The answer says who gave it, if that
+    /// is yet another one.
+    fn there(
+        &self,
+        lane: &Lane,
+        hops: u32,
+        until: Instant,
+    ) -> impl Future<Output = Result<Carried<Self::Answer>, Failure>> + Send;
+}
+
+/// Until when a caller waits, and how many nodes passed its call on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct By {
+    pub(crate) deadline: Instant,
+    pub(crate) hops: u32,
+}
+
+/// An answer, and where it comes from if that is another node.
+#[derive(Debug)]
+pub(crate) struct Carried<T> {
+    pub(crate) answer: T,
+    pub(crate) owner: Option<Arc<str>>,
+}
+
+/// Where a partition is, as far as this node knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    /// This node takes the call, or says best why not.
+    Here,
+    There {
+        address: String,
+    },
+    /// This node reads its log at the moment.
+    Soon,
+    Nobody,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Router {
+    here: Coordinator,
+    node: String,
+    partitions: u16,
+    map: watch::Receiver<Arc<Map>>,
+    pool: Pool,
+    gates: Gates,
+}
+
+impl Router {
+    /// A router for the node whose engine `here` is.
+    #[must_use]
+    pub fn new(here: Coordinator, map: watch::Receiver<Arc<Map>>) -> Self {
+        let info = here.info();
+        Self {
+            here,
+            node: info.node,
+            partitions: info.partitions,
+            map,
+            pool: Pool::default(),
+            gates: Gates::default(),
+        }
+    }
+
+    /// What a stream is told of the cluster.
+    #[must_use]
+    pub fn news(&self) -> TopologyNews {
+        TopologyNews::new(self.node.clone(), self.map.clone())
+    }
+
+    /// This node's engine.
+    pub(super) fn here(&self) -> &Coordinator {
+        &self.here
+    }
+
+    /// Of which partition an xid is.
+    pub(crate) fn partition_of(&self, xid: Xid) -> PartitionId {
+        partition_of(xid, self.partitions)
+    }
+
+    /// An xid of a partition that works here, if any does, with the partition's ticket: so no other node is asked to
+    /// begin what may as well begin here.
+    pub(crate) fn mint(&self) -> (Xid, Option<Ticket>) {
+        let tickets = self.here.tickets();
+        let mut xid = Xid::new(Uuid::now_v7());
+        for _ in 0..MINT_TRIES {
+            let partition = self.partition_of(xid);
+            if let Some((_, ticket)) = tickets.iter().find(|(own, _)| *own == partition)
+                && self.here.is_here(partition)
+            {
+                return (xid, Some(*ticket));
+            }
+            if tickets.is_empty() {
+                break;
+            }
+            xid = Xid::new(Uuid::now_v7());
+        }
+        (xid, None)
+    }
+
+    /// Brings a call to the owner of `to`.
+    ///
+    /// # Errors
+    /// What the owner says; `unavailable` if none takes it in time; `outcome_unknown` if it may have been carried out.
+    pub(crate) async fn carry<C: Call>(
+        &self,
+        call: &C,
+        to: PartitionId,
+        by: By,
+    ) -> Result<Carried<C::Answer>, Error> {
+        let mut first = None;
+        // Nearly always: the partition is here, and stays while it answers.
+        if self.here.is_here(to) {
+            match call.here().await {
+                Ok(answer) => return Ok(Carried { answer, owner: None }),
+                Err(error) => match Failure::of(error) {
+                    Failure::Refused(error) => return Err(error),
+                    failure => first = Some(failure),
+                },
+            }
+        }
+        Box::pin(self.carry_on(call, to, by, first)).await
+    }
+
+    /// The same for a call that this node does not, or did not, take.
+    async fn carry_on<C: Call>(
+        &self,
+        call: &C,
+        to: PartitionId,
+        by: By,
+        first: Option<Failure>,
+    ) -> Result<Carried<C::Answer>, Error> {
+        let mut map = self.map.clone();
+        let mut bell = self.gates.bell();
+        let mut tries = Tries { unknown: None, pause: PAUSE_MIN, hint: None };
+        let left = by.deadline.saturating_duration_since(Instant::now());
+        let until = by.deadline - DEADLINE_MARGIN.min(left / 10);
+        let mut failed = first.map(|failure| (Place::Here, failure));
+        loop {
+            if let Some((place, failure)) = failed.take() {
+                let is_last = by.hops > 0;
+                tries.after(failure, &place, call.is_repeatable(), is_last).map_err(|error| {
+                    // Whoever passed it on to us asks there.
+                    match self.known_owner(to) {
+                        Some(address) if is_last && error.code == ErrorCode::NotOwner => {
+                            error.owned_by(address)
+                        }
+                        _ => error,
+                    }
+                })?;
+                if place == Place::Here {
+                    // It believes to have it and does not take it: its state is about to change.
+                    let wake = Instant::now() + tries.next_pause();
+                    self.wait(to, &PartitionState::Running, &mut map, &mut bell, wake, until).await;
+                }
+            }
+            if Instant::now() >= until {
+                return Err(tries.give_up(self.nobody(to)));
+            }
+            map.mark_unchanged();
+            bell.mark_unchanged();
+            let state = self.here.state_of(to).unwrap_or(PartitionState::Closed);
+            let place = self.place(to, &state, tries.hint.take());
+            let look_again = Instant::now() + LOOK_INTERVAL;
+            match &place {
+                Place::Here => match call.here().await {
+                    Ok(answer) => return Ok(Carried { answer, owner: None }),
+                    Err(error) => failed = Some((place, Failure::of(error))),
+                },
+                Place::There { address } if by.hops >= HOPS_MAX => {
+                    let message = format!("partition {to} went to another node while the call was on its way");
+                    let error = Error::new(ErrorCode::Unavailable, message);
+                    return Err(error.retry_after(PAUSE_MAX).owned_by(address));
+                }
+                Place::There { address } => match self.gates.pass(to, address) {
+                    Ok(()) => match self.pass_on(call, to, address, by, until).await {
+                        Ok(Carried { answer, owner }) => {
+                            let owner = Some(owner.unwrap_or_else(|| address.as_str().into()));
+                            return Ok(Carried { answer, owner });
+                        }
+                        Err(failure) => failed = Some((place, failure)),
+                    },
+                    // Only where the call came in it waits.
+                    Err(_) if by.hops > 0 => return Err(tries.give_up(self.nobody(to).owned_by(address))),
+                    Err(opens_at) => {
+                        self.wait(to, &state, &mut map, &mut bell, opens_at.min(look_again), until).await;
+                    }
+                },
+                Place::Nobody if by.hops > 0 => return Err(tries.give_up(self.nobody(to))),
+                Place::Soon | Place::Nobody => {
+                    self.wait(to, &state, &mut map, &mut bell, look_again, until).await;
+                }
+            }
+        }
+    }
+
+    /// Passes a call on to the node at `address`, and gives it up when the partition goes elsewhere: a node that
+    /// sleeps, or that was cut off, answers when nobody waits any more.
+    async fn pass_on<C: Call>(
+        &self,
+        call: &C,
+        to: PartitionId,
+        address: &str,
+        by: By,
+        until: Instant,
+    ) -> Result<Carried<C::Answer>, Failure> {
+        let lane = self.pool.lane(address).map_err(Failure::of)?;
+        let sent = timeout_at(until, call.there(&lane, by.hops + 1, until));
+        let result = tokio::select! {
+            biased;
+            result = sent => result.unwrap_or_else(|_| Err(Failure::Broken(broke(address)))),
+            () = self.goes_elsewhere(to, address) => Err(Failure::Broken(broke(address))),
+        };
+        match &result {
+            Ok(_) | Err(Failure::Refused(_)) => self.gates.open(to, address),
+            Err(Failure::NotTaken(_) | Failure::Broken(_)) => self.gates.close(to, address),
+        }
+        result
+    }
+
+    /// Resolves when the partition has another owner than the one at `address`.
+    async fn goes_elsewhere(&self, to: PartitionId, address: &str) {
+        let mut map = self.map.clone();
+        map.mark_unchanged();
+        let owner = |map: &Map| map.owners.get(&to).map(|(_, address)| address.clone());
+        let before = owner(&map.borrow());
+        loop {
+            let state = self.here.state_of(to).unwrap_or(PartitionState::Closed);
+            if matches!(state, PartitionState::Running) {
+                return;
+            }
+            tokio::select! {
+                changed = map.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+                () = self.here.left_state(to, &state) => {}
+            }
+            // Where the call went by a hint, the view is the one that has to come round first.
+            let now = owner(&map.borrow_and_update());
+            if now != before && now.as_deref() != Some(address) && now.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until something may be different, or until one of the moments.
+    async fn wait(
+        &self,
+        to: PartitionId,
+        state: &PartitionState,
+        map: &mut watch::Receiver<Arc<Map>>,
+        bell: &mut watch::Receiver<()>,
+        wake: Instant,
+        until: Instant,
+    ) {
+        let owner = |map: &Map| map.owners.get(&to).cloned();
+        let before = owner(&map.borrow());
+        let other_owner = async {
+            while map.changed().await.is_ok() {
+                if owner(&map.borrow_and_update()) != before {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        let rung = async {
+            if bell.changed().await.is_err() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            () = other_owner => {}
+            () = self.here.left_state(to, state) => {}
+            () = rung => {}
+            () = sleep_until(wake.min(until)) => {}
+        }
+    }
+
+    fn place(&self, to: PartitionId, state: &PartitionState, hint: Option<String>) -> Place {
+        let map = self.map.borrow();
+        let hint = hint.filter(|hint| !self.is_own(&map, hint));
+        let there = hint.or_else(|| self.known_owner(to)).map(|address| Place::There { address });
+        match state {
+            PartitionState::Running => Place::Here,
+            PartitionState::Recovering => Place::Soon,
+            // It does not work here: another node took it over meanwhile, or nobody can.
+            PartitionState::Unavailable(_) | PartitionState::Stopped(_) => there.unwrap_or(Place::Here),
+            PartitionState::Waiting(_) | PartitionState::Closed => there.unwrap_or(Place::Nobody),
+        }
+    }
+
+    fn is_own(&self, map: &Map, address: &str) -> bool {
+        map.members.iter().any(|member| member.node == self.node && member.address == address)
+    }
+
+    /// Where the owner of a partition is, if that is another node.
+    pub(super) fn owner_of(&self, partition: PartitionId) -> Option<String> {
+        let state = self.here.state_of(partition)?;
+        match self.place(partition, &state, None) {
+            Place::There { address } => Some(address),
+            Place::Here | Place::Soon | Place::Nobody => None,
+        }
+    }
+
+    /// The other living nodes that can be asked: names and addresses. Forgets the connections to all others.
+    pub(super) fn others(&self) -> Vec<(String, String)> {
+        let map = Arc::clone(&self.map.borrow());
+        self.pool.keep(|address| map.members.iter().any(|member| member.address == address));
+        let others = map.members.iter().filter(|member| member.node != self.node);
+        others.map(|member| (member.node.clone(), member.address.clone())).collect()
+    }
+
+    /// A place for a call to another node.
+    pub(super) fn lane(&self, address: &str) -> Result<Lane, Error> {
+        self.pool.lane(address)
+    }
+
+    /// Who holds the partition's lease, if that is another node.
+    fn known_owner(&self, partition: PartitionId) -> Option<String> {
+        let map = self.map.borrow();
+        let (node, address) = map.owners.get(&partition)?;
+        (*node != self.node && !address.is_empty()).then(|| address.clone())
+    }
+
+    fn nobody(&self, partition: PartitionId) -> Error {
+        let message =
+            format!("nobody takes calls for partition {partition} at the moment; nothing is lost, try again");
+        let error = Error::new(ErrorCode::Unavailable, message).retry_after(Duration::from_millis(500));
+        match self.known_owner(partition) {
+            Some(address) => error.owned_by(address),
+            None => error,
+        }
+    }
+}
+
+/// What a call's tries came to.
+struct Tries {
+    /// It may have been carried out: what its caller is told if nobody answers it any more.
+    unknown: Option<Error>,
+    pause: Duration,
+    /// Where the last one said that the owner is.
+    hint: Option<String>,
+}
+
+impl Tries {
+    /// After a try that did not come to an answer; an error if it was the last.
+    fn after(
+        &mut self,
+        failure: Failure,
+        place: &Place,
+        is_repeatable: bool,
+        is_last: bool,
+    ) -> Result<(), Error> {
+        match failure {
+            // Without the address, which would say that the owner did not take it: its log is away.
+            Failure::Refused(error) if is_last && error.code == ErrorCode::Unavailable => Err(error),
+            Failure::Refused(error) => Err(self.give_up(at_owner(error, place))),
+            Failure::Broken(error) if is_last || !is_repeatable => Err(at_owner(error, place)),
+            Failure::Broken(error) => {
+                self.unknown = Some(at_owner(error, place));
+                Ok(())
+            }
+            // That it was not taken is all that whoever passed it on to us needs to know.
+            Failure::NotTaken(error) if is_last => Err(Error { code: ErrorCode::NotOwner, ..error }),
+            Failure::NotTaken(error) => {
+                if let Place::There { address } = place {
+                    self.hint = error.owner.filter(|hint| hint != address);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What the caller is told.
+    fn give_up(&mut self, error: Error) -> Error {
+        let says_nothing = matches!(
+            error.code,
+            ErrorCode::Unavailable | ErrorCode::NotOwner | ErrorCode::TooBusy | ErrorCode::DeadlineExceeded
+        );
+        match self.unknown.take() {
+            Some(unknown) if says_nothing => unknown,
+            _ => error,
+        }
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        pause
+    }
+}
+
+/// The owner's own error, with where it is.
+fn at_owner(error: Error, place: &Place) -> Error {
+    match place {
+        Place::There { address } if error.owner.is_none() => error.owned_by(address),
+        _ => error,
+    }
+}
