@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use unanimity_proto::v1;
 
-use super::map::Map;
+use super::view::View;
 
 /// How often the topology is told again, news or not.
 const AGAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -16,24 +16,23 @@ const AGAIN_INTERVAL: Duration = Duration::from_secs(10);
 /// ten seconds.
 #[derive(Debug)]
 pub struct TopologyNews {
-    node: String,
-    map: watch::Receiver<Arc<Map>>,
+    view: watch::Receiver<Arc<View>>,
     told: Option<v1::Topology>,
     due: bool,
     again_at: Instant,
 }
 
 impl TopologyNews {
-    /// For a stream of the node `node`, which was told nothing yet.
+    /// For a stream that was told nothing yet.
     #[must_use]
-    pub fn new(node: String, map: watch::Receiver<Arc<Map>>) -> Self {
-        Self { node, map, told: None, due: true, again_at: Instant::now() }
+    pub fn new(view: watch::Receiver<Arc<View>>) -> Self {
+        Self { view, told: None, due: true, again_at: Instant::now() }
     }
 
     /// Resolves when the node looked at its cluster again; never without news, or if it looks no more.
     pub async fn changed(news: &mut Option<Self>) {
         let Some(news) = news else { return std::future::pending().await };
-        if news.map.changed().await.is_err() {
+        if news.view.changed().await.is_err() {
             return std::future::pending().await;
         }
         news.due |= news.told.as_ref() != Some(&news.now());
@@ -56,7 +55,7 @@ impl TopologyNews {
         if !self.is_due(now) {
             return None;
         }
-        self.map.mark_unchanged();
+        self.view.mark_unchanged();
         let topology = self.now();
         self.told = Some(topology.clone());
         self.due = false;
@@ -65,31 +64,60 @@ impl TopologyNews {
     }
 
     fn now(&self) -> v1::Topology {
-        self.map.borrow().to_wire(&self.node)
+        topology(&self.view.borrow())
     }
+}
+
+/// The cluster for the wire.
+fn topology(view: &View) -> v1::Topology {
+    let nodes = view.living().map(|node| v1::ClusterNode {
+        node: node.node.clone(),
+        address: node.address.clone(),
+        draining: node.draining || node.leaving,
+    });
+    let owners = view.cluster.partitions.iter().filter_map(|row| {
+        let (node, _) = view.owner(row.partition)?;
+        Some(v1::PartitionOwner { partition: row.partition.0.into(), node: node.to_owned() })
+    });
+    v1::Topology { nodes: nodes.collect(), owners: owners.collect(), told_by: view.node.clone() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::Member;
+    use crate::log::{ClusterView, NodeRow};
+
+    fn view(alive: bool) -> Arc<View> {
+        let row = NodeRow {
+            node: "b".to_owned(),
+            address: "http://b".to_owned(),
+            version: String::new(),
+            formats: 1,
+            draining: false,
+            leaving: false,
+            alive,
+            silent_for: Duration::ZERO,
+            remaining: Duration::from_secs(6),
+        };
+        Arc::new(View::new("a", ClusterView { nodes: vec![row], ..ClusterView::default() }))
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_topology_is_told_at_once_when_it_changed_and_every_ten_seconds() {
-        let map = watch::Sender::new(Arc::new(Map::default()));
-        let mut news = Some(TopologyNews::new("a".to_owned(), map.subscribe()));
-        assert_eq!(news.take(Instant::now()).expect("the first").told_by, "a");
-        assert_eq!(news.take(Instant::now()), None);
+        let views = watch::Sender::new(view(false));
+        let mut news = Some(TopologyNews::new(views.subscribe()));
+        let take = |news: &mut Option<TopologyNews>| news.as_mut().and_then(|news| news.take(Instant::now()));
+        assert_eq!(take(&mut news).expect("the first").told_by, "a");
+        assert_eq!(take(&mut news), None);
         // Another look that found the same is no news.
-        map.send_replace(Arc::new(Map::default()));
-        news.changed().await;
-        assert_eq!(news.take(Instant::now()), None);
-        let member = Member { node: "b".to_owned(), address: "http://b".to_owned(), draining: false };
-        map.send_replace(Arc::new(Map { members: vec![member], ..Map::default() }));
-        news.changed().await;
-        assert_eq!(news.take(Instant::now()).expect("news").nodes.len(), 1);
+        views.send_replace(view(false));
+        TopologyNews::changed(&mut news).await;
+        assert_eq!(take(&mut news), None);
+        views.send_replace(view(true));
+        TopologyNews::changed(&mut news).await;
+        assert_eq!(take(&mut news).expect("news").nodes.len(), 1);
         tokio::time::advance(AGAIN_INTERVAL).await;
-        assert_eq!(news.take(Instant::now()).expect("again").nodes.len(), 1);
-        assert_eq!(news.due_at(), Instant::now() + AGAIN_INTERVAL);
+        assert_eq!(take(&mut news).expect("again").nodes.len(), 1);
+        assert_eq!(news.expect("there").due_at(), Instant::now() + AGAIN_INTERVAL);
     }
 }

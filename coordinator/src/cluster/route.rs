@@ -25,9 +25,9 @@ use uuid::Uuid;
 
 use super::failure::{Failure, broke};
 use super::gates::Gates;
-use super::map::Map;
 use super::news::TopologyNews;
 use super::pool::{Lane, Pool};
+use super::view::View;
 use crate::engine::{Coordinator, Error, PartitionState};
 
 /// How many nodes may pass a call on.
@@ -97,7 +97,7 @@ pub struct Router {
     here: Coordinator,
     node: String,
     partitions: u16,
-    map: watch::Receiver<Arc<Map>>,
+    view: watch::Receiver<Arc<View>>,
     pool: Pool,
     gates: Gates,
 }
@@ -105,13 +105,13 @@ pub struct Router {
 impl Router {
     /// A router for the node whose engine `here` is.
     #[must_use]
-    pub fn new(here: Coordinator, map: watch::Receiver<Arc<Map>>) -> Self {
+    pub fn new(here: Coordinator, view: watch::Receiver<Arc<View>>) -> Self {
         let info = here.info();
         Self {
             here,
             node: info.node,
             partitions: info.partitions,
-            map,
+            view,
             pool: Pool::default(),
             gates: Gates::default(),
         }
@@ -120,7 +120,7 @@ impl Router {
     /// What a stream is told of the cluster.
     #[must_use]
     pub fn news(&self) -> TopologyNews {
-        TopologyNews::new(self.node.clone(), self.map.clone())
+        TopologyNews::new(self.view.clone())
     }
 
     /// This node's engine.
@@ -185,7 +185,7 @@ impl Router {
         by: By,
         first: Option<Failure>,
     ) -> Result<Carried<C::Answer>, Error> {
-        let mut map = self.map.clone();
+        let mut view = self.view.clone();
         let mut bell = self.gates.bell();
         let mut tries = Tries { unknown: None, pause: PAUSE_MIN, hint: None };
         let left = by.deadline.saturating_duration_since(Instant::now());
@@ -206,13 +206,13 @@ impl Router {
                 if place == Place::Here {
                     // It believes to have it and does not take it: its state is about to change.
                     let wake = Instant::now() + tries.next_pause();
-                    self.wait(to, &PartitionState::Running, &mut map, &mut bell, wake, until).await;
+                    self.wait(to, &PartitionState::Running, &mut view, &mut bell, wake, until).await;
                 }
             }
             if Instant::now() >= until {
                 return Err(tries.give_up(self.nobody(to)));
             }
-            map.mark_unchanged();
+            view.mark_unchanged();
             bell.mark_unchanged();
             let state = self.here.state_of(to).unwrap_or(PartitionState::Closed);
             let place = self.place(to, &state, tries.hint.take());
@@ -238,12 +238,12 @@ impl Router {
                     // Only where the call came in it waits.
                     Err(_) if by.hops > 0 => return Err(tries.give_up(self.nobody(to).owned_by(address))),
                     Err(opens_at) => {
-                        self.wait(to, &state, &mut map, &mut bell, opens_at.min(look_again), until).await;
+                        self.wait(to, &state, &mut view, &mut bell, opens_at.min(look_again), until).await;
                     }
                 },
                 Place::Nobody if by.hops > 0 => return Err(tries.give_up(self.nobody(to))),
                 Place::Soon | Place::Nobody => {
-                    self.wait(to, &state, &mut map, &mut bell, look_again, until).await;
+                    self.wait(to, &state, &mut view, &mut bell, look_again, until).await;
                 }
             }
         }
@@ -275,23 +275,23 @@ impl Router {
 
     /// Resolves when the partition has another owner than the one at `address`.
     async fn goes_elsewhere(&self, to: PartitionId, address: &str) {
-        let mut map = self.map.clone();
-        map.mark_unchanged();
-        let owner = |map: &Map| map.owners.get(&to).map(|(_, address)| address.clone());
-        let before = owner(&map.borrow());
+        let mut view = self.view.clone();
+        view.mark_unchanged();
+        let owner = |view: &View| view.owner(to).map(|(_, address)| address.to_owned());
+        let before = owner(&view.borrow());
         loop {
             let state = self.here.state_of(to).unwrap_or(PartitionState::Closed);
             if matches!(state, PartitionState::Running) {
                 return;
             }
             tokio::select! {
-                changed = map.changed() => if changed.is_err() {
+                changed = view.changed() => if changed.is_err() {
                     return std::future::pending().await;
                 },
                 () = self.here.left_state(to, &state) => {}
             }
             // Where the call went by a hint, the view is the one that has to come round first.
-            let now = owner(&map.borrow_and_update());
+            let now = owner(&view.borrow_and_update());
             if now != before && now.as_deref() != Some(address) && now.is_some() {
                 return;
             }
@@ -303,16 +303,16 @@ impl Router {
         &self,
         to: PartitionId,
         state: &PartitionState,
-        map: &mut watch::Receiver<Arc<Map>>,
+        view: &mut watch::Receiver<Arc<View>>,
         bell: &mut watch::Receiver<()>,
         wake: Instant,
         until: Instant,
     ) {
-        let owner = |map: &Map| map.owners.get(&to).cloned();
-        let before = owner(&map.borrow());
+        let owner = |view: &View| view.owner(to).map(|(node, address)| (node.to_owned(), address.to_owned()));
+        let before = owner(&view.borrow());
         let other_owner = async {
-            while map.changed().await.is_ok() {
-                if owner(&map.borrow_and_update()) != before {
+            while view.changed().await.is_ok() {
+                if owner(&view.borrow_and_update()) != before {
                     return;
                 }
             }
@@ -332,8 +332,7 @@ impl Router {
     }
 
     fn place(&self, to: PartitionId, state: &PartitionState, hint: Option<String>) -> Place {
-        let map = self.map.borrow();
-        let hint = hint.filter(|hint| !self.is_own(&map, hint));
+        let hint = hint.filter(|hint| !self.is_own(hint));
         let there = hint.or_else(|| self.known_owner(to)).map(|address| Place::There { address });
         match state {
             PartitionState::Running => Place::Here,
@@ -344,8 +343,9 @@ impl Router {
         }
     }
 
-    fn is_own(&self, map: &Map, address: &str) -> bool {
-        map.members.iter().any(|member| member.node == self.node && member.address == address)
+    fn is_own(&self, address: &str) -> bool {
+        let view = self.view.borrow();
+        view.row(&self.node).is_some_and(|row| row.address == address)
     }
 
     /// Where the owner of a partition is, if that is another node.
@@ -359,10 +359,10 @@ impl Router {
 
     /// The other living nodes that can be asked: names and addresses. Forgets the connections to all others.
     pub(super) fn others(&self) -> Vec<(String, String)> {
-        let map = Arc::clone(&self.map.borrow());
-        self.pool.keep(|address| map.members.iter().any(|member| member.address == address));
-        let others = map.members.iter().filter(|member| member.node != self.node);
-        others.map(|member| (member.node.clone(), member.address.clone())).collect()
+        let view = Arc::clone(&self.view.borrow());
+        self.pool.keep(|address| view.living().any(|node| node.address == address));
+        let others = view.living().filter(|node| node.node != self.node);
+        others.map(|node| (node.node.clone(), node.address.clone())).collect()
     }
 
     /// A place for a call to another node.
@@ -372,9 +372,9 @@ impl Router {
 
     /// Who holds the partition's lease, if that is another node.
     fn known_owner(&self, partition: PartitionId) -> Option<String> {
-        let map = self.map.borrow();
-        let (node, address) = map.owners.get(&partition)?;
-        (*node != self.node && !address.is_empty()).then(|| address.clone())
+        let view = self.view.borrow();
+        let (node, address) = view.owner(partition)?;
+        (node != self.node && !address.is_empty()).then(|| address.to_owned())
     }
 
     fn nobody(&self, partition: PartitionId) -> Error {

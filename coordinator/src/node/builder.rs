@@ -192,6 +192,7 @@ impl NodeBuilder {
             let coordinator = engine.coordinator();
             let api = api::assemble(Parts {
                 participants: ParticipantsService::new(coordinator.clone(), Arc::clone(&delivery)),
+                router: None,
                 coordinator,
                 allow,
                 config: Arc::clone(&config),

@@ -51,7 +51,8 @@ pub(super) struct Minted {
 /// The middleware.
 pub(super) async fn pass(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
     let Some(router) = state.handlers.router() else { return next.run(request).await };
-    let Some(about) = About::of(request.method(), request.uri().path()) else {
+    let path = request.uri().path().to_owned();
+    let Some(about) = About::of(request.method(), &path) else {
         return next.run(request).await;
     };
     let (mut parts, body) = request.into_parts();

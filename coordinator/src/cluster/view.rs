@@ -1,0 +1,55 @@
+//! What a node knows of its cluster.
+
+use std::collections::BTreeMap;
+
+use unanimity_types::PartitionId;
+
+use super::balance::plan;
+use crate::log::{ClusterView, NodeRow};
+
+/// The cluster as a node saw it last, and what it made of that. Advice, never a proof: the log decides.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View {
+    /// The node that looked.
+    pub node: String,
+    /// What it saw.
+    pub cluster: ClusterView,
+    /// The node that each partition is planned for.
+    pub planned: BTreeMap<PartitionId, String>,
+}
+
+impl View {
+    /// What `node` makes of what it saw.
+    #[must_use]
+    pub fn new(node: &str, cluster: ClusterView) -> Self {
+        let planned = plan(&cluster);
+        Self { node: node.to_owned(), cluster, planned }
+    }
+
+    /// The nodes that live.
+    pub fn living(&self) -> impl Iterator<Item = &NodeRow> {
+        self.cluster.nodes.iter().filter(|node| node.alive)
+    }
+
+    /// A node's row.
+    #[must_use]
+    pub fn row(&self, node: &str) -> Option<&NodeRow> {
+        self.cluster.nodes.iter().find(|row| row.node == node)
+    }
+
+    /// Who holds a partition's lease: name and address. A partition that nobody holds has none.
+    #[must_use]
+    pub fn owner(&self, partition: PartitionId) -> Option<(&str, &str)> {
+        let row = self.cluster.partitions.iter().find(|row| row.partition == partition)?;
+        if row.remaining.is_zero() {
+            return None;
+        }
+        Some((row.owner.as_deref()?, row.address.as_deref().unwrap_or_default()))
+    }
+
+    /// Who is to own a partition.
+    #[must_use]
+    pub fn planned_for(&self, partition: PartitionId) -> Option<&str> {
+        self.planned.get(&partition).map(String::as_str)
+    }
+}
