@@ -113,16 +113,14 @@ impl Coordinator {
         tickets.filter_map(|(id, ticket)| Some((id, ticket?))).collect()
     }
 
-    /// Whether every partition works.
+    /// Whether every partition that is to be this node's works, or is on its way here from another node that works
+    /// until then. One that is another node's does not count.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shared
-            .partitions
-            .iter()
-            .all(|partition| partition.state.borrow().state == PartitionState::Running)
+        self.shared.partitions.iter().all(|partition| partition.state.borrow().is_well())
     }
 
-    /// Waits until every partition works, has stopped for good, or the time is over.
+    /// Waits until every partition that is to be this node's works, has stopped for good, or the time is over.
     ///
     /// # Errors
     /// If one stopped, or not all work in time.
@@ -132,15 +130,18 @@ impl Coordinator {
                 let mut state = partition.state.clone();
                 let settled = state
                     .wait_for(|info| {
-                        matches!(
+                        let settled = matches!(
                             info.state,
                             PartitionState::Running | PartitionState::Stopped(_) | PartitionState::Closed
-                        )
+                        );
+                        settled || !info.assigned
                     })
                     .await;
-                match settled.as_ref().map(|info| &info.state) {
-                    Ok(PartitionState::Running) => {}
-                    Ok(other) => return Err(not_running(partition.id, other)),
+                match settled.as_ref().map(|info| (&info.state, info.assigned)) {
+                    Ok((PartitionState::Running, _) | (PartitionState::Waiting(_), false)) => {}
+                    // It has not looked yet.
+                    Ok((PartitionState::Recovering, false)) => {}
+                    Ok((other, _)) => return Err(not_running(partition.id, other)),
                     Err(_) => return Err(closed()),
                 }
             }
@@ -151,7 +152,8 @@ impl Coordinator {
             Err(_) => {
                 let late = self.shared.partitions.iter().find_map(|partition| {
                     let info = partition.state.borrow();
-                    (info.state != PartitionState::Running).then(|| not_running(partition.id, &info.state))
+                    (info.assigned && info.state != PartitionState::Running)
+                        .then(|| not_running(partition.id, &info.state))
                 });
                 late.map_or(Ok(()), Err)
             }

@@ -127,3 +127,20 @@ pub(super) enum Mail {
     },
     ParticipantAvailable(Name),
 }
+
+impl Mail {
+    /// Tells the sender that nothing of it was taken.
+    pub(super) fn refuse(self, error: &Error) {
+        let error = error.clone();
+        match self {
+            Self::Command { reply, .. } => drop(reply.send(Err(error))),
+            Self::Get { reply, .. } => drop(reply.send(Err(error))),
+            Self::List { reply, .. } => drop(reply.send(Err(error))),
+            Self::Inquire { reply, .. } => drop(reply.send(Err(error))),
+            Self::Lock { reply, .. } | Self::Witness { reply, .. } => drop(reply.send(Err(error))),
+            Self::AcceptLoss { reply, .. } => drop(reply.send(Err(error))),
+            // A home asks by itself, and whoever recovers plans anew what is owed.
+            Self::Unlock { .. } | Self::ParticipantAvailable(_) => {}
+        }
+    }
+}

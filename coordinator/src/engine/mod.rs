@@ -10,6 +10,7 @@
 //! ```
 
 mod ask;
+mod assignment;
 mod clock;
 mod codec;
 mod config;
@@ -33,6 +34,7 @@ mod start;
 
 pub use unanimity_core::TwoPhase;
 
+pub use assignment::{Assignment, Assignments, Heir};
 pub use codec::{BodyWriter, CodecError, Logged, LoggedEvent, PartitionEvent, decode};
 pub use config::EngineConfig;
 pub use dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 use unanimity_core::{Attention, BranchView, TimelineEntry, TwoPhase};
 use unanimity_types::{
     AbortReason, Birth, BranchId, BranchKey, BranchKind, BranchTargets, CallPolicy, DecideHash, Decision,
@@ -273,6 +274,27 @@ pub struct PartitionInfo {
     pub ticket: Option<Ticket>,
     /// What it did since the node started.
     pub counters: PartitionCounters,
+    /// Whether it is to be this node's.
+    pub assigned: bool,
+    /// Until when it may be on its way here from another node.
+    pub due: Option<Instant>,
+}
+
+impl PartitionInfo {
+    /// Whether the partition is as it should be: it works here, is another node's, or comes from there within the
+    /// time that a hand-over may take.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        match self.state {
+            PartitionState::Running => true,
+            PartitionState::Stopped(_) | PartitionState::Closed | PartitionState::Unavailable(_) => {
+                !self.assigned && self.state != PartitionState::Closed
+            }
+            PartitionState::Waiting(_) | PartitionState::Recovering => {
+                !self.assigned || self.due.is_some_and(|due| Instant::now() < due)
+            }
+        }
+    }
 }
 
 /// What a partition did on this node since the node started: lives are added up.
@@ -305,7 +327,7 @@ pub struct PartitionCounters {
 /// What a partition is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartitionState {
-    /// Another node holds its lease; this one waits. Says whose.
+    /// Another node has it, or is to have it. Says whose it is.
     Waiting(String),
     /// Reading its log.
     Recovering,

@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use unanimity_types::PartitionId;
 
+use super::assignment::Assignment;
 use super::config::EngineConfig;
 use super::dispatch::Dispatcher;
 use super::handle::{Coordinator, Partition, Shared};
@@ -26,18 +27,34 @@ pub struct Engine {
 
 impl Engine {
     /// Starts a task for each partition of the log. They take their leases and recover in the
-    /// background: see [`Coordinator::ready`].
+    /// background: see [`Coordinator::ready`]. All of them are to be this node's.
     #[must_use]
     pub fn start(
         config: EngineConfig,
         log: Arc<dyn TransactionLog>,
         dispatcher: &Arc<dyn Dispatcher>,
     ) -> Self {
+        // Nobody will ever say otherwise.
+        let all = (0..log.identity().partitions).map(|_| watch::channel(Assignment::Mine { free: true }).1);
+        let all = all.collect();
+        Self::start_assigned(config, log, dispatcher, all)
+    }
+
+    /// The same in a cluster, which says of each partition, in the order of their numbers, whether it is to be this
+    /// node's ([`Cluster::assignments`](crate::cluster::Cluster::assignments)). One without an assignment has no
+    /// task.
+    #[must_use]
+    pub fn start_assigned(
+        config: EngineConfig,
+        log: Arc<dyn TransactionLog>,
+        dispatcher: &Arc<dyn Dispatcher>,
+        assignments: Vec<watch::Receiver<Assignment>>,
+    ) -> Self {
         let config = Arc::new(config);
         let (shutdown, stop) = watch::channel(false);
         let mut partitions = Vec::new();
         let mut mailboxes = Vec::new();
-        for id in (0..log.identity().partitions).map(PartitionId) {
+        for (id, assignment) in (0..log.identity().partitions).map(PartitionId).zip(assignments) {
             let (mail, mailbox) = mpsc::channel(config.mailbox_max);
             let info = PartitionInfo {
                 partition: id,
@@ -46,16 +63,18 @@ impl Engine {
                 open: 0,
                 ticket: None,
                 counters: PartitionCounters::default(),
+                assigned: assignment.borrow().is_mine(),
+                due: None,
             };
             let (state, watch) = watch::channel(info);
             let room = Arc::new(Semaphore::new(config.mailbox_bytes_max));
             partitions.push(Partition { id, mail, room, state: watch });
-            mailboxes.push((id, mailbox, state));
+            mailboxes.push((id, mailbox, state, assignment));
         }
         let shared = Shared { log, node: config.node.clone(), partitions, peers: RwLock::default() };
         let coordinator = Coordinator { shared: Arc::new(shared) };
         let mut tasks = Vec::new();
-        for (partition, mail, state) in mailboxes {
+        for (partition, mail, state, assignment) in mailboxes {
             let task = PartitionTask {
                 partition,
                 config: Arc::clone(&config),
@@ -64,6 +83,8 @@ impl Engine {
                 coordinator: coordinator.clone(),
                 mail,
                 state: state.clone(),
+                assignment,
+                holds: false,
                 shutdown: stop.clone(),
             };
             tasks.push(tokio::spawn(supervise(partition, tokio::spawn(task.run()), state)));

@@ -319,6 +319,7 @@ impl Life {
     /// A dispatched call came back.
     pub(super) fn result(&mut self, reply: BranchReply) {
         let BranchReply { xid, branch_id, operation, attempt, outcome, took, .. } = reply;
+        self.calls_out = self.calls_out.saturating_sub(1);
         // What may still be refused may be refused: that is an answer, no trouble.
         let decided = !operation.is_forward() && operation != Operation::CommitOnePhase;
         let trouble = match &outcome {

@@ -36,14 +36,12 @@ const TURN_MAX: usize = 512;
 /// A lease that could not be renewed is tried again so soon.
 const LEASE_RETRY: Duration = Duration::from_millis(500);
 
-/// How long a shutdown waits for blocks and history, and then for its closing block.
-const SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
-const CLOSING_WAIT: Duration = Duration::from_secs(1);
-
 /// Why a life ended.
 #[derive(Debug)]
 pub(super) enum Exit {
     Shutdown,
+    /// It is another node's turn.
+    HandedOver,
     /// Another owner wrote to the log.
     Deposed(String),
     /// The log refused a block: nothing of what was decided after the last durable one counts.
@@ -80,7 +78,7 @@ pub(super) struct Life {
     pub(super) sink: ResultSink,
     results: mpsc::UnboundedReceiver<BranchReply>,
     pub(super) internal: mpsc::UnboundedSender<Internal>,
-    reports: mpsc::UnboundedReceiver<Internal>,
+    pub(super) reports: mpsc::UnboundedReceiver<Internal>,
     /// A buffer that is used again and again.
     pub(super) effects: Vec<Effect>,
     /// Calls that are let out and go on their way together.
@@ -95,6 +93,10 @@ pub(super) struct Life {
     leasing: bool,
     append_in_trouble: bool,
     lease_in_trouble: bool,
+    /// Calls whose results are to come.
+    pub(super) calls_out: usize,
+    /// It is another node's turn: no more calls are made, and those that are out are waited for until then.
+    pub(super) leaving_by: Option<Instant>,
 }
 
 impl Life {
@@ -138,6 +140,8 @@ impl Life {
             leasing: false,
             append_in_trouble: false,
             lease_in_trouble: false,
+            calls_out: 0,
+            leaving_by: None,
         };
         let now = life.clock.now();
         for xid in recovered.finished {
@@ -185,6 +189,11 @@ impl Life {
             self.turn(task).await;
             if *task.shutdown.borrow() && self.exit.is_none() {
                 break self.shut_down(task).await;
+            }
+            if self.exit.is_none()
+                && let Some(exit) = self.leave_if_due(task).await
+            {
+                break exit;
             }
         };
         let exit = self.look_behind(exit).await;
@@ -239,6 +248,7 @@ impl Life {
             biased;
             Some(report) = self.reports.recv() => self.report(report, task),
             () = shutdown_asked(&mut task.shutdown) => {}
+            Ok(()) = task.assignment.changed() => {}
             Some(reply) = self.results.recv(), if open_for_work => self.result(reply),
             Some(mail) = task.mail.recv(), if open_for_work => self.mail(mail),
             () = tokio::time::sleep_until(wake) => {}
@@ -282,7 +292,8 @@ impl Life {
         let planned = [self.memory.next_timer(), self.locks.next_ask()].into_iter().flatten().min();
         let timer = planned.filter(|_| self.is_open_for_work()).map(|at| self.clock.instant_of(at));
         let lease = (!self.leasing).then_some(self.lease_at);
-        [timer, lease, self.writer.lazy_due(), self.projector.next_at(), self.locks.next_end()]
+        let leaving = self.leaving_by.filter(|_| self.is_open_for_work());
+        [timer, lease, leaving, self.writer.lazy_due(), self.projector.next_at(), self.locks.next_end()]
             .into_iter()
             .flatten()
             .min()
@@ -303,7 +314,7 @@ impl Life {
         }
     }
 
-    fn start_append(&mut self, force: bool) {
+    pub(super) fn start_append(&mut self, force: bool) {
         if self.exit.is_some() {
             return;
         }
@@ -328,7 +339,7 @@ impl Life {
         });
     }
 
-    fn report(&mut self, report: Internal, task: &PartitionTask) {
+    pub(super) fn report(&mut self, report: Internal, task: &PartitionTask) {
         match report {
             Internal::Settled(settled) => self.settled(settled, task),
             Internal::Trouble(why) => {
@@ -419,8 +430,14 @@ impl Life {
         let partition = self.partition;
         let internal = self.internal.clone();
         let asked = Instant::now();
+        // While it had none, another owner may have come and gone.
+        let lapsed = !self.ownership.holds();
+        let epoch = self.epoch;
         tokio::spawn(async move {
-            let lease = log.lease(partition, &config.node, &config.address, config.lease).await;
+            let mut lease = log.lease(partition, &config.node, &config.address, config.lease).await;
+            if lapsed && matches!(&lease, Ok(lease) if lease.held) {
+                lease = still_ours(&*log, partition, epoch, lease).await;
+            }
             let _ = internal.send(Internal::Leased(asked, lease));
         });
     }
@@ -430,7 +447,9 @@ impl Life {
         self.lease_at = Instant::now() + self.config.lease / 3;
         match lease {
             Ok(lease) if !lease.held => {
-                self.exit = Some(Exit::Deposed(format!("{} at {}", lease.owner, lease.address)));
+                let at =
+                    if lease.address.is_empty() { String::new() } else { format!(" at {}", lease.address) };
+                self.exit = Some(Exit::Deposed(lease.owner + &at));
             }
             Ok(_) => {
                 self.ownership.renewed(asked + self.config.lease);
@@ -448,44 +467,12 @@ impl Life {
         }
     }
 
-    /// Stops: everything taken becomes durable within a limit, then a closing block (protocol 1.2).
-    async fn shut_down(&mut self, task: &PartitionTask) -> Exit {
-        let limit = Instant::now() + SHUTDOWN_WAIT;
-        // From now on callers are told to go elsewhere, not left with an unknown outcome.
-        task.set_state(PartitionState::Closed);
-        loop {
-            self.start_append(true);
-            self.project(!self.projector.has_failed());
-            let finished =
-                self.writer.is_idle() && self.projector.backlog() == 0 && !self.projector.is_writing();
-            if finished || self.exit.is_some() {
-                break;
-            }
-            // A write to history that failed is tried again, but not at once.
-            let wake = self.projector.next_at().map_or(limit, |at| at.min(limit));
-            match tokio::time::timeout_at(wake, self.reports.recv()).await {
-                Ok(Some(report)) => self.report(report, task),
-                Err(_) if Instant::now() < limit => {}
-                Ok(None) | Err(_) => break,
-            }
-        }
-        if self.writer.is_idle() && self.exit.is_none() {
-            let block = self.writer.seal_closing(self.clock.now(), self.valid_since);
-            let settled = settle(Arc::clone(&self.log), block, |_| {});
-            let limit = limit.max(Instant::now() + CLOSING_WAIT);
-            // Without it the next owner knows that the end was not clean, which costs nothing now.
-            if !matches!(tokio::time::timeout_at(limit, settled).await, Ok(Settled::Written)) {
-                tracing::warn!(partition = %self.partition, "no closing block could be written");
-            }
-        }
-        Exit::Shutdown
-    }
-
     /// Whatever still waits learns that its outcome is unknown: what was decided after the last
     /// durable block goes down with this life's memory.
     fn end(&mut self, exit: &Exit) {
         let why = match exit {
             Exit::Shutdown => "the node shuts down",
+            Exit::HandedOver => "it was handed over to another node",
             Exit::Deposed(_) => "another owner took it over",
             Exit::Failed(_) => "its log refused a block",
             Exit::LostTail(_) | Exit::LostTailRecorded | Exit::Stopped(_) => "it stopped",
@@ -501,4 +488,20 @@ impl Life {
             }
         }
     }
+}
+
+/// A lease that was had again after it had run out is worth something only if nobody else wrote meanwhile: an idle
+/// owner would not find out otherwise (protocol M10).
+async fn still_ours(
+    log: &dyn TransactionLog,
+    partition: PartitionId,
+    epoch: Epoch,
+    lease: Result<Lease, crate::log::Error>,
+) -> Result<Lease, crate::log::Error> {
+    let tip = log.tip(partition).await?;
+    if tip.epoch == epoch {
+        return lease;
+    }
+    let owner = format!("the owner of epoch {}", tip.epoch);
+    Ok(Lease { held: false, owner, address: String::new(), remaining: Duration::ZERO })
 }

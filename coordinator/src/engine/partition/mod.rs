@@ -2,16 +2,19 @@
 //!
 //! ```text
 //!   waiting ──lease──▶ recovering ──epoch block, read──▶ running ──┬─ deposed ────▶ waiting
-//!      ▲                   │ log away                              ├─ log refused ─▶ recovering
-//!      └───────────────────┴──────────────────────────             ├─ lost tail ───▶ stopped
+//!      ▲                   │ log away                              ├─ handed over ─▶ waiting
+//!      └───────────────────┴──────────────────────────             ├─ log refused ─▶ recovering
+//!                                                                  ├─ lost tail ───▶ stopped
 //!                                                                  └─ shutdown ────▶ closed
 //! ```
 //! A life's memory is never carried over to the next: whoever lost or regained a partition reads its
 //! log.
 
+mod assigned;
 mod clean;
 mod commands;
 mod contact;
+mod hand_over;
 mod life;
 mod locks;
 mod memory;
@@ -32,6 +35,7 @@ use unanimity_types::{Epoch, LogPosition, PartitionId, Seq, Ticket, Xid};
 
 use self::life::{Exit, Life};
 use self::recover::{Failure, Trouble, recover};
+use super::assignment::Assignment;
 use super::codec::PartitionEvent;
 use super::config::EngineConfig;
 use super::dispatch::Dispatcher;
@@ -66,6 +70,10 @@ pub(super) struct PartitionTask {
     pub(super) mail: mpsc::Receiver<Mail>,
     pub(super) state: watch::Sender<PartitionInfo>,
     pub(super) shutdown: watch::Receiver<bool>,
+    /// Whose it is to be.
+    pub(super) assignment: watch::Receiver<Assignment>,
+    /// Whether the lease may be ours.
+    pub(super) holds: bool,
 }
 
 /// Between two tries of something that the database refused.
@@ -90,11 +98,14 @@ impl PartitionTask {
         let mut inject = Vec::new();
         let mut accepting: Option<ReplyTo<LogPosition>> = None;
         while !*self.shutdown.borrow() {
+            if !self.is_assigned().await {
+                continue;
+            }
             let asked = Instant::now();
             match self.take_lease().await {
                 Some(Duration::ZERO) => {}
                 Some(remaining) => {
-                    self.sleep(remaining.clamp(PAUSE_MIN, LEASE_LOOK)).await;
+                    self.wait(remaining.clamp(PAUSE_MIN, LEASE_LOOK)).await;
                     continue;
                 }
                 None => {
@@ -151,11 +162,14 @@ impl PartitionTask {
             }
             match exit {
                 Exit::Shutdown => break,
+                // Whose it is now is seen at the next turn.
+                Exit::HandedOver => {}
                 Exit::Deposed(by) => {
                     tracing::warn!(partition = %self.partition, by, "deposed: another owner wrote to the log");
+                    self.holds = false;
                     self.set_state(PartitionState::Waiting(by));
                     // Whoever deposed us is to be left alone for a lease.
-                    self.sleep(self.config.lease).await;
+                    self.wait(self.config.lease).await;
                 }
                 Exit::Failed(why) => {
                     tracing::warn!(partition = %self.partition, why, "the log refused a block; recovering from it");
@@ -170,15 +184,17 @@ impl PartitionTask {
                 }
             }
         }
-        self.release().await;
+        self.give_away(None).await;
         self.set_state(PartitionState::Closed);
     }
 
     /// Tries to take the lease. Answers how long another node holds it, zero if it is ours, and nothing
     /// if the log does not answer.
-    async fn take_lease(&self) -> Option<Duration> {
+    async fn take_lease(&mut self) -> Option<Duration> {
         let lease =
             self.log.lease(self.partition, &self.config.node, &self.config.address, self.config.lease).await;
+        // What is not known to be ours may be: a lease that was not is not given away by us.
+        self.holds = !matches!(&lease, Ok(lease) if !lease.held);
         match lease {
             Ok(lease) if lease.held => Some(Duration::ZERO),
             Ok(lease) => {
@@ -193,15 +209,8 @@ impl PartitionTask {
         }
     }
 
-    async fn release(&self) {
-        let release = self.log.release(self.partition, &self.config.node);
-        // The lease ends by itself if this fails.
-        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(2), release).await {
-            tracing::debug!(partition = %self.partition, %error, "the lease could not be given back");
-        }
-    }
-
-    /// Stopped: only an operator's word, or the end, leads on. Answers what to put on record next.
+    /// Stopped: only an operator's word, the end, or another node's turn leads on. Answers what to put on record
+    /// next. The lease is kept, so that callers are led here and learn why.
     async fn stopped(
         &mut self,
         reason: StopReason,
@@ -210,10 +219,26 @@ impl PartitionTask {
         tracing::error!(partition = %self.partition, ?reason, "partition stopped");
         let lost = matches!(reason, StopReason::LostTail(_));
         self.set_state(PartitionState::Stopped(reason));
+        let mut renewal = tokio::time::interval(self.config.lease / 3);
         loop {
             let mail = tokio::select! {
                 mail = self.mail.recv() => mail,
                 () = shutdown_asked(&mut self.shutdown) => None,
+                Ok(()) = self.assignment.changed() => {
+                    if self.assignment.borrow().is_mine() {
+                        continue;
+                    }
+                    None
+                }
+                _ = renewal.tick() => {
+                    let (node, address) = (&self.config.node, &self.config.address);
+                    let lease = self.log.lease(self.partition, node, address, self.config.lease).await;
+                    match lease {
+                        Ok(lease) if !lease.held => None,
+                        // Nothing is done here that a lease is needed for.
+                        Ok(_) | Err(_) => continue,
+                    }
+                }
             };
             match mail {
                 None => return (Vec::new(), None),
@@ -255,6 +280,9 @@ impl PartitionTask {
                 // Only a live owner's tickets are worth something.
                 if !matches!(state, PartitionState::Running | PartitionState::Unavailable(_)) {
                     info.ticket = None;
+                }
+                if state == PartitionState::Running {
+                    info.due = None;
                 }
                 info.state = state;
             }

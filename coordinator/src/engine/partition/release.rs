@@ -17,7 +17,7 @@ use crate::engine::mailbox::{Done, Reply};
 use crate::engine::request::Wait;
 use crate::failpoint;
 
-/// When to try again what was not sent for want of a lease: a renewal is one round trip.
+/// When to try again what was not sent for want of a lease, which is one round trip, or before a hand-over.
 const FORWARD_RETRY: Duration = Duration::from_millis(250);
 
 impl Life {
@@ -108,17 +108,15 @@ impl Life {
             tracing::error!(%xid, branch = %branch_id, %operation, "the branch has no target for what it is owed");
             return;
         };
+        // It is another node's turn: what is still owed is that one's to send.
+        if self.leaving_by.is_some() {
+            return self.not_sent(xid, branch_id, operation, attempt, "the partition is being handed over");
+        }
         // An owner that slept through its lease sends nothing that no decision stands behind: another one
         // may have turned back meanwhile (protocol H3).
         if !self.sink.may_send(operation) {
             tracing::warn!(partition = %self.partition, %xid, branch = %branch_id, %operation, "not sent: the lease has run out");
-            let outcome = ResultOutcome::NotSent {
-                error: "the partition's lease has run out".into(),
-                retry_after: FORWARD_RETRY,
-            };
-            let took = Duration::ZERO;
-            self.sink.send(BranchReply { xid, branch_id, operation, attempt, position, outcome, took });
-            return;
+            return self.not_sent(xid, branch_id, operation, attempt, "the partition's lease has run out");
         }
         // What is prepared can be finished by any instance.
         let pinned = matches!(operation, Operation::Prepare | Operation::CommitOnePhase);
@@ -145,6 +143,14 @@ impl Life {
         self.outgoing.push(call);
     }
 
+    /// Answers a call that was not let out: that is no attempt.
+    fn not_sent(&mut self, xid: Xid, branch_id: BranchId, operation: Operation, attempt: u32, why: &str) {
+        let outcome = ResultOutcome::NotSent { error: why.into(), retry_after: FORWARD_RETRY };
+        let (position, took) = (self.position(), Duration::ZERO);
+        self.calls_out += 1;
+        self.sink.send(BranchReply { xid, branch_id, operation, attempt, position, outcome, took });
+    }
+
     /// Brings on its way what a block, or a turn of the loop, let out: together it costs less and leaves in
     /// fewer messages.
     pub(super) fn send_off(&mut self) {
@@ -153,6 +159,7 @@ impl Life {
         }
         let calls = std::mem::take(&mut self.outgoing);
         let operations = failpoint::operations(&calls);
+        self.calls_out += calls.len();
         self.dispatcher.dispatch_many(calls, &self.sink);
         for operation in operations {
             failpoint::operation("dispatch.after", operation);

@@ -1,0 +1,354 @@
+//! The node's own part in the cluster: it says that it lives, looks at the others, and tells its partitions whose
+//! they are to be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use unanimity_types::PartitionId;
+use uuid::Uuid;
+
+use super::view::View;
+use crate::engine::{Assignment, Assignments, Heir};
+use crate::log::{self, FORMAT_VERSION, NodeBeat, NodeRow, TransactionLog};
+
+/// While partitions are on their way from one node to another, nodes look so often. A look is one transaction of
+/// six small statements.
+const LOOK_WHILE_MOVING: Duration = Duration::from_millis(100);
+/// A move that takes longer than this waits for something that takes its time: nodes look less often then.
+const MOVING_SOON: Duration = Duration::from_secs(5);
+const LOOK_WHILE_WAITING: Duration = Duration::from_millis(500);
+/// After a lease's end, so that the look does not come just before it.
+const PAST_THE_END: Duration = Duration::from_millis(5);
+/// How often a beat is tried that could not be written.
+const BEAT_RETRY: Duration = Duration::from_millis(500);
+
+/// Who a node is in its cluster.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// Its name, unique in the cluster.
+    pub node: String,
+    /// Where other nodes and clients reach it.
+    pub address: String,
+    /// Its version of Unanimity.
+    pub version: String,
+    /// The highest block format that it reads and writes.
+    pub formats: u32,
+    /// For how long it counts as living after each beat: as long as its leases last.
+    pub lease: Duration,
+}
+
+impl ClusterConfig {
+    /// For a node of this build.
+    #[must_use]
+    pub fn new(node: String, address: String, lease: Duration) -> Self {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Self { node, address, version, formats: u32::from(FORMAT_VERSION), lease }
+    }
+}
+
+/// The node's part in its cluster. Dropped, the node falls silent, and the others take over after its lease.
+#[derive(Debug)]
+pub struct Cluster {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: ClusterConfig,
+    log: Arc<dyn TransactionLog>,
+    assignments: Assignments,
+    view: watch::Sender<Arc<View>>,
+    /// This process, among those that bear or bore the name.
+    instance: Uuid,
+    /// Why the cluster does not have this node, if it does not.
+    refused: watch::Sender<Option<String>>,
+    leaving: watch::Sender<bool>,
+    /// Somebody wants a look now.
+    look: Notify,
+}
+
+impl Cluster {
+    /// Joins. If the database does not answer, it is tried again and again, and until then nothing is this node's.
+    ///
+    /// # Errors
+    /// [`log::Error::Schema`] if the cluster writes a block format that this node does not know (protocol M18).
+    pub async fn join(config: ClusterConfig, log: Arc<dyn TransactionLog>) -> Result<Self, log::Error> {
+        let assignments = Assignments::none(log.identity().partitions);
+        let view = View { node: config.node.clone(), ..View::default() };
+        let shared = Arc::new(Shared {
+            config,
+            log,
+            assignments,
+            instance: Uuid::new_v4(),
+            view: watch::Sender::new(Arc::new(view)),
+            refused: watch::Sender::new(None),
+            leaving: watch::Sender::new(false),
+            look: Notify::new(),
+        });
+        let mut member = Member::new(Arc::clone(&shared));
+        match member.look().await {
+            Err(error @ log::Error::Schema(_)) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        Ok(Self { shared, task: tokio::spawn(member.run()) })
+    }
+
+    /// What the engine's partitions are to listen to.
+    #[must_use]
+    pub fn assignments(&self) -> Vec<watch::Receiver<Assignment>> {
+        self.shared.assignments.listen()
+    }
+
+    /// The cluster as this node saw it last. Without nodes as long as it has not seen it.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.shared.view.borrow().clone()
+    }
+
+    /// Every look.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.shared.view.subscribe()
+    }
+
+    /// Whether the cluster knows this node, and has not refused it.
+    #[must_use]
+    pub fn is_member(&self) -> bool {
+        let node = &self.shared.config.node;
+        self.refused().is_none() && self.shared.view.borrow().row(node).is_some()
+    }
+
+    /// Why the cluster does not have this node, if it does not: another one bears its name, or it knows too little.
+    #[must_use]
+    pub fn refused(&self) -> Option<String> {
+        self.shared.refused.borrow().clone()
+    }
+
+    /// Whether the node is about to stop.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        *self.shared.leaving.borrow()
+    }
+
+    /// Waits until the node has seen its cluster, at most so long. Answers whether it has.
+    pub async fn joined(&self, limit: Duration) -> bool {
+        let mut view = self.shared.view.subscribe();
+        let seen = view.wait_for(|view| !view.cluster.nodes.is_empty());
+        matches!(tokio::time::timeout(limit, seen).await, Ok(Ok(_)))
+    }
+
+    /// Looks at the cluster now instead of later: something is known to have changed.
+    pub fn look_now(&self) {
+        self.shared.look.notify_one();
+    }
+
+    /// The node is to stop: it gives up what it owns. Each partition is handed over as soon as the node that it is
+    /// planned for knows of it; until then it works here. Answers when all is given away or the time is over, and
+    /// whether there was somebody to give it to: if not, nothing was given up.
+    pub async fn leave(&self, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        self.shared.leaving.send_replace(true);
+        self.look_now();
+        let node = &self.shared.config.node;
+        let mut view = self.shared.view.subscribe();
+        // A database that does not take a beat takes no closing block either.
+        let told = view.wait_for(|view| view.row(node).is_some_and(|row| row.leaving));
+        let told_by = until.min(Instant::now() + self.shared.config.lease);
+        if !matches!(tokio::time::timeout_at(told_by, told).await, Ok(Ok(_))) {
+            tracing::warn!("the cluster could not be told that this node stops");
+            return false;
+        }
+        let gone = view.wait_for(|view| view.planned.is_empty() || !owns(view, node));
+        if !matches!(tokio::time::timeout_at(until, gone).await, Ok(Ok(_))) {
+            tracing::warn!(
+                "not every partition was handed over in time: other nodes wait for the leases' end"
+            );
+        }
+        !self.shared.view.borrow().planned.is_empty()
+    }
+
+    /// The last word: the node is gone, nobody need wait for its end.
+    pub async fn farewell(self, limit: Duration) {
+        self.task.abort();
+        self.shared.leaving.send_replace(true);
+        let beat = self.shared.beat(false);
+        match tokio::time::timeout(limit, self.shared.log.heartbeat(&beat, Duration::ZERO)).await {
+            Ok(Ok(_)) => {}
+            // It is silent from now on, which says the same a little later.
+            Ok(Err(error)) => tracing::debug!(%error, "the cluster could not be told that this node is gone"),
+            Err(_) => tracing::debug!("the cluster could not be told in time that this node is gone"),
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn owns(view: &View, node: &str) -> bool {
+    view.cluster.partitions.iter().any(|row| row.owner.as_deref() == Some(node) && !row.remaining.is_zero())
+}
+
+impl Shared {
+    fn beat(&self, joins: bool) -> NodeBeat {
+        NodeBeat {
+            node: self.config.node.clone(),
+            instance: self.instance,
+            joins,
+            address: self.config.address.clone(),
+            version: self.config.version.clone(),
+            formats: self.config.formats,
+            leaving: *self.leaving.borrow(),
+        }
+    }
+}
+
+/// The task that beats.
+#[derive(Debug)]
+struct Member {
+    shared: Arc<Shared>,
+    joined: bool,
+    /// To whom each partition of ours is planned to go, and since when we know that.
+    heirs: BTreeMap<PartitionId, (String, Instant)>,
+    /// Since when something is on its way from or to us.
+    moving_since: Option<Instant>,
+    next_at: Instant,
+}
+
+impl Member {
+    fn new(shared: Arc<Shared>) -> Self {
+        let next_at = Instant::now();
+        Self { shared, joined: false, heirs: BTreeMap::new(), moving_since: None, next_at }
+    }
+
+    async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            tokio::select! {
+                biased;
+                () = shared.look.notified() => {}
+                () = tokio::time::sleep_until(self.next_at) => {}
+            }
+            // What went wrong was said.
+            let _ = self.look().await;
+        }
+    }
+
+    /// Beats, looks, plans, and tells the partitions.
+    async fn look(&mut self) -> Result<(), log::Error> {
+        let Self { shared, .. } = &*self;
+        let lease = shared.config.lease;
+        let beat = shared.beat(!self.joined);
+        let asked = Instant::now();
+        let seen = match tokio::time::timeout(lease, shared.log.heartbeat(&beat, lease)).await {
+            Ok(seen) => seen,
+            Err(_) => Err(log::Error::Unavailable("no answer within a lease".to_owned())),
+        };
+        match seen {
+            Ok(cluster) => {
+                self.joined = true;
+                self.shared.refused.send_replace(None);
+                let view = View::new(&self.shared.config.node, cluster);
+                self.assign(&view, asked);
+                self.next_at = asked + self.until_next(&view);
+                self.shared.view.send_replace(Arc::new(view));
+                Ok(())
+            }
+            Err(error @ (log::Error::InUse(_) | log::Error::Schema(_))) => {
+                self.stand_down(&error.to_string());
+                self.next_at = asked + lease;
+                Err(error)
+            }
+            // Leases and the log say what this node still has.
+            Err(error) => {
+                tracing::warn!(%error, "the cluster could not be told that this node lives");
+                self.next_at = Instant::now() + BEAT_RETRY.min(lease / 3);
+                Err(error)
+            }
+        }
+    }
+
+    /// The cluster does not have this node: nothing is to be its.
+    fn stand_down(&self, why: &str) {
+        let news = self.shared.refused.send_if_modified(|known| {
+            let news = known.as_deref() != Some(why);
+            *known = Some(why.to_owned());
+            news
+        });
+        if news {
+            tracing::error!(why, "this node stands down and owns nothing");
+        }
+        for number in 0..self.shared.log.identity().partitions {
+            self.shared.assignments.tell(PartitionId(number), Assignment::NotMine { to: None });
+        }
+    }
+
+    /// Tells each partition whose it is to be.
+    fn assign(&mut self, view: &View, asked: Instant) {
+        let shared = Arc::clone(&self.shared);
+        let me = shared.config.node.as_str();
+        for row in &view.cluster.partitions {
+            // Without anybody to own it, who has it keeps it.
+            let Some(planned) = view.planned_for(row.partition) else { continue };
+            let is_ours = row.owner.as_deref() == Some(me);
+            if planned == me {
+                self.heirs.remove(&row.partition);
+                let free = is_ours || row.owner.is_none() || row.remaining.is_zero();
+                shared.assignments.tell(row.partition, Assignment::Mine { free });
+                continue;
+            }
+            let Some(heir) = view.row(planned) else { continue };
+            let keeps = is_ours && shared.assignments.of(row.partition).is_some_and(|now| now.is_mine());
+            if keeps && !self.heir_knows(row.partition, heir, asked) {
+                continue;
+            }
+            let to = Heir { node: heir.node.clone(), address: heir.address.clone() };
+            if shared.assignments.tell(row.partition, Assignment::NotMine { to: Some(to) }) && keeps {
+                tracing::info!(partition = %row.partition, to = heir.node, "partition is handed over");
+            }
+        }
+    }
+
+    /// Whether the heir has looked at the cluster since we know that it is one: it waits for the partition.
+    fn heir_knows(&mut self, partition: PartitionId, heir: &NodeRow, asked: Instant) -> bool {
+        let known = self.heirs.get(&partition).filter(|(node, _)| *node == heir.node);
+        let Some((_, since)) = known else {
+            self.heirs.insert(partition, (heir.node.clone(), Instant::now()));
+            return false;
+        };
+        heir.silent_for < asked.saturating_duration_since(*since)
+    }
+
+    /// When to look again.
+    fn until_next(&mut self, view: &View) -> Duration {
+        let me = self.shared.config.node.as_str();
+        let (mut moving, mut soonest) = (false, self.shared.config.lease / 3);
+        for row in view.cluster.partitions.iter().filter(|row| !row.remaining.is_zero()) {
+            let (Some(owner), Some(planned)) = (row.owner.as_deref(), view.planned_for(row.partition)) else {
+                continue;
+            };
+            if planned == me && owner != me {
+                // One that lives hands it over, else its lease ends.
+                moving |= view.row(owner).is_some_and(|owner| owner.alive);
+                soonest = soonest.min(row.remaining + PAST_THE_END);
+            }
+            moving |= owner == me && planned != me;
+        }
+        let others = view.living().filter(|node| node.node != me);
+        soonest = others.map(|node| node.remaining + PAST_THE_END).fold(soonest, Duration::min);
+        if !moving {
+            self.moving_since = None;
+            return soonest;
+        }
+        let since = *self.moving_since.get_or_insert_with(Instant::now);
+        let often = if since.elapsed() < MOVING_SOON { LOOK_WHILE_MOVING } else { LOOK_WHILE_WAITING };
+        soonest.min(often)
+    }
+}

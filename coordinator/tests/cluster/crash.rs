@@ -1,0 +1,154 @@
+//! Nodes that die, sleep, or do not reach the database.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use unanimity_coordinator::engine::Wait;
+use unanimity_coordinator::log::{FaultyLog, TransactionLog};
+use unanimity_types::{ErrorCode, Status};
+
+use crate::nodes::*;
+use crate::support::*;
+
+const LEASE: Duration = Duration::from_secs(6);
+
+/// F1: at most lease + 2 s without progress, and what was decided stays so.
+#[tokio::test(start_paused = true)]
+async fn f1_a_node_that_dies_is_replaced_after_its_lease() {
+    let world = World::new();
+    let (a, b, c) = (world.node("a").await, world.node("b").await, world.node("c").await);
+    balanced(&[&a, &b, &c]).await;
+    let mut decided = Vec::new();
+    for _ in 0..20 {
+        let xid = new_xid();
+        at_owner(&[&a, &b, &c], xid, async |c| {
+            c.begin(begin(xid)).await?;
+            c.register(branch(xid, "stock")).await?;
+            c.commit(commit(xid, Wait::Decided)).await
+        })
+        .await
+        .unwrap();
+        decided.push(xid);
+    }
+    tokio::time::sleep(Duration::from_millis(1_700)).await;
+    let started = tokio::time::Instant::now();
+    a.kill();
+    until("the others have all", || b.running().len() + c.running().len() == usize::from(PARTITIONS)).await;
+    assert!(started.elapsed() <= LEASE + Duration::from_secs(2), "{:?}", started.elapsed());
+    balanced(&[&b, &c]).await;
+    for xid in decided {
+        let view = at_owner(&[&b, &c], xid, async |c| c.get(xid, Wait::Finished, LEASE).await).await.unwrap();
+        assert_eq!(view.status, Status::Committed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn f1_a_node_that_was_killed_takes_its_own_back_at_once() {
+    let world = World::new();
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    balanced(&[&a, &b]).await;
+    let had = a.running();
+    a.kill();
+    let started = tokio::time::Instant::now();
+    let a = world.node("a").await;
+    until("they run again", || a.running() == had).await;
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    balanced(&[&a, &b]).await;
+}
+
+/// F2, M10: an owner that is idle and slept through its lease finds out by the renewal of its lease, also if the
+/// other owner is gone again by then, and shows nothing from its old memory.
+#[tokio::test(start_paused = true)]
+async fn f2_m10_an_idle_deposed_owner_finds_out_by_itself() {
+    for other_is_gone in [false, true] {
+        let (memory, log) = memory();
+        let faulty = FaultyLog::over_memory(memory.clone(), 1);
+        let first = start_with(Arc::new(faulty.clone()), config("a"), Arc::default()).await;
+        let xid = begun_with(&first.coordinator, &["stock"]).await;
+        // "Asleep": its renewals get nowhere, and its lease runs out.
+        faulty.set_unavailable(true);
+        memory.advance(LEASE + Duration::from_secs(1));
+        tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
+        let second = start_with(log, config("b"), Arc::default()).await;
+        let standing = second.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+        assert_eq!(standing.status, Status::Committed);
+        if other_is_gone {
+            second.engine.shutdown(Duration::from_secs(10)).await;
+        }
+        let blocks = memory.raw_blocks(unanimity_types::PartitionId(0)).len();
+        faulty.set_unavailable(false);
+        // It takes no more mail before its renewal, which tells it.
+        let told = loop {
+            match first.coordinator.get(xid, Wait::Accepted, Duration::ZERO).await {
+                Err(error) if error.code == ErrorCode::Unavailable => {}
+                told => break told,
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        if other_is_gone {
+            // It owned the partition again by then, by its log.
+            if let Ok(view) = told {
+                assert_eq!(view.status, Status::Committed);
+            }
+        } else {
+            assert_eq!(told.unwrap_err().code, ErrorCode::NotOwner);
+            assert_eq!(memory.raw_blocks(unanimity_types::PartitionId(0)).len(), blocks, "it wrote nothing");
+        }
+    }
+}
+
+/// A database that is away for all of them changes nothing: who has something keeps it.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_beat_cannot_be_written_keeps_what_it_has() {
+    let world = World::new();
+    let faulty = FaultyLog::over_memory(world.memory.clone(), 1);
+    let log: Arc<dyn TransactionLog> = Arc::new(faulty.clone());
+    let (a, b) = (world.node_over("a", log.clone()).await, world.node_over("b", log).await);
+    balanced(&[&a, &b]).await;
+    let (had_a, had_b) = (a.running(), b.running());
+    faulty.set_unavailable(true);
+    tokio::time::sleep(LEASE * 3).await;
+    assert!(!a.coordinator.is_ready() && !b.coordinator.is_ready());
+    faulty.set_unavailable(false);
+    balanced(&[&a, &b]).await;
+    assert_eq!((a.running(), b.running()), (had_a, had_b));
+}
+
+/// A node that starts while the database is away joins when it is back.
+#[tokio::test(start_paused = true)]
+async fn a_node_joins_when_the_database_is_back() {
+    let world = World::new();
+    let faulty = FaultyLog::over_memory(world.memory.clone(), 1);
+    faulty.set_unavailable(true);
+    let a = world.node_over("a", Arc::new(faulty.clone())).await;
+    tokio::time::sleep(LEASE).await;
+    assert!(!a.cluster.is_member() && a.running().is_empty());
+    faulty.set_unavailable(false);
+    assert!(a.cluster.joined(LEASE).await);
+    balanced(&[&a]).await;
+}
+
+/// Two nodes that both believe that everything is theirs: the log decides, and both say what is true.
+#[tokio::test(start_paused = true)]
+async fn i9_two_nodes_that_race_for_a_partition_do_not_both_have_it() {
+    let world = World::new();
+    for round in 0..20 {
+        let (a, b) = tokio::join!(world.node("a"), world.node("b"));
+        balanced(&[&a, &b]).await;
+        let xid = new_xid();
+        let standing = at_owner(&[&a, &b], xid, async |c| {
+            c.begin(begin(xid)).await?;
+            c.register(branch(xid, "stock")).await?;
+            c.commit(commit(xid, Wait::Finished)).await
+        })
+        .await
+        .unwrap();
+        assert_eq!(standing.status, Status::Committed);
+        if round % 2 == 0 {
+            a.kill();
+            b.kill();
+        } else {
+            tokio::join!(a.stop(), b.stop());
+        }
+    }
+}

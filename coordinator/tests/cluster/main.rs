@@ -1,0 +1,13 @@
+//! Several nodes over one log: who owns what, and how it changes hands.
+//!
+//! Tests carry the names of the protocol's rules and of the matrix's rows that they show.
+#![allow(clippy::unwrap_used, missing_docs, reason = "tests")]
+#![allow(unreachable_pub, reason = "one binary, many modules")]
+
+mod crash;
+mod hand_over;
+mod join_leave;
+mod nodes;
+#[allow(dead_code, reason = "shared with the engine's tests")]
+#[path = "../engine/support.rs"]
+mod support;
