@@ -1,0 +1,4 @@
+//! The models, checked.
+
+mod append;
+mod exchange;
