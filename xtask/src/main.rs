@@ -11,6 +11,7 @@
 mod bench;
 mod check;
 mod files;
+mod model;
 mod test;
 
 use std::process::ExitCode;
@@ -40,6 +41,12 @@ enum Chore {
     },
     /// Measures Unanimity beside PostgreSQL alone and beside rivals that are installed: docs/benchmarks.md.
     Bench(bench::Options),
+    /// Checks the models of the protocol: every state of small worlds.
+    Model {
+        /// Larger worlds as well: minutes, and some gigabytes of memory.
+        #[arg(long)]
+        big: bool,
+    },
     /// Says which migrations are recorded, changed or new.
     Migrations {
         /// Adds new migrations to the record. Recorded ones must not change any more.
@@ -53,6 +60,7 @@ fn main() -> ExitCode {
         Chore::Check { only } => check::run(&only),
         Chore::Test { arguments } => test::run(&arguments),
         Chore::Bench(options) => bench::run(&options),
+        Chore::Model { big } => model::run(big),
         Chore::Migrations { record } => check::migrations::run(record),
     };
     match outcome {

@@ -126,6 +126,9 @@ pub struct Outcome {
     pub lazy: bool,
 }
 
+/// A new owner's memory, and what it owes.
+pub type Recovery = (StateId, Vec<Fx>);
+
 /// A branch as the model looks at it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BranchLook {
@@ -203,7 +206,7 @@ struct Tables {
     event_ids: HashMap<String, EventId>,
     steps: HashMap<(StateId, Cmd, u8), Arc<Outcome>>,
     folds: HashMap<(StateId, EventId), Option<StateId>>,
-    recoveries: HashMap<(StateId, u8), Arc<(StateId, Vec<Fx>)>>,
+    recoveries: HashMap<(StateId, u8), Arc<Recovery>>,
 }
 
 impl Tables {
@@ -341,7 +344,7 @@ impl Core {
 
     /// What a new owner knows and owes.
     #[must_use]
-    pub fn recover(&self, log: StateId, tick: u8) -> Arc<(StateId, Vec<Fx>)> {
+    pub fn recover(&self, log: StateId, tick: u8) -> Arc<Recovery> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = tables.recoveries.get(&(log, tick)) {
             return Arc::clone(known);

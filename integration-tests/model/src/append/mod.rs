@@ -70,13 +70,13 @@ impl Config {
     /// Two owners; appends of unknown outcome.
     #[must_use]
     pub const fn owners() -> Self {
-        Self { places: 4, claims: 2, offers: 3, unknowns: 1, failovers: 0, lost: 0, cleans: false, bug: None }
+        Self { places: 5, claims: 3, offers: 3, unknowns: 1, failovers: 0, lost: 0, cleans: false, bug: None }
     }
 
     /// Owners that clean the log up while others still believe in themselves.
     #[must_use]
     pub const fn cleaning() -> Self {
-        Self { places: 7, claims: 2, offers: 2, unknowns: 0, cleans: true, ..Self::owners() }
+        Self { places: 7, claims: 3, offers: 2, unknowns: 0, cleans: true, ..Self::owners() }
     }
 
     /// A failover to a synchronous standby.

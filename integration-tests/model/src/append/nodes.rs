@@ -258,7 +258,7 @@ impl Append {
             (node @ Node::Claims(_), Appended::Written) => *node = Node::Marked(block),
             // Its end is not known well enough: start over from what is there.
             (node, Appended::Conflict) | (node @ Node::Claims(_), Appended::AlreadyThere) => {
-                *node = Node::Out
+                *node = Node::Out;
             }
             (Node::Owns(owner), Appended::Written) => {
                 owner.in_flight = None;

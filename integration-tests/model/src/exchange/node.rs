@@ -81,7 +81,8 @@ impl Exchange {
         });
         // What hangs on nothing that is not durable goes at once.
         let free = life.held.is_empty() && held.events.is_empty();
-        if !free && !(held.events.is_empty() && held.fx.is_empty() && held.told.is_none()) {
+        let is_something = !held.events.is_empty() || !held.fx.is_empty() || held.told.is_some();
+        if !free && is_something {
             life.held.push(held.clone());
         }
         if let Some((asker, told)) = early {

@@ -38,16 +38,8 @@ fn two_phase_commit_with_branches_that_lose_their_work_or_changed_nothing() {
 
 #[test]
 fn h4_a_delegated_decision_over_crash_and_takeover() {
-    let config = Config {
-        one_phase: true,
-        deaths: 1,
-        takeovers: 2,
-        attempts: 2,
-        aborts: 1,
-        asks: 1,
-        commits: 2,
-        ..Config::two_phase(1)
-    };
+    let config =
+        Config { one_phase: true, deaths: 1, takeovers: 2, attempts: 2, aborts: 1, ..Config::two_phase(1) };
     holds("2PC, one phase", config);
 }
 
@@ -79,8 +71,8 @@ fn c3_tcc_begun_without_a_call() {
 
 #[test]
 fn a_saga_of_three_steps() {
-    holds("saga, 3 steps", Config { held: 1, ..Config::saga(3) });
-    holds("saga, pivot", Config { held: 1, pivot: Some(1), ..Config::saga(2) });
+    holds("saga, 3 steps", Config { attempts: 1, ..Config::saga(3) });
+    holds("saga, pivot", Config { pivot: Some(1), ..Config::saga(2) });
 }
 
 #[test]
@@ -91,8 +83,8 @@ fn h3_a_saga_of_steps_without_a_fence() {
 #[test]
 fn every_broken_rule_is_found() {
     let tcc = Config::tcc(2);
-    let told = Config { commits: 2, asks: 1, ..tcc.clone() };
-    let saga = Config { held: 1, ..Config::saga(2) };
+    let told = Config { commits: 2, asks: 1, ..Config::tcc(2) };
+    let saga = Config::saga(2);
     let unfenced = Config { held: 1, ..Config::unfenced_saga(1) };
     let delegated = Config { one_phase: true, ..Config::two_phase(1) };
     refuted(Bug::ActBeforeDurable, tcc.clone(), &["I1", "I2"]);
@@ -103,10 +95,10 @@ fn every_broken_rule_is_found() {
     refuted(Bug::UnknownWithoutAppend, told, &["I3", "I4"]);
     refuted(Bug::TakenSeqIgnored, tcc.clone(), &["I9"]);
     refuted(Bug::TakeoverKeepsTicketed, Config::ticketed(2), &["I8", "I1", "I2"]);
-    refuted(Bug::NoTombstone, Config { aborts: 1, ..tcc.clone() }, &["I6"]);
-    refuted(Bug::CommitOnTimeout, Config { timeout: 2, ..tcc.clone() }, &["I2"]);
+    refuted(Bug::NoTombstone, Config { aborts: 1, ..Config::tcc(2) }, &["I6"]);
+    refuted(Bug::CommitOnTimeout, Config { timeout: 2, ..Config::tcc(2) }, &["I2"]);
     refuted(Bug::RegisterAfterDecision, tcc.clone(), &["I8"]);
-    refuted(Bug::DroppedOnRetryLimit, Config { attempts: 2, ..tcc.clone() }, &["I5"]);
+    refuted(Bug::DroppedOnRetryLimit, Config { attempts: 2, ..Config::tcc(2) }, &["I5"]);
     refuted(Bug::VotesNotCompared, tcc, &["I2"]);
     refuted(Bug::DelegationPresumedAborted, delegated, &["I1", "I2"]);
     refuted(Bug::StepBeforeDurable, saga.clone(), &["I7"]);

@@ -1,0 +1,17 @@
+//! `cargo xtask model`: the models of the protocol, all states of small worlds; with `--big` of larger ones too.
+
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::files;
+
+/// Runs the models and says whether every rule holds.
+pub(crate) fn run(big: bool) -> anyhow::Result<bool> {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--package", "unanimity-model", "--test", "suite", "--", "--nocapture"]);
+    if big {
+        command.env("UNANIMITY_MODEL_BIG", "1");
+    }
+    Ok(command.current_dir(files::root()).status().context("running cargo test")?.success())
+}
