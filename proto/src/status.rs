@@ -48,6 +48,7 @@ pub fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::NoWayBack
         | ErrorCode::Delegated
         | ErrorCode::NotMine
+        | ErrorCode::Forgotten
         | ErrorCode::TooManyBranches
         | ErrorCode::LogLostTail => Code::FailedPrecondition,
         ErrorCode::XidReused | ErrorCode::BranchKeyReused => Code::AlreadyExists,

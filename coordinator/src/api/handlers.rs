@@ -99,6 +99,20 @@ pub struct AcceptLossInput {
     pub action: OperatorAction,
 }
 
+/// A log that was restored from a backup.
+pub type RestoredInput = AcceptLossInput;
+
+/// Move a partition's log to another server.
+#[derive(Debug, Clone)]
+pub struct MoveInput {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Where to.
+    pub server: String,
+    /// Who and why.
+    pub action: OperatorAction,
+}
+
 /// The handlers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handlers {
@@ -419,6 +433,27 @@ impl Handlers {
         let action = checked(input.action)?;
         let coordinator = self.coordinator.clone();
         detached(async move { coordinator.accept_loss(input.partition, action).await }).await
+    }
+
+    /// Operator: the log was restored from a backup.
+    ///
+    /// # Errors
+    /// `invalid_request` without a name or reason, or as [`Coordinator::record_restored`].
+    pub async fn record_restored(&self, input: RestoredInput) -> Result<LogPosition, Error> {
+        let action = checked(input.action)?;
+        let coordinator = self.coordinator.clone();
+        detached(async move { coordinator.record_restored(input.partition, action).await }).await
+    }
+
+    /// Operator: move a partition's log to another server.
+    ///
+    /// # Errors
+    /// `invalid_request` without a name or reason, or as [`Coordinator::move_partition`].
+    pub async fn move_partition(&self, input: MoveInput) -> Result<LogPosition, Error> {
+        let action = checked(input.action)?;
+        let coordinator = self.coordinator.clone();
+        detached(async move { coordinator.move_partition(input.partition, &input.server, action).await })
+            .await
     }
 
     /// Who this coordinator is.

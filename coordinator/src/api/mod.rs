@@ -24,7 +24,8 @@ mod kind;
 pub use duration::{InvalidDuration, parse_duration};
 pub use guard::Calls;
 pub use handlers::{
-    AcceptLossInput, Handlers, InquireInput, ListInput, PageOutput, RegisterInput, ResolveInput,
+    AcceptLossInput, Handlers, InquireInput, ListInput, MoveInput, PageOutput, RegisterInput, ResolveInput,
+    RestoredInput,
 };
 pub(crate) use http::rfc3339;
 

@@ -62,8 +62,7 @@ impl Check {
         }
         let config = self.settings.load(None)?;
         AllowList::parse(&config.callbacks.allow).map_err(|error| Usage(error.to_string()))?;
-        let database = Settings::database(&config)?;
-        let log = open(&database).await?;
+        let log = open(&config).await?;
         let mut warnings = settings_warnings(&config);
         warnings.extend(clock_warning(log.as_ref()).await?);
         warnings.extend(log.warnings().await?);

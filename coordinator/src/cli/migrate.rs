@@ -19,6 +19,8 @@ Examples:
   unanimity migrate --database-url postgres://unanimity@db/unanimity
   unanimity migrate --data-dir /var/lib/unanimity
 
+The further servers of `database.servers` are migrated too, and join the log.
+
 May run any number of times; a database that is up to date is left as it is. Stop the nodes of an older
 version first. How many partitions a new log gets is the setting `partitions`: it stays for ever.")]
 pub(super) struct Migrate {
@@ -40,6 +42,13 @@ impl Migrate {
             }
         }
         .with_context(|| format!("cannot migrate {database}"))?;
+        let mut servers = Vec::new();
+        for (name, url) in &config.database.servers {
+            let server = log::migrate_postgres_server(&database.expose(), name, &url.expose())
+                .await
+                .with_context(|| format!("cannot migrate server {name} at {url}"))?;
+            servers.push((name.as_str(), url.to_string(), server));
+        }
         let identity = migrated.identity;
         output.answer(
             || {
@@ -48,10 +57,15 @@ impl Migrate {
                     (false, 0) => "The log is up to date".to_owned(),
                     (false, count) => format!("{count} migrations were applied"),
                 };
-                format!(
+                let mut text = format!(
                     "{what}.\n\n  at          {database}\n  log id      {}\n  partitions  {}",
                     identity.log_id, identity.partitions
-                )
+                );
+                for (name, url, server) in &servers {
+                    let what = if server.born { "it joined the log" } else { "it is of this log" };
+                    text.push_str(&format!("\n  server      {name} at {url}: {what}"));
+                }
+                text
             },
             || {
                 json!({
@@ -60,6 +74,12 @@ impl Migrate {
                     "partitions": identity.partitions,
                     "born": migrated.born,
                     "applied": migrated.applied,
+                    "servers": servers.iter().map(|(name, url, server)| json!({
+                        "name": name,
+                        "database": url,
+                        "born": server.born,
+                        "applied": server.applied,
+                    })).collect::<Vec<_>>(),
                 })
             },
         );

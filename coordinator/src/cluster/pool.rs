@@ -61,7 +61,8 @@ impl Pool {
         let mut lanes: Vec<_> = peer.lanes.iter().collect();
         lanes.sort_by_key(|(_, calls)| std::cmp::Reverse(calls.available_permits()));
         lanes.into_iter().find_map(free).ok_or_else(|| {
-            let message = format!("as many calls as may be are on their way to the owner at {address}; try again");
+            let message =
+                format!("as many calls as may be are on their way to the owner at {address}; try again");
             Error::new(ErrorCode::TooBusy, message).retry_after(Duration::from_millis(500))
         })
     }

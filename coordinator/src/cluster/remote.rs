@@ -133,10 +133,7 @@ fn client(lane: &Lane) -> PeersClient<Channel> {
 fn heard(failure: Failure) -> Result<(), Error> {
     match failure {
         Failure::Refused(error)
-            if matches!(
-                error.code,
-                ErrorCode::LogLostTail | ErrorCode::LogDamaged | ErrorCode::NotMine
-            ) =>
+            if matches!(error.code, ErrorCode::LogLostTail | ErrorCode::LogDamaged | ErrorCode::NotMine) =>
         {
             Err(error)
         }
@@ -226,7 +223,10 @@ fn within<T>(message: T, until: Instant) -> tonic::Request<T> {
 }
 
 fn unreadable(what: &str) -> Error {
-    Error::new(ErrorCode::Unavailable, format!("another node answered {what} in words that this one does not know"))
+    Error::new(
+        ErrorCode::Unavailable,
+        format!("another node answered {what} in words that this one does not know"),
+    )
 }
 
 fn inquiry(wire: v1::Inquiry) -> Option<Inquiry> {

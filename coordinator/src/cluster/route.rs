@@ -223,7 +223,8 @@ impl Router {
                     Err(error) => failed = Some((place, Failure::of(error))),
                 },
                 Place::There { address } if by.hops >= HOPS_MAX => {
-                    let message = format!("partition {to} went to another node while the call was on its way");
+                    let message =
+                        format!("partition {to} went to another node while the call was on its way");
                     let error = Error::new(ErrorCode::Unavailable, message);
                     return Err(error.retry_after(PAUSE_MAX).owned_by(address));
                 }

@@ -9,6 +9,8 @@ pub enum Kind {
     Integer,
     /// Separated by commas.
     List,
+    /// `name=value` pairs, separated by white space.
+    Pairs,
 }
 
 /// One key.
@@ -42,6 +44,7 @@ pub const KEYS: &[Key] = &[
     text("advertise"),
     text("node"),
     text("database_url"),
+    Key { path: "database.servers", kind: Kind::Pairs },
     text("data_dir"),
     integer("partitions"),
     Key { path: "callbacks.allow", kind: Kind::List },
@@ -74,6 +77,10 @@ mod tests {
         for (key, value) in table {
             let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
             match value {
+                // A key itself, whose names are somebody else's choice.
+                toml::Value::Table(_) if path == "database.servers" => {
+                    into.insert(path);
+                }
                 toml::Value::Table(table) => flatten(&path, table, into),
                 _ => {
                     into.insert(path);

@@ -137,6 +137,20 @@ fn overlay_environment(
                     return Err(Error::Environment { variable, why });
                 }
             },
+            Kind::Pairs => {
+                let pairs = text.split_whitespace().map(|pair| {
+                    let (name, value) = pair.split_once('=')?;
+                    Some((name.to_owned(), toml::Value::String(value.to_owned())))
+                });
+                match pairs.collect() {
+                    Some(pairs) => toml::Value::Table(pairs),
+                    // Not told back: it may hold a password.
+                    None => {
+                        let why = "it is NAME=URL, several separated by blanks".to_owned();
+                        return Err(Error::Environment { variable, why });
+                    }
+                }
+            }
             Kind::List => toml::Value::Array(
                 text.split(',')
                     .map(str::trim)

@@ -12,12 +12,16 @@ pub use database_url::{DatabaseUrl, InvalidDatabaseUrl};
 pub use keys::{KEYS, Key, Kind};
 pub use load::{Error, Overrides, load};
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use unanimity_types::{Limits as Hard, SLOTS};
+
+/// Further servers of a log: each takes connections of every node.
+const SERVERS_MAX: u64 = 64;
 
 /// The default address.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7460";
@@ -34,6 +38,8 @@ pub struct Config {
     pub node: Option<String>,
     /// The log's database.
     pub database_url: Option<DatabaseUrl>,
+    /// Further databases of the log.
+    pub database: Database,
     /// Where a SQLite log lives if no `database_url` is set: `<data_dir>/unanimity.db`.
     pub data_dir: Option<PathBuf>,
     /// How many partitions a new log gets, for ever: 16 in Postgres and 1 in SQLite if not set. Only
@@ -51,6 +57,15 @@ pub struct Config {
     pub history: History,
     /// What the node writes to stderr.
     pub log: Log,
+}
+
+/// Further databases of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Database {
+    /// Where the log's further servers are found, by the names under which `migrate` bore them. Which partition is
+    /// where is data in the home database, the one of `database_url`.
+    pub servers: BTreeMap<String, DatabaseUrl>,
 }
 
 /// Where callbacks may go.
@@ -141,6 +156,7 @@ impl Default for Config {
             advertise: None,
             node: None,
             database_url: None,
+            database: Database::default(),
             data_dir: None,
             partitions: None,
             callbacks: Callbacks::default(),
@@ -246,6 +262,12 @@ impl Config {
             .or_else(|| self.data_dir.as_ref().map(|dir| DatabaseUrl::Sqlite(dir.join("unanimity.db"))))
     }
 
+    /// The addresses of the log's further servers, with their passwords.
+    #[must_use]
+    pub fn servers(&self) -> BTreeMap<String, String> {
+        self.database.servers.iter().map(|(name, url)| (name.clone(), url.expose())).collect()
+    }
+
     /// What this node is called.
     #[must_use]
     pub fn node_name(&self) -> String {
@@ -295,6 +317,22 @@ impl Config {
         within("timeouts.callback_ms", self.timeouts.callback_ms, 10, 600_000)?;
         within("timeouts.shutdown_ms", self.timeouts.shutdown_ms, 100, 600_000)?;
         within("history.retention_days", u64::from(self.history.retention_days), 1, 3_650)?;
+        within("database.servers", size(self.database.servers.len()), 0, SERVERS_MAX)?;
+        for (name, url) in &self.database.servers {
+            unanimity_types::Name::new(name.as_str())
+                .map_err(|error| format!("database.servers: {error}"))?;
+            if name == crate::log::HOME_SERVER {
+                return Err("database.servers: home is the name of the database of database_url".to_owned());
+            }
+            let all_postgres = [Some(url), self.database_url.as_ref()]
+                .into_iter()
+                .all(|url| matches!(url, Some(DatabaseUrl::Postgres(_))));
+            if !all_postgres {
+                return Err(format!(
+                    "database.servers.{name}: only a log in PostgreSQL has further servers, which are in PostgreSQL too"
+                ));
+            }
+        }
         if let Some(node) = &self.node {
             unanimity_types::Name::new(node.as_str()).map_err(|error| format!("node: {error}"))?;
         }

@@ -59,6 +59,17 @@ pub enum PartitionEvent {
         /// Why.
         reason: String,
     },
+    /// The log was restored from a backup: what nobody knows from before is not presumed aborted (protocol C8).
+    Restored {
+        /// Epochs up to this one were before: witnesses of them are forgiven, tickets of them begin nothing.
+        epoch: Epoch,
+        /// When, by the database's clock.
+        at: Timestamp,
+        /// Who said so.
+        operator: String,
+        /// Why.
+        reason: String,
+    },
     /// Something happened to a lock whose home the partition is (protocol H7).
     Lock(LockEvent),
 }

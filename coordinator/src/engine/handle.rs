@@ -17,12 +17,12 @@ use super::locks;
 use super::mailbox::{Mail, Outcome, Unknown};
 use super::peers::Peers;
 use super::plan;
-use super::refuse::{already_decided, closed, not_running, outcome_unknown, too_busy};
+use super::refuse::{already_decided, closed, not_running, outcome_unknown, too_busy, unavailable};
 use super::request::{
     Asked, Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo,
     PartitionState, Register, Registered, Resolve, Standing, TransactionView, Wait,
 };
-use crate::log::TransactionLog;
+use crate::log::{Seal, TransactionLog};
 
 /// How long a command may wait for its answer before the caller is told that its outcome is unknown.
 /// Longer than any healthy database needs, shorter than people wait.
@@ -30,6 +30,9 @@ pub(super) const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// The longest that a look may wait for a status: callers come again.
 const LOOK_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a caller is kept waiting for the copy of a partition's log: as long as calls may take.
+const MOVE_WAIT_MAX: Duration = Duration::from_secs(55);
 
 /// What every partition's mailbox and state watch have in common.
 #[derive(Debug)]
@@ -495,6 +498,56 @@ impl Coordinator {
         let (reply, answer) = oneshot::channel();
         self.send_anyway(partition, Mail::AcceptLoss { action, reply })?;
         self.answer(partition, answer, ANSWER_WAIT_MAX).await?
+    }
+
+    /// Operator: the log was restored from a backup. Of what may be from before, nothing is presumed from now on
+    /// (protocol C8).
+    ///
+    /// # Errors
+    /// `invalid_request` for an unknown partition, or the engine's state.
+    pub async fn record_restored(
+        &self,
+        partition: PartitionId,
+        action: OperatorAction,
+    ) -> Result<LogPosition, Error> {
+        let Some(partition) = self.shared.partition(partition) else {
+            return Err(Error::new(ErrorCode::InvalidRequest, format!("there is no partition {partition}")));
+        };
+        {
+            let info = partition.state.borrow();
+            if !matches!(info.state, PartitionState::Running | PartitionState::Stopped(_)) {
+                return Err(not_running(partition.id, &info.state));
+            }
+        }
+        let (reply, answer) = oneshot::channel();
+        self.send_anyway(partition, Mail::Restored { action, reply })?;
+        self.answer(partition, answer, ANSWER_WAIT_MAX).await?
+    }
+
+    /// Operator: move a partition's log to another server (protocol H10). Answers when the partition works there; asked
+    /// in vain, or interrupted, it goes on by itself.
+    ///
+    /// # Errors
+    /// `invalid_request` for an unknown partition, `illegal_transition` if it cannot go there, or the engine's
+    /// state. On `outcome_unknown` the partition's server tells how it ended.
+    pub async fn move_partition(
+        &self,
+        partition: PartitionId,
+        server: &str,
+        action: OperatorAction,
+    ) -> Result<LogPosition, Error> {
+        let Some(partition) = self.shared.partition(partition) else {
+            return Err(Error::new(ErrorCode::InvalidRequest, format!("there is no partition {partition}")));
+        };
+        self.shared.log.check_move(partition.id, server).await.map_err(|error| match error {
+            crate::log::Error::Refused(why) => Error::new(ErrorCode::IllegalTransition, why),
+            error => unavailable(&error),
+        })?;
+        let OperatorAction { operator, reason } = action;
+        let (reply, answer) = oneshot::channel();
+        let seal = Seal { server: server.to_owned(), operator, reason };
+        self.send(partition, Mail::Move { seal, reply })?;
+        self.answer(partition, answer, MOVE_WAIT_MAX).await?
     }
 
     /// A witness shows the highest places that it saw. A partition whose log cannot have had such a

@@ -12,6 +12,7 @@ use unanimity_types::{Decision, InquiryAnswer, PartitionId, Status, Timestamp, X
 use super::error::Error;
 use super::handle::Coordinator;
 use super::mailbox::Mail;
+use super::partition::contact::minted_at;
 use super::refuse::{open_elsewhere, unavailable};
 use super::request::{Asked, Inquiry};
 
@@ -105,7 +106,7 @@ pub(super) async fn ask(coordinator: &Coordinator, asked: Vec<Asked>) -> Result<
             found.push(of_status(view.xid, view.status));
         }
         // After the look into history, never before: the floor rises with what is dropped.
-        for xid in forgotten(coordinator, &asked, &ages).await? {
+        for xid in forgotten(coordinator, partition.id, &asked, &ages, inquired.restored_at).await? {
             asked.retain(|asked| *asked != xid);
             found.push(Inquiry { xid, answer: InquiryAnswer::Forgotten, settled: false });
         }
@@ -116,24 +117,42 @@ pub(super) async fn ask(coordinator: &Coordinator, asked: Vec<Asked>) -> Result<
 
 /// Those that history may have known and dropped: the asker's record of them is older than what is kept.
 /// A branch registered before its transaction finished, and only what finished below the floor was dropped.
+/// And those that may be from before the log was restored from a backup.
 async fn forgotten(
     coordinator: &Coordinator,
+    partition: PartitionId,
     unknown: &[Xid],
     ages: &HashMap<Xid, Duration>,
+    restored_at: Option<Timestamp>,
 ) -> Result<Vec<Xid>, Error> {
-    let aged: Vec<(Xid, Duration)> =
-        unknown.iter().filter_map(|xid| ages.get(xid).map(|age| (*xid, *age))).collect();
-    if aged.is_empty() {
+    if unknown.is_empty() || (restored_at.is_none() && unknown.iter().all(|xid| !ages.contains_key(xid))) {
         return Ok(Vec::new());
     }
     let log = &coordinator.shared.log;
-    let floor = log.history_floor().await.map_err(|error| unavailable(&error))?;
-    if floor == Timestamp(0) {
+    let floor = log.history_floor(partition).await.map_err(|error| unavailable(&error))?;
+    if floor == Timestamp(0) && restored_at.is_none() {
         return Ok(Vec::new());
     }
     let now = log.now().await.map_err(|error| unavailable(&error))?;
-    let before = floor.after(AGE_DOUBT);
-    Ok(aged.into_iter().filter(|(_, age)| ago(now, *age) < before).map(|(xid, _)| xid).collect())
+    let before = if floor == Timestamp(0) { floor } else { floor.after(AGE_DOUBT) };
+    let is_forgotten = |xid: &&Xid| {
+        let age = ages.get(xid).copied();
+        let dropped = age.is_some_and(|age| ago(now, age) < before);
+        dropped || restored_at.is_some_and(|at| may_be_from_before(**xid, age, now, at))
+    };
+    Ok(unknown.iter().filter(is_forgotten).copied().collect())
+}
+
+/// Whether a transaction that nobody knows may be from before a restore: by the asker's age for it, or by when its xid says
+/// that it was minted. What says neither may be.
+pub(super) fn may_be_from_before(
+    xid: Xid,
+    age: Option<Duration>,
+    now: Timestamp,
+    restored_at: Timestamp,
+) -> bool {
+    let begun = age.map(|age| ago(now, age)).or_else(|| minted_at(xid));
+    begun.is_none_or(|begun| begun < restored_at.after(AGE_DOUBT))
 }
 
 fn ago(now: Timestamp, age: Duration) -> Timestamp {

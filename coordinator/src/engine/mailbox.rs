@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use unanimity_core::{Answer, Command};
-use unanimity_types::{AbortReason, Digest, Epoch, LogPosition, Name, Status, Ticket, Xid};
+use unanimity_types::{AbortReason, Digest, Epoch, LogPosition, Name, Status, Ticket, Timestamp, Xid};
 
 use super::error::Error;
 use super::request::{Claim, Inquiry, ListFilter, OperatorAction, Standing, TransactionView, Wait};
+use crate::log::Seal;
 
 /// A moment in a partition's life: so many transactions had left its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,6 +72,8 @@ pub(super) struct Inquired {
     pub(super) known: Vec<Inquiry>,
     pub(super) unknown: Vec<Xid>,
     pub(super) as_of: AsOf,
+    /// Of what is as old as this, nothing is presumed.
+    pub(super) restored_at: Option<Timestamp>,
 }
 
 /// A sender for one answer.
@@ -125,6 +128,16 @@ pub(super) enum Mail {
         action: OperatorAction,
         reply: ReplyTo<LogPosition>,
     },
+    /// The log was restored from a backup.
+    Restored {
+        action: OperatorAction,
+        reply: ReplyTo<LogPosition>,
+    },
+    /// The log is to go on at the server that the seal names.
+    Move {
+        seal: Seal,
+        reply: ReplyTo<LogPosition>,
+    },
     ParticipantAvailable(Name),
 }
 
@@ -138,7 +151,9 @@ impl Mail {
             Self::List { reply, .. } => drop(reply.send(Err(error))),
             Self::Inquire { reply, .. } => drop(reply.send(Err(error))),
             Self::Lock { reply, .. } | Self::Witness { reply, .. } => drop(reply.send(Err(error))),
-            Self::AcceptLoss { reply, .. } => drop(reply.send(Err(error))),
+            Self::AcceptLoss { reply, .. } | Self::Move { reply, .. } | Self::Restored { reply, .. } => {
+                drop(reply.send(Err(error)));
+            }
             // A home asks by itself, and whoever recovers plans anew what is owed.
             Self::Unlock { .. } | Self::ParticipantAvailable(_) => {}
         }

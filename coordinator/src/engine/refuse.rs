@@ -56,7 +56,9 @@ pub(super) fn unavailable(error: &crate::log::Error) -> Error {
 
 /// Whoever took the partition over meanwhile knows more.
 pub(super) fn lease_over(partition: PartitionId) -> Error {
-    let message = format!("this node's lease of partition {partition} has run out, and it shows nothing until it has it again");
+    let message = format!(
+        "this node's lease of partition {partition} has run out, and it shows nothing until it has it again"
+    );
     Error::new(ErrorCode::NotOwner, message).retry_after(Duration::from_millis(250)).elsewhere()
 }
 
@@ -99,6 +101,15 @@ pub(super) fn not_running(partition: PartitionId, state: &PartitionState) -> Err
             format!("partition {partition} stopped: {why}; see docs/errors/log_damaged.md"),
         ),
     }
+}
+
+/// Nobody knows it, and it may have been lost with what a restored log does not hold (protocol C8).
+pub(super) fn forgotten(xid: Xid) -> Error {
+    let message = format!(
+        "nobody knows {xid}, and it may be from before the log was restored from a backup: whether it was committed \
+         is not known, and nothing is presumed"
+    );
+    Error::new(ErrorCode::Forgotten, message).about(xid)
 }
 
 pub(super) fn already_decided(view: &TransactionView) -> Error {

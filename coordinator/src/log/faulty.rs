@@ -356,6 +356,14 @@ impl TransactionLog for FaultyLog {
         Box::pin(self.pass(Fault::BeatFailed, self.shared.inner.set_draining(node, draining)))
     }
 
+    fn check_move<'a>(&'a self, partition: PartitionId, server: &'a str) -> LogFuture<'a, ()> {
+        Box::pin(self.pass(Fault::ReadFailed, self.shared.inner.check_move(partition, server)))
+    }
+
+    fn follow_seal<'a>(&'a self, seal: &'a Block) -> LogFuture<'a, ()> {
+        Box::pin(self.pass(Fault::ReadFailed, self.shared.inner.follow_seal(seal)))
+    }
+
     fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {
         Box::pin(self.write_faultily(batch))
     }
@@ -368,8 +376,8 @@ impl TransactionLog for FaultyLog {
         Box::pin(self.pass(Fault::ReadFailed, self.shared.inner.find_history(xids)))
     }
 
-    fn history_floor(&self) -> LogFuture<'_, Timestamp> {
-        Box::pin(self.pass(Fault::ReadFailed, self.shared.inner.history_floor()))
+    fn history_floor(&self, partition: PartitionId) -> LogFuture<'_, Timestamp> {
+        Box::pin(self.pass(Fault::ReadFailed, self.shared.inner.history_floor(partition)))
     }
 
     fn keep_history(&self, retention: Duration) -> LogFuture<'_, HistoryKept> {

@@ -341,7 +341,7 @@ impl TransactionLog for MemoryLog {
         Box::pin(async move { Ok(self.storage().find_history(xids)) })
     }
 
-    fn history_floor(&self) -> LogFuture<'_, Timestamp> {
+    fn history_floor(&self, _: PartitionId) -> LogFuture<'_, Timestamp> {
         Box::pin(async move { Ok(self.storage().history_floor()) })
     }
 

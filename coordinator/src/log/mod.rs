@@ -22,6 +22,7 @@ mod gather;
 mod history;
 mod memory;
 mod nodes;
+mod placed;
 mod postgres;
 mod row;
 mod rules;
@@ -37,7 +38,8 @@ pub use format::{AgreedFormat, known_format};
 pub use history::{HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow, HistoryWatermark};
 pub use memory::{HeldAppends, MemoryLog};
 pub use nodes::{ClusterView, HOME_SERVER, NodeBeat, NodeRow, PartitionRow};
-pub use postgres::{PostgresLog, PostgresOptions, migrate_postgres};
+pub use placed::PlacedLog;
+pub use postgres::{PostgresLog, PostgresOptions, migrate_postgres, migrate_postgres_server};
 #[cfg(test)]
 pub(crate) use rules::bare as bare_row;
 pub use rules::{HISTORY_PAGE_MAX, UNSTORABLE_TEXT};
@@ -153,7 +155,7 @@ impl Error {
 /// - When [`append`](Self::append) returns [`Appended::Written`] the block survives every crash that
 ///   the database survives. If it returns [`Error::Unknown`], or never returns, the block may be
 ///   there, may not be, or may *land later*. Only offering the same block again tells.
-/// - [`trim`](Self::trim) deletes ascending prefixes only, never a birth or an epoch block (C7), and
+/// - [`trim`](Self::trim) deletes ascending prefixes only, never a birth, an epoch block or a seal (C7), and
 ///   only below a floor that a durable block already records (H17). Interrupted half-way it leaves
 ///   blocks below the floor, which readers ignore.
 /// - [`write_history`](Self::write_history) is atomic: rows and watermark together.
@@ -228,6 +230,31 @@ pub trait TransactionLog: fmt::Debug + Send + Sync + 'static {
     /// Says that a node is to own nothing, or that it may again. Answers whether there is such a node.
     fn set_draining<'a>(&'a self, node: &'a str, draining: bool) -> LogFuture<'a, bool>;
 
+    /// Whether the partition's log could be moved to the server of that name: it is another one, is there, and is
+    /// this log's (protocol H10).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] says why not. A log with one place refuses.
+    fn check_move<'a>(&'a self, partition: PartitionId, server: &'a str) -> LogFuture<'a, ()> {
+        Box::pin(async move {
+            let what = format!("partition {partition} cannot be moved to {server:?}: this log has one place");
+            Err(Error::Refused(what))
+        })
+    }
+
+    /// Brings a partition's log to where the sealing block at its end says that it goes on. Done already, it does
+    /// nothing; interrupted, it is done by asking again, whoever asks.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if this node cannot reach the servers; others as the databases say.
+    fn follow_seal<'a>(&'a self, seal: &'a Block) -> LogFuture<'a, ()> {
+        Box::pin(async move {
+            let (partition, seq) = (seal.partition, seal.seq);
+            let what = format!("block {seq} of partition {partition} seals a log that has one place");
+            Err(Error::Refused(what))
+        })
+    }
+
     /// Writes history rows and the watermark up to which they speak, atomically. A row replaces one
     /// of the same xid only if its (epoch, seq) is higher, and never a terminal one except by a
     /// recorded heuristic (protocol H12).
@@ -239,10 +266,10 @@ pub trait TransactionLog: fmt::Debug + Send + Sync + 'static {
     /// The history rows of these xids that exist, in no order. Always from the primary.
     fn find_history<'a>(&'a self, xids: &'a [Xid]) -> LogFuture<'a, Vec<HistoryRow>>;
 
-    /// The moment up to which history may have been dropped: a transaction that finished before it may
+    /// The moment up to which a partition's history may have been dropped: a transaction that finished before it may
     /// have no row any more. It only grows, and grows before or with what is dropped: whoever finds no row
     /// and reads this *after* that knows whether the row may have been there (protocol C8).
-    fn history_floor(&self) -> LogFuture<'_, Timestamp>;
+    fn history_floor(&self, partition: PartitionId) -> LogFuture<'_, Timestamp>;
 
     /// Keeps history in order: makes room for the days to come, and drops some of what finished longer ago
     /// than `retention`, by the database's clock. What is open is never dropped. Bounded in what it does

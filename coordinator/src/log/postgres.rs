@@ -17,6 +17,7 @@ mod hosts;
 mod leases;
 mod migrate;
 mod nodes;
+mod placement;
 mod pooler;
 mod retention;
 
@@ -31,8 +32,9 @@ use unanimity_types::{PartitionId, Seq, Timestamp, Xid};
 use self::checks::Settings;
 use self::connections::Connections;
 use self::hosts::Hosts;
-pub use self::migrate::migrate_postgres;
+pub use self::migrate::{migrate_postgres, migrate_postgres_server};
 use super::gather::{BlockWriter, CrowdError, Gather};
+use super::placed::Place;
 use super::{
     Appended, Block, ClusterView, Error, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
     HistoryWatermark, Lease, LogFuture, LogIdentity, NodeBeat, Tip, TransactionLog, chain, detached, rules,
@@ -146,6 +148,99 @@ impl PostgresLog {
     }
 }
 
+/// What a log over several servers needs of each of them.
+impl PostgresLog {
+    /// Which of its log's servers this is.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Takes or renews a lease, if the partition is on one of these servers.
+    pub(super) async fn lease_placed(
+        &self,
+        partition: PartitionId,
+        node: &str,
+        address: &str,
+        duration: Duration,
+        reachable: Vec<String>,
+    ) -> Result<(Lease, Place), Error> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let (node, address) = (node.to_owned(), address.to_owned());
+        detached(async move {
+            leases::take(work.lend().await?, partition, node, address, duration, reachable, limit).await
+        })
+        .await
+    }
+
+    /// Every partition's place, and the servers that partitions left.
+    pub(super) async fn places(&self) -> Result<(Vec<Place>, Vec<(PartitionId, String)>), Error> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { placement::places(work.lend().await?, limit).await }).await
+    }
+
+    /// Whether a server of this name joined the log.
+    pub(super) async fn knows_server(&self, name: &str) -> Result<bool, Error> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let name = name.to_owned();
+        detached(async move { placement::knows_server(work.lend().await?, name, limit).await }).await
+    }
+
+    /// Notes that a partition's log is on another server, unless somebody noted something later.
+    pub(super) async fn flip(
+        &self,
+        partition: PartitionId,
+        from: &str,
+        to: &str,
+        seal: Seq,
+    ) -> Result<(), Error> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let (from, to) = (from.to_owned(), to.to_owned());
+        detached(async move { placement::flip(work.lend().await?, partition, from, to, seal, limit).await })
+            .await
+    }
+
+    /// Whether what is committed here stays (protocol M16).
+    pub(super) async fn check_commits(&self) -> Result<(), Error> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { placement::check_commits(work.lend().await?, limit).await }).await
+    }
+
+    /// Makes sure that whatever stands in a partition's log is durable.
+    pub(super) async fn barrier(&self, partition: PartitionId) -> Result<(), Error> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { placement::barrier(work.lend().await?, partition, limit).await }).await
+    }
+
+    /// Takes over a partition's chain as it is.
+    pub(super) async fn import(&self, chain: &[Block], watermark: HistoryWatermark) -> Result<(), Error> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        if let Some(first) = chain.first() {
+            self.trimmed.forget(first.partition);
+        }
+        let chain = chain.to_vec();
+        detached(async move { placement::import(work.lend().await?, &chain, watermark, limit).await }).await
+    }
+
+    /// Drops the rows of a partition's open transactions: it went to another server.
+    pub(super) async fn drop_open_history(&self, partition: PartitionId) -> Result<(), Error> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { placement::drop_open_history(work.lend().await?, partition, limit).await })
+            .await
+    }
+
+    /// A page of history in which only these partitions' open transactions count.
+    pub(super) async fn list_here(
+        &self,
+        filter: &HistoryFilter,
+        open_of: Vec<PartitionId>,
+    ) -> Result<HistoryPage, Error> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        let filter = filter.clone();
+        detached(async move { history::list(work.lend().await?, filter, Some(open_of), limit).await }).await
+    }
+}
+
 impl fmt::Debug for PostgresLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresLog")
@@ -206,11 +301,10 @@ impl TransactionLog for PostgresLog {
         address: &'a str,
         duration: Duration,
     ) -> LogFuture<'a, Lease> {
-        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
-        let (node, address) = (node.to_owned(), address.to_owned());
-        detached(
-            async move { leases::take(work.lend().await?, partition, node, address, duration, limit).await },
-        )
+        Box::pin(async move {
+            let here = vec![self.server.clone()];
+            Ok(self.lease_placed(partition, node, address, duration, here).await?.0)
+        })
     }
 
     fn release<'a>(&'a self, partition: PartitionId, node: &'a str) -> LogFuture<'a, ()> {
@@ -267,7 +361,7 @@ impl TransactionLog for PostgresLog {
         detached(async move { history::find(work.lend().await?, xids, limit).await })
     }
 
-    fn history_floor(&self) -> LogFuture<'_, Timestamp> {
+    fn history_floor(&self, _: PartitionId) -> LogFuture<'_, Timestamp> {
         let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
         detached(async move { retention::floor(work.lend().await?, limit).await })
     }
@@ -280,7 +374,7 @@ impl TransactionLog for PostgresLog {
     fn list_history<'a>(&'a self, filter: &'a HistoryFilter) -> LogFuture<'a, HistoryPage> {
         let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
         let filter = filter.clone();
-        detached(async move { history::list(work.lend().await?, filter, limit).await })
+        detached(async move { history::list(work.lend().await?, filter, None, limit).await })
     }
 
     fn warnings(&self) -> LogFuture<'_, Vec<String>> {

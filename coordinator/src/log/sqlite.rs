@@ -363,7 +363,7 @@ impl TransactionLog for SqliteLog {
         detached(async move { history::find(files.reader().await.connection()?, &xids).await })
     }
 
-    fn history_floor(&self) -> LogFuture<'_, Timestamp> {
+    fn history_floor(&self, _: PartitionId) -> LogFuture<'_, Timestamp> {
         let files = Arc::clone(&self.files);
         detached(async move { retention::floor(files.reader().await.connection()?).await })
     }

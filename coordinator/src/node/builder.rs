@@ -1,5 +1,6 @@
 //! Describing and starting a node.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use crate::api::{self, Parts};
 use crate::config::{Config, DatabaseUrl};
 use crate::delivery::{AllowList, AllowListError, Delivery, DeliveryConfig, ParticipantsService};
 use crate::engine::{Dispatcher, Engine, EngineConfig};
-use crate::log::{self, MemoryLog, PostgresLog, PostgresOptions, SqliteLog, TransactionLog};
+use crate::log::{self, MemoryLog, PlacedLog, PostgresOptions, SqliteLog, TransactionLog};
 use crate::server::{self, Stop};
 use crate::telemetry::Metrics;
 
@@ -129,7 +130,7 @@ impl NodeBuilder {
     }
 
     /// Limits, timeouts, names. Its `listen` and `database_url` are not read: `listen` and the log are
-    /// said above.
+    /// said above. Its `database.servers` go with a log in Postgres.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -163,7 +164,7 @@ impl NodeBuilder {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
-        let log = open(source).await?;
+        let log = open(source, config.servers()).await?;
         let config = Arc::new(config);
         let delivery = Delivery::new(DeliveryConfig {
             allow: allow.clone(),
@@ -235,7 +236,7 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     Ok((listener, bound))
 }
 
-async fn open(source: Source) -> Result<Arc<dyn TransactionLog>, Error> {
+async fn open(source: Source, servers: BTreeMap<String, String>) -> Result<Arc<dyn TransactionLog>, Error> {
     Ok(match source {
         Source::Existing(log) => log,
         Source::Memory { partitions } => Arc::new(MemoryLog::new(partitions)),
@@ -245,7 +246,7 @@ async fn open(source: Source) -> Result<Arc<dyn TransactionLog>, Error> {
             Arc::new(opened.map_err(|source| Error::Log { place, source })?)
         }
         Source::Postgres(url) => {
-            let opened = PostgresLog::open(&url.expose(), PostgresOptions::default()).await;
+            let opened = PlacedLog::open(&url.expose(), servers, PostgresOptions::default()).await;
             Arc::new(opened.map_err(|source| Error::Log { place: url.to_string(), source })?)
         }
     })

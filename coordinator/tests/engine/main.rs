@@ -14,6 +14,7 @@ mod locks;
 mod ownership;
 mod plans;
 mod recovery;
+mod restored;
 mod saga;
 mod support;
 mod tcc;

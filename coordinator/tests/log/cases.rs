@@ -57,7 +57,7 @@ pub(crate) async fn c8_a_birth_block_of_another_log_is_found(subject: &Subject) 
     let other = Block::birth(P, LogId(Uuid::from_u128(1)), birth.time);
     match &subject.kind {
         Kind::Memory(log) => assert!(log.damage(P, Seq(0), |block| *block = other)),
-        Kind::Sqlite(_) | Kind::Postgres(_) => {
+        Kind::Sqlite(_) | Kind::Postgres(_) | Kind::Placed(..) => {
             let prefix = if matches!(subject.kind, Kind::Sqlite(_)) { "x'" } else { "'\\x" };
             let body = "00000000000000000000000000000001";
             subject
@@ -246,7 +246,9 @@ pub(crate) async fn leases_of_two_nodes(subject: &Subject) {
     assert!(!log.lease(P, "a", "x", long).await.unwrap().held);
     match &subject.kind {
         Kind::Memory(memory) => memory.advance(short),
-        Kind::Sqlite(_) | Kind::Postgres(_) => tokio::time::sleep(short + Duration::from_millis(100)).await,
+        Kind::Sqlite(_) | Kind::Postgres(_) | Kind::Placed(..) => {
+            tokio::time::sleep(short + Duration::from_millis(100)).await
+        }
     }
     assert!(log.lease(P, "a", "x", long).await.unwrap().held, "expired by the log's clock");
     let nowhere = log.lease(PartitionId(99), "a", "x", long).await;

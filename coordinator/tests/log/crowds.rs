@@ -98,7 +98,7 @@ pub(crate) async fn h18_a_definite_error_is_not_blamed_on_the_innocent(subject: 
             "CREATE TRIGGER harm AFTER INSERT ON log_blocks WHEN new.partition = 2 \
              BEGIN SELECT RAISE(ABORT, 'no space'); END"
         }
-        Kind::Postgres(_) => {
+        Kind::Postgres(_) | Kind::Placed(..) => {
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
              'BEGIN RAISE EXCEPTION ''no space'' USING ERRCODE = ''53100''; END'; \
              CREATE CONSTRAINT TRIGGER harm AFTER INSERT ON log_blocks DEFERRABLE INITIALLY DEFERRED \

@@ -11,6 +11,7 @@ mod model;
 mod nodes;
 mod on_postgres;
 mod on_sqlite;
+mod placed;
 mod postgres;
 mod random;
 mod retention;
@@ -26,6 +27,11 @@ macro_rules! for_every_log {
         })+ }
         mod sqlite { $(#[tokio::test] async fn $case() {
             let subject = crate::subject::Subject::sqlite(4).await;
+            crate::$module::$case(&subject).await;
+            subject.finish().await;
+        })+ }
+        mod placed_on_two { $(#[tokio::test] async fn $case() {
+            let subject = crate::subject::Subject::placed(4).await;
             crate::$module::$case(&subject).await;
             subject.finish().await;
         })+ }

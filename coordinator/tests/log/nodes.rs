@@ -31,7 +31,9 @@ fn node<'a>(view: &'a ClusterView, name: &str) -> &'a NodeRow {
 async fn pass(subject: &Subject, time: Duration) {
     match &subject.kind {
         Kind::Memory(memory) => memory.advance(time),
-        Kind::Sqlite(_) | Kind::Postgres(_) => tokio::time::sleep(time + Duration::from_millis(100)).await,
+        Kind::Sqlite(_) | Kind::Postgres(_) | Kind::Placed(..) => {
+            tokio::time::sleep(time + Duration::from_millis(100)).await
+        }
     }
 }
 
@@ -65,7 +67,8 @@ pub(crate) async fn a_view_shows_every_partition_and_its_owner(subject: &Subject
     let view = log.heartbeat(&beat("a", 2), LONG).await.unwrap();
     let numbers: Vec<u16> = view.partitions.iter().map(|row| row.partition.0).collect();
     assert_eq!(numbers, [0, 1, 2, 3]);
-    assert!(view.partitions.iter().all(|row| row.server == HOME_SERVER));
+    let server = if matches!(subject.kind, Kind::Placed(..)) { "b" } else { HOME_SERVER };
+    assert!(view.partitions.iter().all(|row| row.server == server));
     let [free, held, over, _] = &view.partitions[..] else { panic!("{view:?}") };
     assert_eq!((free.owner.as_deref(), free.remaining), (None, Duration::ZERO));
     assert_eq!((held.owner.as_deref(), held.address.as_deref()), (Some("b"), Some("http://b")));

@@ -8,7 +8,7 @@ use unanimity_types::{Epoch, Seq, Status, Timestamp};
 
 use crate::history::{AS_A_SAGA, find, row, write};
 use crate::postgres::Database;
-use crate::subject::{Kind, Subject, sqlite_connection};
+use crate::subject::{Kind, P, Subject, sqlite_connection};
 
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
@@ -74,13 +74,13 @@ pub(crate) async fn what_is_over_for_long_enough_is_dropped_and_nothing_else(sub
 /// C8: whoever finds no row and reads the floor afterwards knows whether there may have been one.
 pub(crate) async fn c8_the_floor_only_rises(subject: &Subject) {
     let log = &*subject.log;
-    assert_eq!(log.history_floor().await.unwrap(), Timestamp(0), "a log that never dropped anything");
+    assert_eq!(log.history_floor(P).await.unwrap(), Timestamp(0), "a log that never dropped anything");
     let first = log.keep_history(DAY).await.unwrap().floor;
     for retention in [30 * DAY, Duration::from_secs(u64::MAX), Duration::MAX] {
         let floor = log.keep_history(retention).await.unwrap().floor;
         assert!(floor >= first, "what is gone stays gone, whatever the configuration says now");
     }
-    assert!(log.history_floor().await.unwrap() >= first);
+    assert!(log.history_floor(P).await.unwrap() >= first);
 }
 
 async fn count(connection: &mut PgConnection, sql: &'static str) -> i64 {

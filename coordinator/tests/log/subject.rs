@@ -1,5 +1,6 @@
 //! A log under test, whichever it is, and the means to harm its rows by hand.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use bytes::Bytes;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
 use unanimity_coordinator::log::{
-    Block, BlockHeader, BlockKind, MemoryLog, PostgresLog, PostgresOptions, SqliteLog, TransactionLog,
-    migrate_postgres, migrate_sqlite,
+    Block, BlockHeader, BlockKind, MemoryLog, PlacedLog, PostgresLog, PostgresOptions, SqliteLog,
+    TransactionLog, migrate_postgres, migrate_postgres_server, migrate_sqlite,
 };
 use unanimity_types::{Epoch, PartitionId, Seq, Timestamp};
 
@@ -25,6 +26,8 @@ pub(crate) enum Kind {
     Memory(MemoryLog),
     Sqlite(tempfile::TempDir),
     Postgres(Database),
+    /// The home, and the server with the partitions.
+    Placed(Database, Database),
 }
 
 impl Subject {
@@ -48,10 +51,40 @@ impl Subject {
         Self { log: Arc::new(log), kind: Kind::Postgres(database) }
     }
 
+    /// Everything but leases lives on a second server, as if it had been born there.
+    pub(crate) async fn placed(partitions: u16) -> Self {
+        let (home, b) = (Database::create().await, Database::create().await);
+        let born = migrate_postgres(&home.url, Some(partitions)).await.expect("migrate");
+        migrate_postgres_server(&home.url, "b", &b.url).await.expect("migrate");
+        let alone = PostgresLog::open(&home.url, PostgresOptions::default()).await.expect("open");
+        for partition in (0..born.identity.partitions).map(PartitionId) {
+            let Block { version, time, checksum, body, .. } =
+                alone.block_at(partition, Seq(0)).await.expect("look").expect("born");
+            let body: String = body.iter().map(|byte| format!("{byte:02x}")).collect();
+            b.run(&format!(
+                "INSERT INTO log_blocks (partition, seq, version, kind, epoch, floor, time_ms, previous, checksum, body) \
+                 VALUES ({partition}, 0, {version}, 0, 0, 0, {}, '\\x{:032x}', '\\x{checksum}', '\\x{body}')",
+                time.0, 0
+            ))
+            .await;
+            home.run(&format!("UPDATE partitions SET server = 'b' WHERE partition = {partition}")).await;
+            home.run(&format!("DELETE FROM log_blocks WHERE partition = {partition}")).await;
+        }
+        alone.close().await;
+        let servers = BTreeMap::from([("b".to_owned(), b.url.clone())]);
+        let log = PlacedLog::open(&home.url, servers, PostgresOptions::default()).await.expect("open");
+        Self { log: Arc::new(log), kind: Kind::Placed(home, b) }
+    }
+
     pub(crate) async fn finish(self) {
         self.log.close().await;
-        if let Kind::Postgres(database) = self.kind {
-            database.remove().await;
+        match self.kind {
+            Kind::Memory(_) | Kind::Sqlite(_) => {}
+            Kind::Postgres(database) => database.remove().await,
+            Kind::Placed(home, b) => {
+                home.remove().await;
+                b.remove().await;
+            }
         }
     }
 
@@ -64,6 +97,10 @@ impl Subject {
                 connection.close().await.expect("close");
             }
             Kind::Postgres(database) => database.run(sql).await,
+            Kind::Placed(home, b) => {
+                home.run(sql).await;
+                b.run(sql).await;
+            }
         }
     }
 
@@ -86,7 +123,7 @@ impl Subject {
                 return;
             }
             Kind::Sqlite(_) => "x'00'",
-            Kind::Postgres(_) => "'\\x00'",
+            Kind::Postgres(_) | Kind::Placed(..) => "'\\x00'",
         };
         self.sql(&format!(
             "UPDATE log_blocks SET body = {zero} WHERE partition = {partition} AND seq = {seq}"

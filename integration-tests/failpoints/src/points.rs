@@ -7,6 +7,7 @@
 /// * `dispatch.before.OPERATION`, `dispatch.after.OPERATION`: an operation is about to be handed to delivery, or was;
 /// * `result.OPERATION`: its answer is here and not yet judged;
 /// * `project.*`, `clean.*`: around a write to history, and a trim of the log;
+/// * `seal.after`, `move.*`: a sealing block is durable; the log was copied to its new server; it is said to be there;
 /// * `recover.*`: a new owner's epoch block is durable; the log was read, and nothing is done about it.
 pub const COORDINATOR: &[&str] = &[
     "append.before.begun",
@@ -77,6 +78,9 @@ pub const COORDINATOR: &[&str] = &[
     "clean.after",
     "recover.after_epoch",
     "recover.after_read",
+    "seal.after",
+    "move.after_import",
+    "move.after_flip",
 ];
 
 /// Of the SDK: before and after the commits of a participant's local transactions (`try`: a try, an action or a

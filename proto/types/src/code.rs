@@ -113,6 +113,8 @@ codes! {
     LogLostTail = "log_lost_tail" / 503 / false,
     /// The partition stopped: its log has a damaged or a missing block.
     LogDamaged = "log_damaged" / 503 / false,
+    /// Nobody knows the transaction, and it may be from before the log was restored from a backup: nothing is presumed.
+    Forgotten = "forgotten" / 410 / false,
     /// Another log's id was shown.
     NotMine = "not_mine" / 409 / false,
     /// This node does not own the partition.

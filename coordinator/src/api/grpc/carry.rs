@@ -7,7 +7,7 @@ use unanimity_types::{BranchId, BranchKey, ErrorCode, Mode};
 
 use super::convert;
 use super::service::{action, named, operator, optional_name, resolve_as, vote_set};
-use crate::api::handlers::{AcceptLossInput, Handlers, ResolveInput, remaining};
+use crate::api::handlers::{AcceptLossInput, Handlers, MoveInput, ResolveInput, RestoredInput, remaining};
 use crate::engine::{Begin, Error, Wait};
 
 pub(super) async fn begin(
@@ -138,4 +138,26 @@ pub(super) async fn accept_loss(
     let action = action(request.operator, request.reason);
     let position = handlers.accept_loss(AcceptLossInput { partition, action }).await?;
     Ok(v1::AcceptLossResponse { position: Some(position_to_wire(position)) })
+}
+
+pub(super) async fn record_restored(
+    handlers: &Handlers,
+    request: v1::RecordRestoredRequest,
+    _: Instant,
+) -> Result<v1::RecordRestoredResponse, Error> {
+    let partition = convert::partition(request.partition)?;
+    let action = action(request.operator, request.reason);
+    let position = handlers.record_restored(RestoredInput { partition, action }).await?;
+    Ok(v1::RecordRestoredResponse { position: Some(position_to_wire(position)) })
+}
+
+pub(super) async fn move_partition(
+    handlers: &Handlers,
+    request: v1::MovePartitionRequest,
+    _: Instant,
+) -> Result<v1::MovePartitionResponse, Error> {
+    let partition = convert::partition(request.partition)?;
+    let action = action(request.operator, request.reason);
+    let position = handlers.move_partition(MoveInput { partition, server: request.server, action }).await?;
+    Ok(v1::MovePartitionResponse { position: Some(position_to_wire(position)) })
 }

@@ -12,8 +12,8 @@ use super::service::{named, optional_name};
 use crate::api::handlers::{PageOutput, RegisterInput};
 use crate::api::kind::branch_kind;
 use crate::engine::{
-    Claim, Error, Info, Inquiry, PartitionCounters, PartitionState, Register, Standing, TransactionView, TwoPhase,
-    Wait,
+    Claim, Error, Info, Inquiry, PartitionCounters, PartitionState, Register, Standing, TransactionView,
+    TwoPhase, Wait,
 };
 use crate::process::ProcessUse;
 use crate::telemetry::state_word;
@@ -193,11 +193,7 @@ fn entry(entry: unanimity_core::TimelineEntry) -> v1::TimelineEntry {
 
 /// The answer about one xid of an inquiry.
 pub(super) fn inquiry(inquiry: &Inquiry) -> v1::Inquiry {
-    v1::Inquiry {
-        xid: inquiry.xid.to_string(),
-        answer: inquiry.answer.to_string(),
-        settled: inquiry.settled,
-    }
+    v1::Inquiry { xid: inquiry.xid.to_string(), answer: inquiry.answer.to_string(), settled: inquiry.settled }
 }
 
 /// A page.

@@ -43,6 +43,8 @@ pub(super) const METHODS: &[&str] = &[
     "/unanimity.v1.Coordinator/RetryTransaction",
     "/unanimity.v1.Coordinator/ResolveBranch",
     "/unanimity.v1.Coordinator/AcceptLoss",
+    "/unanimity.v1.Coordinator/RecordRestored",
+    "/unanimity.v1.Coordinator/MovePartition",
     "/unanimity.v1.Coordinator/Vote",
     "/unanimity.v1.Coordinator/GetInfo",
     COMMANDS,
@@ -75,7 +77,8 @@ pub(super) fn routes(
     let peers = PeersServer::new(peers::PeersService::new(handlers.coordinator().clone()))
         .max_decoding_message_size(max);
     let health = health::service(handlers.coordinator().clone(), closing);
-    let mut routes = Routes::new(coordinator).add_service(participants).add_service(peers).add_service(health);
+    let mut routes =
+        Routes::new(coordinator).add_service(participants).add_service(peers).add_service(health);
     match tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(unanimity_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

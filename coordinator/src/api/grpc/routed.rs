@@ -201,4 +201,14 @@ routed! {
             convert::partition(self.partition)
         }
     }
+    RecordRestoredRequest => RecordRestoredResponse, record_restored, record_restored, false, {
+        fn partition(&self, _: &Router) -> Result<PartitionId, Error> {
+            convert::partition(self.partition)
+        }
+    }
+    MovePartitionRequest => MovePartitionResponse, move_partition, move_partition, false, {
+        fn partition(&self, _: &Router) -> Result<PartitionId, Error> {
+            convert::partition(self.partition)
+        }
+    }
 }

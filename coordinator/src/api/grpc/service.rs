@@ -203,6 +203,20 @@ impl Coordinator for CoordinatorService {
         self.route(request).await
     }
 
+    async fn record_restored(
+        &self,
+        request: Request<v1::RecordRestoredRequest>,
+    ) -> Result<Response<v1::RecordRestoredResponse>, Status> {
+        self.route(request).await
+    }
+
+    async fn move_partition(
+        &self,
+        request: Request<v1::MovePartitionRequest>,
+    ) -> Result<Response<v1::MovePartitionResponse>, Status> {
+        self.route(request).await
+    }
+
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::Info>, Status> {
         Ok(Response::new(convert::info(self.handlers.info())))
     }

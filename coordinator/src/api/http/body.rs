@@ -14,6 +14,7 @@ pub(super) use answer::{
 pub(super) use begin::{BeginBody, mode};
 pub(super) use branch::BranchBody;
 pub(super) use request::{
-    AbortBody, CommitBody, GetQuery, InquiryBody, ListQuery, OperatorBody, ResolveBody, VoteBody, status,
+    AbortBody, CommitBody, GetQuery, InquiryBody, ListQuery, MoveBody, OperatorBody, ResolveBody, VoteBody,
+    status,
 };
 pub(super) use target::key;

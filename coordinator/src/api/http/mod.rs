@@ -54,6 +54,8 @@ pub(super) fn routes(state: State, body_bytes_max: usize) -> Router {
         .route("/v1/inquiries", post(calls::inquire))
         .route("/v1/info", get(calls::info))
         .route("/v1/partitions/{partition}/accept-loss", post(operator::accept_loss))
+        .route("/v1/partitions/{partition}/restored", post(operator::record_restored))
+        .route("/v1/partitions/{partition}/move", post(operator::move_partition))
         .route("/", get(pages::index))
         .route("/healthz", get(pages::healthz))
         .route("/readyz", get(pages::readyz))

@@ -20,7 +20,9 @@ use utoipa::OpenApi;
         super::calls::info,
         super::operator::retry,
         super::operator::resolve,
-        super::operator::accept_loss
+        super::operator::accept_loss,
+        super::operator::record_restored,
+        super::operator::move_partition
     )
 )]
 struct Document;

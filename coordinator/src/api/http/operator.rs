@@ -5,11 +5,11 @@ use axum::extract::{Path, State as Shared};
 use unanimity_types::{BranchId, ErrorCode, PartitionId};
 
 use super::State;
-use super::body::{AcceptLossBody, OperatorBody, ResolveBody, StandingBody};
+use super::body::{AcceptLossBody, MoveBody, OperatorBody, ResolveBody, StandingBody};
 use super::extract::{Json, PathXid};
 use super::problem::{Failure, Problem};
 use crate::api::grpc::resolve_as;
-use crate::api::handlers::{AcceptLossInput, ResolveInput};
+use crate::api::handlers::{AcceptLossInput, MoveInput, ResolveInput, RestoredInput};
 use crate::engine::OperatorAction;
 
 /// Operator: try what is owed again now.
@@ -83,11 +83,59 @@ pub(super) async fn accept_loss(
     partition: Result<Path<String>, PathRejection>,
     Json(body): Json<OperatorBody>,
 ) -> Result<axum::Json<AcceptLossBody>, Failure> {
-    let partition =
-        partition.ok().and_then(|Path(text)| text.parse().ok()).map(PartitionId).ok_or_else(|| {
-            Failure::new(ErrorCode::InvalidRequest, "the partition in the path is its number, counted from 0")
-        })?;
+    let partition = number(partition)?;
     let action = OperatorAction { operator: body.operator, reason: body.reason };
     let position = state.handlers.accept_loss(AcceptLossInput { partition, action }).await?;
     Ok(axum::Json(AcceptLossBody { position: position.into() }))
+}
+
+/// Operator: the log was restored from a backup; nothing from before is presumed.
+#[utoipa::path(
+    post,
+    path = "/v1/partitions/{partition}/restored",
+    params(("partition" = u16, Path, description = "The partition's number")),
+    request_body = OperatorBody,
+    responses(
+        (status = 200, body = AcceptLossBody, description = "Done"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "An error")
+    )
+)]
+pub(super) async fn record_restored(
+    Shared(state): Shared<State>,
+    partition: Result<Path<String>, PathRejection>,
+    Json(body): Json<OperatorBody>,
+) -> Result<axum::Json<AcceptLossBody>, Failure> {
+    let partition = number(partition)?;
+    let action = OperatorAction { operator: body.operator, reason: body.reason };
+    let position = state.handlers.record_restored(RestoredInput { partition, action }).await?;
+    Ok(axum::Json(AcceptLossBody { position: position.into() }))
+}
+
+/// Operator: move a partition's log to another server of the log.
+#[utoipa::path(
+    post,
+    path = "/v1/partitions/{partition}/move",
+    params(("partition" = u16, Path, description = "The partition's number")),
+    request_body = MoveBody,
+    responses(
+        (status = 200, body = AcceptLossBody, description = "It works there"),
+        (status = "default", body = Problem, content_type = "application/problem+json", description = "An error")
+    )
+)]
+pub(super) async fn move_partition(
+    Shared(state): Shared<State>,
+    partition: Result<Path<String>, PathRejection>,
+    Json(body): Json<MoveBody>,
+) -> Result<axum::Json<AcceptLossBody>, Failure> {
+    let partition = number(partition)?;
+    let action = OperatorAction { operator: body.operator, reason: body.reason };
+    let input = MoveInput { partition, server: body.server, action };
+    let position = state.handlers.move_partition(input).await?;
+    Ok(axum::Json(AcceptLossBody { position: position.into() }))
+}
+
+fn number(partition: Result<Path<String>, PathRejection>) -> Result<PartitionId, Failure> {
+    partition.ok().and_then(|Path(text)| text.parse().ok()).map(PartitionId).ok_or_else(|| {
+        Failure::new(ErrorCode::InvalidRequest, "the partition in the path is its number, counted from 0")
+    })
 }

@@ -200,7 +200,10 @@ impl Call for Passed {
     async fn there(&self, lane: &Lane, hops: u32, until: Instant) -> Result<Carried<Response>, Failure> {
         let left = until.saturating_duration_since(Instant::now());
         let request = self.request(hops, left).map_err(|error| {
-            Failure::Refused(Error::new(ErrorCode::Internal, format!("the call cannot be passed on: {error}")))
+            Failure::Refused(Error::new(
+                ErrorCode::Internal,
+                format!("the call cannot be passed on: {error}"),
+            ))
         })?;
         let mut channel = lane.channel.clone();
         let broken = |error| Failure::of_transport(&error, &lane.address);

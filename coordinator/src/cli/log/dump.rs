@@ -7,7 +7,7 @@ use serde_json::json;
 use unanimity_types::{PartitionId, Seq, Xid};
 
 use super::event::describe;
-use super::open;
+use super::{is_elsewhere, open_on};
 use crate::api::rfc3339;
 use crate::cli::Usage;
 use crate::cli::output::{Output, safe};
@@ -28,6 +28,9 @@ block, damaged ones included. Works beside a running coordinator: takes no lock,
 pub(in crate::cli) struct Dump {
     #[command(flatten)]
     settings: Settings,
+    /// Only what stands on this server of the log, wherever its partitions are now.
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
     /// Only this partition.
     #[arg(long)]
     partition: Option<u16>,
@@ -42,8 +45,8 @@ pub(in crate::cli) struct Dump {
 impl Dump {
     pub(super) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let config = self.settings.load(None)?;
-        let database = Settings::database(&config)?;
-        let log = open(&database).await?;
+        let server = self.server.as_deref();
+        let log = open_on(&config, server).await?;
         let count = log.identity().partitions;
         if let Some(partition) = self.partition
             && partition >= count
@@ -68,6 +71,7 @@ impl Dump {
         output: &Output,
     ) -> anyhow::Result<bool> {
         match log.read(partition).await {
+            Err(error) if is_elsewhere(self.server.as_deref(), &error) => Ok(true),
             Ok(blocks) => {
                 for block in &blocks {
                     self.print(block, output);

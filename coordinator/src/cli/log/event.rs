@@ -185,6 +185,15 @@ fn partition(event: &PartitionEvent) -> (&'static str, Fields) {
             "loss_accepted",
             vec![("epoch", json!(epoch.0)), ("operator", json!(operator)), ("why", json!(reason))],
         ),
+        PartitionEvent::Restored { epoch, at, operator, reason } => (
+            "restored",
+            vec![
+                ("epoch", json!(epoch.0)),
+                ("at", json!(rfc3339(*at))),
+                ("operator", json!(operator)),
+                ("why", json!(reason)),
+            ],
+        ),
         PartitionEvent::Lock(LockEvent::Acquired { key, xid, since }) => (
             "lock_acquired",
             vec![

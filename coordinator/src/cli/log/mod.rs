@@ -3,6 +3,7 @@
 mod accept_loss;
 mod dump;
 mod event;
+mod restored;
 mod verify;
 
 use std::process::ExitCode;
@@ -13,8 +14,9 @@ use clap::Subcommand;
 
 use super::Usage;
 use super::output::Output;
-use crate::config::DatabaseUrl;
-use crate::log::{PostgresLog, PostgresOptions, SqliteLog, TransactionLog};
+use super::settings::Settings;
+use crate::config::{Config, DatabaseUrl};
+use crate::log::{Error, PlacedLog, PostgresOptions, SqliteLog, TransactionLog};
 
 /// Commands about the log.
 #[derive(Debug, Subcommand)]
@@ -25,6 +27,8 @@ pub(super) enum LogCommand {
     Dump(dump::Dump),
     /// Go on with a partition that stopped because its log lost its tail.
     AcceptLoss(accept_loss::AcceptLoss),
+    /// Say that the log was restored from a backup: nothing from before is presumed aborted.
+    Restored(restored::Restored),
 }
 
 impl LogCommand {
@@ -33,16 +37,33 @@ impl LogCommand {
             Self::Verify(command) => command.run(output).await,
             Self::Dump(command) => command.run(output).await,
             Self::AcceptLoss(command) => command.run(output).await,
+            Self::Restored(command) => command.run(output).await,
         }
     }
 }
 
 /// Opens a log to look at it, without becoming an owner of anything in it.
-pub(super) async fn open(database: &DatabaseUrl) -> anyhow::Result<Arc<dyn TransactionLog>> {
+pub(super) async fn open(config: &Config) -> anyhow::Result<Arc<dyn TransactionLog>> {
+    open_on(config, None).await
+}
+
+/// The same, or one of its servers alone.
+async fn open_on(config: &Config, server: Option<&str>) -> anyhow::Result<Arc<dyn TransactionLog>> {
+    let database = &Settings::database(config)?;
+    if let (Some(server), DatabaseUrl::Postgres(_)) = (server, database) {
+        let log =
+            placed(config, database).await.with_context(|| format!("cannot open the log at {database}"))?;
+        let alone = log.server(server).await.with_context(|| format!("cannot open server {server}"))?;
+        return Ok(alone);
+    }
+    if let Some(server) = server {
+        return Err(Usage(format!("--server {server}: only a log in PostgreSQL has several")).into());
+    }
+
     let opened: Result<Arc<dyn TransactionLog>, _> = match database {
-        DatabaseUrl::Postgres(_) => PostgresLog::open(&database.expose(), PostgresOptions::default())
-            .await
-            .map(|log| Arc::new(log) as Arc<dyn TransactionLog>),
+        DatabaseUrl::Postgres(_) => {
+            placed(config, database).await.map(|log| Arc::new(log) as Arc<dyn TransactionLog>)
+        }
         DatabaseUrl::Sqlite(path) => {
             SqliteLog::open_read_only(path).await.map(|log| Arc::new(log) as Arc<dyn TransactionLog>)
         }
@@ -53,4 +74,13 @@ pub(super) async fn open(database: &DatabaseUrl) -> anyhow::Result<Arc<dyn Trans
         }
     };
     opened.with_context(|| format!("cannot open the log at {database}"))
+}
+
+async fn placed(config: &Config, home: &DatabaseUrl) -> Result<PlacedLog, Error> {
+    PlacedLog::open(&home.expose(), config.servers(), PostgresOptions::default()).await
+}
+
+/// Whether nothing of a partition is there: its log is on another server.
+fn is_elsewhere(server: Option<&str>, error: &Error) -> bool {
+    server.is_some() && matches!(error, Error::Damaged { seq, .. } if seq.0 == 0)
 }

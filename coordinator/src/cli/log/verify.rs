@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 use unanimity_types::{PartitionId, Seq};
 
-use super::open;
+use super::{is_elsewhere, open_on};
 use crate::cli::output::{Output, table};
 use crate::cli::settings::Settings;
 use crate::engine::decode;
@@ -24,6 +24,9 @@ Works beside a running coordinator: takes no lock, writes nothing.")]
 pub(in crate::cli) struct Verify {
     #[command(flatten)]
     settings: Settings,
+    /// Only what stands on this server of the log, wherever its partitions are now.
+    #[arg(long, value_name = "NAME")]
+    server: Option<String>,
 }
 
 /// What was found in one partition.
@@ -41,11 +44,11 @@ struct Finding {
 impl Verify {
     pub(super) async fn run(self, output: &Output) -> anyhow::Result<ExitCode> {
         let config = self.settings.load(None)?;
-        let database = Settings::database(&config)?;
-        let log = open(&database).await?;
+        let server = self.server.as_deref();
+        let log = open_on(&config, server).await?;
         let mut findings = Vec::new();
         for partition in (0..log.identity().partitions).map(PartitionId) {
-            findings.push(verify(log.as_ref(), partition).await?);
+            findings.extend(verify(log.as_ref(), partition, server).await?);
         }
         let place = log.describe();
         log.close().await;
@@ -64,12 +67,17 @@ impl Verify {
     }
 }
 
-async fn verify(log: &dyn TransactionLog, partition: PartitionId) -> anyhow::Result<Finding> {
+async fn verify(
+    log: &dyn TransactionLog,
+    partition: PartitionId,
+    server: Option<&str>,
+) -> anyhow::Result<Option<Finding>> {
     match log.read(partition).await {
-        Ok(blocks) => Ok(examine(partition, &blocks)),
+        Ok(blocks) => Ok(Some(examine(partition, &blocks))),
+        Err(error) if is_elsewhere(server, &error) => Ok(None),
         Err(Error::Damaged { seq, what, .. }) => {
             let damage = Some(format!("block {seq}: {what}"));
-            Ok(Finding {
+            Ok(Some(Finding {
                 partition,
                 blocks: 0,
                 epochs: 0,
@@ -78,7 +86,7 @@ async fn verify(log: &dyn TransactionLog, partition: PartitionId) -> anyhow::Res
                 floor: Seq(0),
                 last: seq,
                 damage,
-            })
+            }))
         }
         Err(error) => Err(error.into()),
     }

@@ -71,6 +71,12 @@ pub(super) fn decode_partition_event(record: log::Record) -> Result<PartitionEve
             operator: accepted.operator,
             reason: accepted.reason,
         },
+        Wire::Restored(restored) => PartitionEvent::Restored {
+            epoch: Epoch(restored.epoch),
+            at: Timestamp(restored.at_ms),
+            operator: restored.operator,
+            reason: restored.reason,
+        },
         Wire::LockAcquired(acquired) => PartitionEvent::Lock(LockEvent::Acquired {
             key: lock_key(acquired.key)?,
             xid: holder(&acquired.xid)?,
@@ -176,7 +182,11 @@ pub(super) fn decode_event(xid: Xid, record: log::Record) -> Result<Event> {
         },
         Wire::Finished(_) => Event::Finished,
         Wire::Snapshot(snapshot) => Event::Snapshot(Box::new(decode_snapshot(xid, snapshot)?)),
-        Wire::LostTailFound(_) | Wire::LossAccepted(_) | Wire::LockAcquired(_) | Wire::LockReleased(_) => {
+        Wire::LostTailFound(_)
+        | Wire::LossAccepted(_)
+        | Wire::LockAcquired(_)
+        | Wire::LockReleased(_)
+        | Wire::Restored(_) => {
             return Err(invalid("a partition's event with an xid"));
         }
     })

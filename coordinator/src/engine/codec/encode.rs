@@ -118,6 +118,12 @@ pub(super) fn encode_partition_event(event: &PartitionEvent) -> log::Record {
             operator: operator.clone(),
             reason: reason.clone(),
         }),
+        PartitionEvent::Restored { epoch, at, operator, reason } => Wire::Restored(log::Restored {
+            epoch: epoch.0,
+            at_ms: at.0,
+            operator: operator.clone(),
+            reason: reason.clone(),
+        }),
         PartitionEvent::Lock(LockEvent::Acquired { key, xid, since }) => {
             Wire::LockAcquired(log::LockAcquired {
                 key: key.to_string(),

@@ -251,7 +251,13 @@ fn event(dice: &mut Rng, xid: Xid) -> Event {
 }
 
 fn partition_event(dice: &mut Rng) -> PartitionEvent {
-    match dice.u8(0..4) {
+    match dice.u8(0..5) {
+        4 => PartitionEvent::Restored {
+            epoch: Epoch(dice.u64(..)),
+            at: at(dice),
+            operator: text(dice),
+            reason: text(dice),
+        },
         0 => PartitionEvent::LostTailFound {
             epoch: Epoch(dice.u64(..)),
             epoch_tag: dice.u32(..),

@@ -13,7 +13,7 @@ use unanimity_types::Seq;
 
 use super::Internal;
 use super::life::Life;
-use crate::engine::codec::PartitionEvent;
+use super::recover::Words;
 use crate::failpoint;
 
 /// Snapshots in one block at most, in bytes: the work of a fraction of a millisecond, and a block that is
@@ -33,19 +33,15 @@ pub(super) struct Cleaner {
     cut: Option<Seq>,
     trimming: bool,
     trimmed: Seq,
-    /// An operator's word that has to outlive the trim: where it stands, and it.
-    accepted: Option<(Seq, PartitionEvent)>,
+    /// Operators' words that have to outlive the trim.
+    words: Words,
 }
 
 impl Cleaner {
-    pub(super) fn new(
-        blocks: VecDeque<(Seq, u64)>,
-        floor: Seq,
-        accepted: Option<(Seq, PartitionEvent)>,
-    ) -> Self {
+    pub(super) fn new(blocks: VecDeque<(Seq, u64)>, floor: Seq, words: Words) -> Self {
         let bytes = blocks.iter().map(|(_, bytes)| bytes).sum();
         // Trim once at the start: an owner that died may have left something below the floor.
-        Self { blocks, bytes, floor, cut: None, trimming: false, trimmed: Seq(0), accepted }
+        Self { blocks, bytes, floor, cut: None, trimming: false, trimmed: Seq(0), words }
     }
 
     pub(super) const fn floor(&self) -> Seq {
@@ -87,7 +83,7 @@ impl Life {
         // Few large blocks move it too: else each of them would begin the cleaning anew.
         let overdue = needed > self.cleaner.floor && self.cleaner.dead(live) > too_much;
         if needed.0 >= self.cleaner.floor.0 + self.config.trim_blocks || overdue {
-            self.keep_accepted(needed);
+            self.keep_words(needed);
             self.cleaner.floor = needed;
             self.cleaner.drop_below(needed);
         }
@@ -100,17 +96,19 @@ impl Life {
         self.trim();
     }
 
-    /// Re-appends an operator's word that stands below the next floor, into the block that is the
+    /// Re-appends operators' words that stand below the next floor, into the block that is the
     /// first to record that floor: what was forgiven stays forgiven.
-    fn keep_accepted(&mut self, floor: Seq) {
-        let Some((stands_in, event)) = &mut self.cleaner.accepted else { return };
-        if *stands_in >= floor {
-            return;
-        }
+    fn keep_words(&mut self, floor: Seq) {
         let now = self.clock.now();
-        let pushed = self.writer.push(now, false, |body| Some(body.partition_event(now, event)));
-        if let Some((seq, _)) = pushed {
-            *stands_in = seq;
+        let Words { accepted, restored } = &mut self.cleaner.words;
+        for (stands_in, event) in [accepted, restored].into_iter().flatten() {
+            if *stands_in >= floor {
+                continue;
+            }
+            let pushed = self.writer.push(now, false, |body| Some(body.partition_event(now, event)));
+            if let Some((seq, _)) = pushed {
+                *stands_in = seq;
+            }
         }
     }
 

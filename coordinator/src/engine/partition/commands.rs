@@ -17,7 +17,7 @@ use crate::engine::error::Error;
 use crate::engine::inquire::of_status;
 use crate::engine::list::newest;
 use crate::engine::mailbox::{AsOf, Done, Inquired, Mail, Reply, ReplyTo, Unknown};
-use crate::engine::refuse::lease_over;
+use crate::engine::refuse::{forgotten, lease_over};
 use crate::engine::request::{Claim, ListFilter, StopReason, TransactionView, Wait};
 use crate::failpoint;
 
@@ -32,7 +32,9 @@ impl Life {
                 self.command(xid, command, claim, wait, unknown, reply);
             }
             // An owner whose lease is over shows nothing: another one may have gone on (protocol M10).
-            Mail::Get { reply, .. } if !self.ownership.holds() => drop(reply.send(Err(lease_over(self.partition)))),
+            Mail::Get { reply, .. } if !self.ownership.holds() => {
+                drop(reply.send(Err(lease_over(self.partition))))
+            }
             Mail::List { reply, .. } if !self.ownership.holds() => {
                 drop(reply.send(Err(lease_over(self.partition))));
             }
@@ -42,6 +44,8 @@ impl Life {
             Mail::Lock { key, xid, wait, reply } => self.lock(key, xid, wait, reply),
             Mail::Unlock { xid, keys } => self.unlock(xid, keys),
             Mail::Witness { position, reply } => self.witness(position, reply),
+            Mail::Restored { action, reply } => self.was_restored(action, reply),
+            Mail::Move { seal, reply } => self.asked_to_move(seal, reply),
             Mail::AcceptLoss { reply, .. } => drop(reply.send(Err(nothing_lost()))),
             Mail::ParticipantAvailable(participant) => self.participant_available(&participant),
         }
@@ -58,7 +62,8 @@ impl Life {
     ) {
         let mut begins = None;
         if self.memory.transaction(xid).is_none() {
-            match self.contact(xid, claim.birth.as_deref(), unknown) {
+            let begins_by_call = matches!(*command, Command::Begin(_));
+            match self.contact(xid, claim.birth.as_deref(), unknown, begins_by_call) {
                 Contact::AskHistory => {
                     let as_of = self.memory.as_of(self.epoch);
                     let back = Box::new((command, claim));
@@ -70,6 +75,7 @@ impl Life {
                     return drop(reply.send(self.gone(xid, &command, reason)));
                 }
                 Contact::Begins(spec) => begins = Some(spec),
+                Contact::Forgotten => return drop(reply.send(Err(forgotten(xid)))),
                 Contact::NobodyKnows => {}
             }
         }
@@ -252,7 +258,11 @@ impl Life {
             drop(reply.send(Err(self.full())));
             return;
         }
-        let mut inquired = Inquired { as_of: self.memory.as_of(self.epoch), ..Inquired::default() };
+        let mut inquired = Inquired {
+            as_of: self.memory.as_of(self.epoch),
+            restored_at: self.restored.map(|restored| restored.at),
+            ..Inquired::default()
+        };
         let mut gate = Seq(0);
         for xid in xids {
             if self.memory.transaction(xid).is_none() {

@@ -26,12 +26,20 @@ pub(super) enum Contact {
     AskHistory,
     /// What its ticket would begin is aborted.
     Gone(AbortReason),
+    /// It may have been lost with what a restored log does not hold: nothing is presumed.
+    Forgotten,
     /// Its ticket is of an epoch that this log has never had.
     Foreign(Ticket),
 }
 
 impl Life {
-    pub(super) fn contact(&self, xid: Xid, birth: Option<&Birth>, unknown: Unknown) -> Contact {
+    pub(super) fn contact(
+        &self,
+        xid: Xid,
+        birth: Option<&Birth>,
+        unknown: Unknown,
+        begins_by_call: bool,
+    ) -> Contact {
         let not_in_history = match unknown {
             Unknown::New => true,
             Unknown::Minted(ticket) => self.never_here(xid, &ticket),
@@ -39,10 +47,19 @@ impl Life {
             Unknown::NotInHistory { as_of } => !self.memory.may_have_left_since(xid, self.epoch, as_of),
         };
         let Some(birth) = birth else {
-            return if not_in_history { Contact::NobodyKnows } else { Contact::AskHistory };
+            // Only of what was looked for in vain: what was minted a moment ago is new.
+            let looked = matches!(unknown, Unknown::NotInHistory { .. });
+            return match not_in_history {
+                false => Contact::AskHistory,
+                true if looked && self.may_be_lost(xid, begins_by_call) => Contact::Forgotten,
+                true => Contact::NobodyKnows,
+            };
         };
         let never_here = match self.worth(&birth.ticket) {
             Worth::Foreign => return Contact::Foreign(birth.ticket),
+            Worth::Gone(_) if not_in_history && self.is_from_before(&birth.ticket) => {
+                return Contact::Forgotten;
+            }
             Worth::Gone(reason) if not_in_history => return Contact::Gone(reason),
             Worth::Gone(_) => return Contact::AskHistory,
             Worth::Own => !self.memory.left().may_have(xid),
@@ -122,11 +139,15 @@ impl Life {
 /// its newest ticket for an old xid, by mistake, is not believed. Clocks may differ by a minute.
 fn is_as_young(xid: Xid, ticket: &Ticket) -> bool {
     const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
+    minted_at(xid)
+        .is_some_and(|minted| Ticket::generation_at(minted.after(CLOCKS_DIFFER)) >= ticket.generation)
+}
+
+/// When the xid says that it was minted: one of UUID version 7, by its maker's clock.
+pub(in crate::engine) fn minted_at(xid: Xid) -> Option<Timestamp> {
     let uuid = xid.uuid();
-    let Some(time) = uuid.get_timestamp().filter(|_| uuid.get_version_num() == 7) else { return false };
-    let (seconds, nanos) = time.to_unix();
-    let minted = Timestamp(seconds.saturating_mul(1_000) + u64::from(nanos / 1_000_000));
-    Ticket::generation_at(minted.after(CLOCKS_DIFFER)) >= ticket.generation
+    let (seconds, nanos) = uuid.get_timestamp().filter(|_| uuid.get_version_num() == 7)?.to_unix();
+    Some(Timestamp(seconds.saturating_mul(1_000) + u64::from(nanos / 1_000_000)))
 }
 
 /// Whether a transaction's registrations are answered without a wait: one begun without a call, that holds

@@ -21,10 +21,10 @@ use crate::engine::request::PartitionState;
 
 /// How long a hand-over waits for calls that are out, at most: the partition works meanwhile, but what it owes
 /// participants stays where it is.
-const CALLS_WAIT_MAX: Duration = Duration::from_secs(10);
+pub(super) const CALLS_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// How long an end in good order waits for blocks and history, and then for its closing block.
-const END_WAIT: Duration = Duration::from_secs(5);
+pub(super) const END_WAIT: Duration = Duration::from_secs(5);
 const CLOSING_WAIT: Duration = Duration::from_secs(1);
 
 impl Life {
@@ -79,6 +79,23 @@ impl Life {
     /// waited for is a courtesy: the next owner writes what is missing. Answers whether the end is a clean one.
     async fn close(&mut self, task: &PartitionTask, with_history: bool) -> bool {
         let limit = Instant::now() + END_WAIT;
+        self.drain(task, with_history, limit).await;
+        if !self.writer.is_idle() || self.exit.is_some() {
+            return false;
+        }
+        let block = self.writer.seal_closing(self.clock.now(), self.valid_since);
+        let settled = settle(Arc::clone(&self.log), block, |_| {});
+        let limit = limit.max(Instant::now() + CLOSING_WAIT);
+        let closed = matches!(tokio::time::timeout_at(limit, settled).await, Ok(Settled::Written));
+        if !closed {
+            // Without it the next owner knows that the end was not clean, which costs little.
+            tracing::warn!(partition = %self.partition, "no closing block could be written");
+        }
+        closed
+    }
+
+    /// Everything taken becomes durable within a limit.
+    pub(super) async fn drain(&mut self, task: &PartitionTask, with_history: bool, limit: Instant) {
         loop {
             self.start_append(true);
             if with_history {
@@ -98,17 +115,5 @@ impl Life {
                 Ok(None) | Err(_) => break,
             }
         }
-        if !self.writer.is_idle() || self.exit.is_some() {
-            return false;
-        }
-        let block = self.writer.seal_closing(self.clock.now(), self.valid_since);
-        let settled = settle(Arc::clone(&self.log), block, |_| {});
-        let limit = limit.max(Instant::now() + CLOSING_WAIT);
-        let closed = matches!(tokio::time::timeout_at(limit, settled).await, Ok(Settled::Written));
-        if !closed {
-            // Without it the next owner knows that the end was not clean, which costs little.
-            tracing::warn!(partition = %self.partition, "no closing block could be written");
-        }
-        closed
     }
 }

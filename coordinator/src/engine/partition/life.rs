@@ -11,8 +11,9 @@ use unanimity_types::{AbortReason, Epoch, ErrorCode, LogPosition, PartitionId, S
 use super::clean::Cleaner;
 use super::locks::Locks;
 use super::memory::Memory;
+use super::moving::Moving;
 use super::project::Projector;
-use super::recover::Recovered;
+use super::recover::{Recovered, Restored};
 use super::settle::{Settled, settle};
 use super::witness::Epochs;
 use super::writer::Writer;
@@ -23,6 +24,7 @@ use crate::engine::config::EngineConfig;
 use crate::engine::dispatch::{BranchCall, BranchReply, Dispatcher, ResultSink};
 use crate::engine::error::Error;
 use crate::engine::handle::Coordinator;
+use crate::engine::mailbox::ReplyTo;
 use crate::engine::ownership::Ownership;
 use crate::engine::refuse::outcome_unknown;
 use crate::engine::request::{PartitionCounters, PartitionState, StopReason};
@@ -50,6 +52,10 @@ pub(super) enum Exit {
     LostTail(PartitionEvent),
     /// A witness showed so, and that is on record.
     LostTailRecorded,
+    /// An operator restored the log: to be put on record.
+    Restored(PartitionEvent, ReplyTo<LogPosition>),
+    /// The log goes on at another server; who asked for it waits for the next life.
+    Sealed(ReplyTo<LogPosition>),
     Stopped(StopReason),
 }
 
@@ -86,6 +92,10 @@ pub(super) struct Life {
     pub(super) exit: Option<Exit>,
     /// A loss was found and is being put on record: nothing more is taken.
     pub(super) losing: bool,
+    /// The log is to go to another server: no more calls are made.
+    pub(super) moving: Option<Moving>,
+    /// The last restore from a backup.
+    pub(super) restored: Option<Restored>,
     owed: Vec<(Xid, Effect)>,
     /// Whether what no decision stands behind may still be sent (protocol H3).
     pub(super) ownership: Ownership,
@@ -133,6 +143,8 @@ impl Life {
             outgoing: Vec::new(),
             exit: None,
             losing: false,
+            moving: None,
+            restored: recovered.restored,
             owed: recovered.owed,
             ownership,
             // At once, if the recovery took long.
@@ -189,6 +201,11 @@ impl Life {
             self.turn(task).await;
             if *task.shutdown.borrow() && self.exit.is_none() {
                 break self.shut_down(task).await;
+            }
+            if self.exit.is_none()
+                && let Some(exit) = self.move_if_due(task).await
+            {
+                break exit;
             }
             if self.exit.is_none()
                 && let Some(exit) = self.leave_if_due(task).await
@@ -292,7 +309,9 @@ impl Life {
         let planned = [self.memory.next_timer(), self.locks.next_ask()].into_iter().flatten().min();
         let timer = planned.filter(|_| self.is_open_for_work()).map(|at| self.clock.instant_of(at));
         let lease = (!self.leasing).then_some(self.lease_at);
-        let leaving = self.leaving_by.filter(|_| self.is_open_for_work());
+        let moving = self.moving.as_ref().map(|moving| moving.by);
+        let leaving = [self.leaving_by, moving].into_iter().flatten().min();
+        let leaving = leaving.filter(|_| self.is_open_for_work());
         [timer, lease, leaving, self.writer.lazy_due(), self.projector.next_at(), self.locks.next_end()]
             .into_iter()
             .flatten()
@@ -475,6 +494,8 @@ impl Life {
             Exit::HandedOver => "it was handed over to another node",
             Exit::Deposed(_) => "another owner took it over",
             Exit::Failed(_) => "its log refused a block",
+            Exit::Restored(..) => "its log was restored from a backup",
+            Exit::Sealed(_) => "its log went to another server",
             Exit::LostTail(_) | Exit::LostTailRecorded | Exit::Stopped(_) => "it stopped",
         };
         let error = outcome_unknown(self.partition, why);

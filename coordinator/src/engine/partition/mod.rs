@@ -13,14 +13,16 @@
 mod assigned;
 mod clean;
 mod commands;
-mod contact;
+pub(super) mod contact;
 mod hand_over;
 mod life;
 mod locks;
 mod memory;
+mod moving;
 mod project;
 mod recover;
 mod release;
+mod restored;
 mod settle;
 mod tickets;
 mod witness;
@@ -31,7 +33,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
-use unanimity_types::{Epoch, LogPosition, PartitionId, Seq, Ticket, Xid};
+use unanimity_types::{Epoch, LogPosition, PartitionId, Seq, Ticket, Timestamp, Xid};
 
 use self::life::{Exit, Life};
 use self::recover::{Failure, Trouble, recover};
@@ -89,6 +91,13 @@ async fn shutdown_asked(shutdown: &mut watch::Receiver<bool>) {
     if shutdown.wait_for(|stop| *stop).await.is_err() {
         std::future::pending::<()>().await;
     }
+}
+
+/// The record of a restore; its epoch and time are those of the epoch block before it.
+fn restore_record(action: OperatorAction) -> PartitionEvent {
+    let OperatorAction { operator, reason } = action;
+    tracing::warn!(operator, reason, "an operator restored the log from a backup");
+    PartitionEvent::Restored { epoch: Epoch(0), at: Timestamp(0), operator, reason }
 }
 
 impl PartitionTask {
@@ -177,6 +186,9 @@ impl PartitionTask {
                     self.pause(&mut pause).await;
                 }
                 Exit::LostTail(found) => inject = vec![found],
+                Exit::Restored(event, reply) => (inject, accepting) = (vec![event], Some(reply)),
+                // The next recovery brings the log to its new server.
+                Exit::Sealed(reply) => accepting = Some(reply),
                 // The next recovery reads the record and stops.
                 Exit::LostTailRecorded => {}
                 Exit::Stopped(reason) => {
@@ -247,8 +259,13 @@ impl PartitionTask {
                     tracing::warn!(partition = %self.partition, operator, reason, "an operator accepted the loss");
                     return (vec![PartitionEvent::LossAccepted { epoch, operator, reason }], Some(reply));
                 }
+                Some(Mail::Restored { action, reply }) if lost => {
+                    return (vec![restore_record(action)], Some(reply));
+                }
                 // A damaged log is mended first; then the node is started again.
-                Some(Mail::AcceptLoss { reply, .. }) => drop(reply.send(Err(commands::nothing_lost()))),
+                Some(Mail::AcceptLoss { reply, .. } | Mail::Restored { reply, .. }) => {
+                    drop(reply.send(Err(commands::nothing_lost())))
+                }
                 // What was on its way when the partition stopped: its sender learns by the closed
                 // channel that the outcome is unknown.
                 Some(_) => {}

@@ -18,7 +18,7 @@ use crate::engine::codec::{BodyWriter, CodecError, LoggedEvent, PartitionEvent, 
 use crate::engine::config::{EngineConfig, Timing};
 use crate::engine::request::StopReason;
 use crate::failpoint;
-use crate::log::{Block, BlockHeader, BlockKind, Error, TransactionLog, known_format};
+use crate::log::{Block, BlockHeader, BlockKind, Error, Tip, TransactionLog, known_format};
 
 /// A recovery that takes long says how far it is so often.
 const TELL_EVERY: Duration = Duration::from_secs(3);
@@ -47,9 +47,31 @@ pub(super) struct Recovered {
     pub(super) open: Vec<Xid>,
     /// A loss that no operator accepted yet.
     pub(super) lost_tail: Option<LostTail>,
-    /// The last loss that an operator accepted, and where that stands.
-    pub(super) accepted: Option<(Seq, PartitionEvent)>,
+    /// The last words of operators that outlive a trim, and where they stand.
+    pub(super) accepted: Words,
+    /// The last restore from a backup.
+    pub(super) restored: Option<Restored>,
 }
+
+/// What operators said that outlives a trim: the last accepted loss, the last restore.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    pub(super) accepted: Option<(Seq, PartitionEvent)>,
+    pub(super) restored: Option<(Seq, PartitionEvent)>,
+}
+
+/// A restore from a backup that is on record (protocol C8).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Restored {
+    /// Epochs up to this one were before.
+    pub(super) epoch: Epoch,
+    /// When.
+    pub(super) at: Timestamp,
+}
+
+/// So many epochs are left out after a restore: more than the lost part of the log can have had, so that every witness
+/// and ticket of it is of an epoch before, and none is taken for one that comes.
+const EPOCHS_LEFT_OUT: u64 = 1_000_000;
 
 /// A loss on record.
 #[derive(Debug)]
@@ -100,9 +122,10 @@ pub(super) async fn recover(
     inject: Vec<PartitionEvent>,
     trouble: &Trouble,
 ) -> Result<Recovered, Failure> {
-    let mut last = append_epoch(log, partition, config, forgiven_by(&inject), trouble).await?;
+    let mut last = append_epoch(log, partition, config, &inject, trouble).await?;
     failpoint::reach("recover.after_epoch");
     let epoch = last.epoch;
+    let inject: Vec<_> = inject.into_iter().map(|event| dated(event, &last)).collect();
     if !inject.is_empty() {
         last = append_events(log, &last, config, &inject, trouble).await?;
     }
@@ -117,39 +140,70 @@ pub(super) async fn recover(
 fn forgiven_by(events: &[PartitionEvent]) -> Epoch {
     let forgiven = events.iter().map(|event| match event {
         PartitionEvent::LossAccepted { epoch, .. } => *epoch,
-        PartitionEvent::LostTailFound { .. } | PartitionEvent::Lock(_) => Epoch(0),
+        PartitionEvent::LostTailFound { .. } | PartitionEvent::Restored { .. } | PartitionEvent::Lock(_) => {
+            Epoch(0)
+        }
     });
     forgiven.max().unwrap_or_default()
+}
+
+/// A restore counts from the epoch block that precedes its record.
+fn dated(event: PartitionEvent, epoch_block: &Block) -> PartitionEvent {
+    match event {
+        PartitionEvent::Restored { operator, reason, .. } => {
+            let epoch = Epoch(epoch_block.epoch.0.saturating_sub(1));
+            PartitionEvent::Restored { epoch, at: epoch_block.time, operator, reason }
+        }
+        event => event,
+    }
 }
 
 async fn append_epoch(
     log: &Arc<dyn TransactionLog>,
     partition: PartitionId,
     config: &EngineConfig,
-    above: Epoch,
+    inject: &[PartitionEvent],
     trouble: &Trouble,
 ) -> Result<Block, Failure> {
     let now = log.now().await?;
-    let tip = log.tip(partition).await?;
-    let before = log.block_at(partition, tip.seq).await?.ok_or(Failure::Overtaken)?;
+    let (tip, before) = end_of(log, partition).await?;
     if before.version > known_format() {
         let what =
             format!("block {} has format {}, this binary knows {}", tip.seq, before.version, known_format());
         return Err(Failure::Stop(StopReason::Unreadable(what)));
     }
+    let is_restored = inject.iter().any(|event| matches!(event, PartitionEvent::Restored { .. }));
+    let left_out = if is_restored { EPOCHS_LEFT_OUT } else { 0 };
     let header = BlockHeader {
         kind: BlockKind::Epoch,
         partition,
         seq: tip.seq.next(),
-        epoch: tip.epoch.max(above).next(),
+        epoch: Epoch(tip.epoch.max(forgiven_by(inject)).0 + left_out).next(),
         floor: before.floor,
         time: now.max(tip.time),
         previous: tip.checksum,
     };
-    let valid_since = before.closed_since().unwrap_or(header.epoch);
+    // Tickets of before a restore are worth nothing, however the backup's last owner ended.
+    let valid_since = before.closed_since().filter(|_| !is_restored).unwrap_or(header.epoch);
     let block = Block::in_format(config.format.get(), header, epoch_body(Uuid::new_v4(), valid_since));
     append(log, &block, trouble).await?;
     Ok(block)
+}
+
+/// The last block, on the server where the log goes on: a seal that somebody left unfinished is followed first
+/// (protocol H10).
+async fn end_of(log: &Arc<dyn TransactionLog>, partition: PartitionId) -> Result<(Tip, Block), Failure> {
+    let look = async || {
+        let tip = log.tip(partition).await?;
+        let block = log.block_at(partition, tip.seq).await?.ok_or(Failure::Overtaken)?;
+        Ok::<_, Failure>((tip, block))
+    };
+    let (tip, block) = look().await?;
+    if block.kind != BlockKind::Sealing {
+        return Ok((tip, block));
+    }
+    log.follow_seal(&block).await?;
+    look().await
 }
 
 /// A nonce, which tells apart epochs of one number, and the epoch since which tickets are valid.
@@ -231,7 +285,8 @@ async fn replay(
     let mut sizes = VecDeque::new();
     let mut latest = last.time;
     let mut lost_tail = None;
-    let mut accepted = None;
+    let mut words = Words::default();
+    let mut restored = None;
     let mut epoch_tag = 0;
     let mut valid_since = epoch;
     // Effects of replayed events are dropped; `pending` yields what is owed (protocol M7).
@@ -271,7 +326,13 @@ async fn replay(
                 LoggedEvent::Partition(event @ PartitionEvent::LossAccepted { epoch, .. }) => {
                     epochs.forgive(epoch);
                     lost_tail = None;
-                    accepted = Some((block.seq, event));
+                    words.accepted = Some((block.seq, event));
+                }
+                LoggedEvent::Partition(event @ PartitionEvent::Restored { epoch, at, .. }) => {
+                    epochs.forgive(epoch);
+                    lost_tail = None;
+                    restored = Some(Restored { epoch, at });
+                    words.restored = Some((block.seq, event));
                 }
                 LoggedEvent::Partition(PartitionEvent::Lock(event)) => {
                     locks.written(&event, block.seq, logged.bytes, config.lock_ask_after).map_err(
@@ -316,7 +377,8 @@ async fn replay(
         finished: Vec::new(),
         open: Vec::new(),
         lost_tail,
-        accepted,
+        accepted: words,
+        restored,
     };
     owe(&mut recovered, watermark.seq, clock.now(), config.timing());
     Ok(recovered)

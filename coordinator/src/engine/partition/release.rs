@@ -109,7 +109,7 @@ impl Life {
             return;
         };
         // It is another node's turn: what is still owed is that one's to send.
-        if self.leaving_by.is_some() {
+        if self.leaving_by.is_some() || self.moving.is_some() {
             return self.not_sent(xid, branch_id, operation, attempt, "the partition is being handed over");
         }
         // An owner that slept through its lease sends nothing that no decision stands behind: another one

@@ -10,7 +10,7 @@ use crate::engine::codec::BodyWriter;
 use crate::engine::error::Error;
 use crate::engine::mailbox::{Inquired, Reply, ReplyTo};
 use crate::engine::request::TransactionView;
-use crate::log::{AgreedFormat, Block, BlockHeader, BlockKind, Checksum};
+use crate::log::{AgreedFormat, Block, BlockHeader, BlockKind, Checksum, Seal};
 
 /// A block with only lazy events is started at most so much later (protocol 1.1).
 pub(super) const LAZY_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
@@ -249,6 +249,12 @@ impl Writer {
     pub(super) fn seal_closing(&mut self, now: Timestamp, valid_since: Epoch) -> Block {
         let body = Bytes::copy_from_slice(&valid_since.0.to_be_bytes());
         self.offer(self.format.get(), BlockKind::Closing, now, self.durable_floor, body, Vec::new())
+    }
+
+    /// Seals the last block on this server: nothing may be building or in flight (protocol H10).
+    pub(super) fn seal_off(&mut self, now: Timestamp, valid_since: Epoch, seal: &Seal) -> Block {
+        let (format, floor) = (self.format.get(), self.durable_floor);
+        self.offer(format, BlockKind::Sealing, now, floor, seal.body(valid_since), Vec::new())
     }
 
     fn offer(

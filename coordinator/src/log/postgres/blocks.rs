@@ -222,23 +222,50 @@ fn append_one(block: &Block) -> AppendQuery<'_> {
 }
 
 fn append_all<'q>(blocks: &[&'q Block]) -> AppendQuery<'q> {
-    fn column<T>(blocks: &[&Block], of: impl Fn(&Block) -> T) -> Vec<T> {
-        blocks.iter().map(|block| of(block)).collect()
-    }
-    fn bytes<'a>(blocks: &[&'a Block], of: impl Fn(&'a Block) -> &'a [u8]) -> Vec<&'a [u8]> {
-        blocks.iter().map(|block| of(block)).collect()
-    }
+    let Columns { partition, seq, version, kind, epoch, floor, time, previous, checksum, body } =
+        Columns::of(blocks);
     sqlx::query_scalar(APPEND)
-        .bind(column(blocks, |block| i32::from(block.partition.0)))
-        .bind(column(blocks, |block| to_sql(block.seq.0)))
-        .bind(column(blocks, |block| i32::from(block.version)))
-        .bind(column(blocks, |block| i16::from(block.kind.number())))
-        .bind(column(blocks, |block| to_sql(block.epoch.0)))
-        .bind(column(blocks, |block| to_sql(block.floor.0)))
-        .bind(column(blocks, |block| to_sql(block.time.0)))
-        .bind(bytes(blocks, |block| &block.previous.0))
-        .bind(bytes(blocks, |block| &block.checksum.0))
-        .bind(bytes(blocks, |block| &block.body))
+        .bind(partition)
+        .bind(seq)
+        .bind(version)
+        .bind(kind)
+        .bind(epoch)
+        .bind(floor)
+        .bind(time)
+        .bind(previous)
+        .bind(checksum)
+        .bind(body)
+}
+
+/// Blocks as columns of a statement.
+pub(super) struct Columns<'a> {
+    pub(super) partition: Vec<i32>,
+    pub(super) seq: Vec<i64>,
+    pub(super) version: Vec<i32>,
+    pub(super) kind: Vec<i16>,
+    pub(super) epoch: Vec<i64>,
+    pub(super) floor: Vec<i64>,
+    pub(super) time: Vec<i64>,
+    pub(super) previous: Vec<&'a [u8]>,
+    pub(super) checksum: Vec<&'a [u8]>,
+    pub(super) body: Vec<&'a [u8]>,
+}
+
+impl<'a> Columns<'a> {
+    pub(super) fn of(blocks: &[&'a Block]) -> Self {
+        Self {
+            partition: blocks.iter().map(|block| i32::from(block.partition.0)).collect(),
+            seq: blocks.iter().map(|block| to_sql(block.seq.0)).collect(),
+            version: blocks.iter().map(|block| i32::from(block.version)).collect(),
+            kind: blocks.iter().map(|block| i16::from(block.kind.number())).collect(),
+            epoch: blocks.iter().map(|block| to_sql(block.epoch.0)).collect(),
+            floor: blocks.iter().map(|block| to_sql(block.floor.0)).collect(),
+            time: blocks.iter().map(|block| to_sql(block.time.0)).collect(),
+            previous: blocks.iter().map(|block| &block.previous.0[..]).collect(),
+            checksum: blocks.iter().map(|block| &block.checksum.0[..]).collect(),
+            body: blocks.iter().map(|block| &block.body[..]).collect(),
+        }
+    }
 }
 
 /// The offer wrote nothing, for certain: a failure of this look is no unknown outcome.

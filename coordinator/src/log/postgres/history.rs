@@ -196,6 +196,7 @@ fn lines(texts: &[String]) -> String {
 pub(super) async fn list(
     mut lent: Lent,
     filter: HistoryFilter,
+    open_of: Option<Vec<PartitionId>>,
     limit: Duration,
 ) -> Result<HistoryPage, Error> {
     let page = rules::page_limit(&filter);
@@ -223,6 +224,10 @@ pub(super) async fn list(
     }
     if filter.attention {
         query.push(" AND attention IS NOT NULL");
+    }
+    if let Some(partitions) = open_of {
+        let partitions: Vec<i32> = partitions.into_iter().map(|partition| i32::from(partition.0)).collect();
+        query.push(" AND (status IN (4, 6) OR partition = ANY(").push_bind(partitions).push("))");
     }
     if let Some((moment, xid)) = filter.after {
         query.push(" AND (begun_at_ms, xid) < (").push_bind(to_sql(moment.0));

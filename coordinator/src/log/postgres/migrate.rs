@@ -11,7 +11,7 @@ use super::hosts::Hosts;
 use super::{blocks, error};
 use crate::log::row::{from_sql, to_sql};
 use crate::log::schema::{self, Applied, MIGRATIONS_TABLE, Migrated, PARTITIONS_DEFAULT};
-use crate::log::{Block, Error, LogIdentity};
+use crate::log::{Block, Error, HOME_SERVER, LogIdentity};
 
 /// How long one connection attempt may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -22,6 +22,11 @@ const IDENTITY: &str = "/* read_identity */ SELECT log_id, partitions, server FR
 
 const BEAR: &str = "/* bear_log */ \
     INSERT INTO log_identity (log_id, partitions) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+
+const BEAR_SERVER: &str = "/* bear_server */ \
+    INSERT INTO log_identity (log_id, partitions, server) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+
+const JOIN: &str = "/* join_log */ INSERT INTO log_servers (name) VALUES ($1) ON CONFLICT DO NOTHING";
 
 const BEAR_PARTITIONS: &str =
     "/* bear_partitions */ INSERT INTO partitions (partition) SELECT generate_series(0, $1 - 1)";
@@ -46,6 +51,68 @@ pub async fn migrate_postgres(url: &str, partitions: Option<u16>) -> Result<Migr
     // Whether the goodbye arrives is of no interest.
     let _ = connection.close().await;
     Ok(Migrated { identity, born, applied: after.saturating_sub(before) })
+}
+
+/// Creates or upgrades the tables of a further server of the log whose home is behind `home`, and bears it there under
+/// this name: with the log's id and no blocks, which come when a partition is moved (protocol H10). May run again.
+///
+/// # Errors
+/// [`Error::Schema`] if that database belongs to another log or is another server of this one; others as
+/// [`migrate_postgres`].
+pub async fn migrate_postgres_server(home: &str, name: &str, url: &str) -> Result<Migrated, Error> {
+    let mut home = Hosts::parse(home)?.connect(CONNECT_LIMIT).await?;
+    let (identity, server) = check_schema(&mut home).await?;
+    if server != HOME_SERVER {
+        return Err(Error::Schema(format!("the home's address leads to server {server:?}")));
+    }
+    let mut connection = Hosts::parse(url)?.connect(CONNECT_LIMIT).await?;
+    let before = applied(&mut connection).await?.len();
+    migrator()
+        .run_direct(None, &mut connection, false)
+        .await
+        .map_err(|e| schema::migration_failed(&e, error::writing))?;
+    let after = applied(&mut connection).await?.len();
+    let born = bear_server(&mut connection, identity, name).await?;
+    sqlx::query(JOIN).bind(name).execute(&mut home).await.map_err(|e| error::writing(&e))?;
+    for connection in [home, connection] {
+        let _ = connection.close().await;
+    }
+    Ok(Migrated { identity, born, applied: after.saturating_sub(before) })
+}
+
+async fn bear_server(
+    connection: &mut PgConnection,
+    identity: LogIdentity,
+    name: &str,
+) -> Result<bool, Error> {
+    let failed = |e: sqlx::Error| error::writing(&e);
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let inserted = sqlx::query(BEAR_SERVER)
+        .bind(identity.log_id.0)
+        .bind(i32::from(identity.partitions))
+        .bind(name)
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+    let born = inserted.rows_affected() == 1;
+    if born {
+        let rows = sqlx::query(BEAR_PARTITIONS).bind(i32::from(identity.partitions));
+        rows.execute(&mut *transaction).await.map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)?;
+    let (found, server) = self::identity(connection).await?;
+    if found.log_id != identity.log_id {
+        return Err(Error::Schema(format!(
+            "the database for server {name:?} belongs to another log ({})",
+            found.log_id
+        )));
+    }
+    if server != name {
+        return Err(Error::Schema(format!(
+            "the database for server {name:?} is server {server:?} of this log: one database cannot be both"
+        )));
+    }
+    Ok(born)
 }
 
 fn migrator() -> Migrator {
@@ -73,7 +140,10 @@ async fn bear(connection: &mut PgConnection, partitions: Option<u16>) -> Result<
     }
     transaction.commit().await.map_err(|e| error::writing(&e))?;
     // Read back: a COMMIT that was silently a ROLLBACK would show here.
-    let (identity, _) = identity(connection).await?;
+    let (identity, server) = identity(connection).await?;
+    if server != HOME_SERVER {
+        return Err(Error::Schema(format!("this database is server {server:?} of a log, not its home")));
+    }
     schema::check_partitions(identity, partitions)?;
     Ok((identity, born))
 }

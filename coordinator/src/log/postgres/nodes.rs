@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::blocks::{control, read_limited, write_limited};
 use super::connections::Lent;
-use crate::log::nodes::{self, FORGET_AFTER, HOME_SERVER};
+use crate::log::nodes::{self, FORGET_AFTER};
 use crate::log::row::{from_sql, to_sql};
 use crate::log::{ClusterView, Error, NodeBeat, NodeRow, PartitionRow};
 
@@ -42,7 +42,7 @@ const NODES: &str = "/* list_nodes */ \
 const RAISE: &str = "/* raise_format */ UPDATE log_format SET format = $1 WHERE format < $1";
 
 const PARTITIONS: &str = "/* list_partitions */ \
-    SELECT partition, owner, address, \
+    SELECT partition, owner, address, server, \
         (extract(epoch FROM lease_until - clock_timestamp()) * 1000)::bigint AS remaining_ms \
     FROM partitions ORDER BY partition";
 
@@ -66,6 +66,7 @@ struct PartitionRecord {
     partition: i32,
     owner: Option<String>,
     address: Option<String>,
+    server: String,
     remaining_ms: Option<i64>,
 }
 
@@ -149,6 +150,6 @@ fn partition(record: PartitionRecord) -> PartitionRow {
         owner: record.owner,
         address: record.address,
         remaining: Duration::from_millis(from_sql(record.remaining_ms.unwrap_or(0))),
-        server: HOME_SERVER.to_owned(),
+        server: record.server,
     }
 }

@@ -460,6 +460,20 @@ impl Coordinator for Fake {
         Err(Status::unimplemented(""))
     }
 
+    async fn record_restored(
+        &self,
+        _: Request<v1::RecordRestoredRequest>,
+    ) -> Result<Response<v1::RecordRestoredResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn move_partition(
+        &self,
+        _: Request<v1::MovePartitionRequest>,
+    ) -> Result<Response<v1::MovePartitionResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::Info>, Status> {
         Err(Status::unimplemented(""))
     }

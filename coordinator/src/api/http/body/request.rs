@@ -77,6 +77,21 @@ pub(crate) struct OperatorBody {
     pub(crate) reason: String,
 }
 
+/// Move a partition's log.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MoveBody {
+    /// The server's name: `home`, or one of `database.servers`.
+    #[schema(example = "b")]
+    pub(crate) server: String,
+    /// Who.
+    #[schema(example = "ada")]
+    pub(crate) operator: String,
+    /// Why; it is recorded.
+    #[schema(example = "home is full")]
+    pub(crate) reason: String,
+}
+
 /// Settle a branch by hand.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
