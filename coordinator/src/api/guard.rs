@@ -6,6 +6,7 @@
 //! their own. Each command of a stream counts as a call in hand.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
@@ -15,6 +16,7 @@ use http::{HeaderMap, HeaderValue};
 use tokio::sync::{Semaphore, TryAcquireError};
 use tokio::time::Instant;
 use tonic::Code;
+use unanimity_proto::HOPS_HEADER;
 use unanimity_types::ErrorCode;
 
 use super::{grpc, http as web};
@@ -34,11 +36,14 @@ pub(super) struct Deadline(pub(super) Instant);
 pub struct Calls {
     permits: Arc<Semaphore>,
     max: u32,
+    /// No more are taken: the node stops.
+    over: Arc<AtomicBool>,
 }
 
 impl Calls {
     /// Resolves when no call is in hand; none is taken afterwards.
     pub async fn idle(self) {
+        self.over.store(true, Ordering::Relaxed);
         // All permits at once: every call gave its own back. Held for ever, since nothing comes after.
         if let Ok(permits) = self.permits.acquire_many(self.max).await {
             permits.forget();
@@ -47,21 +52,30 @@ impl Calls {
 
     /// What a stream of commands counts its own with.
     pub(super) fn hand(&self) -> Hand {
-        Hand { permits: Arc::clone(&self.permits), taken: 0 }
+        Hand { calls: self.clone(), taken: 0 }
+    }
+
+    /// Why a call was not taken. A node that passed it on is told that it may go on asking.
+    fn refusal(&self, was_passed_on: bool) -> Error {
+        if !self.over.load(Ordering::Relaxed) {
+            return too_busy();
+        }
+        let code = if was_passed_on { ErrorCode::NotOwner } else { ErrorCode::Unavailable };
+        Error::new(code, "this node is shutting down; try another one").retry_after(TOO_BUSY_RETRY_AFTER)
     }
 }
 
 /// The commands of one stream among the calls in hand: each counts as a call, without the stream counting as one.
 #[derive(Debug)]
 pub(super) struct Hand {
-    permits: Arc<Semaphore>,
+    calls: Calls,
     taken: usize,
 }
 
 impl Hand {
     /// Takes one more; not if the node has as many as it takes.
     pub(super) fn take(&mut self) -> bool {
-        let Ok(permit) = self.permits.try_acquire() else { return false };
+        let Ok(permit) = self.calls.permits.try_acquire() else { return false };
         permit.forget();
         self.taken += 1;
         true
@@ -71,7 +85,12 @@ impl Hand {
     pub(super) fn give(&mut self, count: usize) {
         let count = count.min(self.taken);
         self.taken -= count;
-        self.permits.add_permits(count);
+        self.calls.permits.add_permits(count);
+    }
+
+    /// Why it took none.
+    pub(super) fn refusal(&self) -> Error {
+        self.calls.refusal(false)
     }
 }
 
@@ -94,7 +113,11 @@ impl Guard {
         // Validated to be at most 1,000,000.
         let max = u32::try_from(config.limits.in_flight_max).unwrap_or(u32::MAX);
         let permits = Arc::new(Semaphore::new(config.limits.in_flight_max));
-        Self { calls: Calls { permits, max }, request_timeout: config.timeouts.request(), metrics }
+        Self {
+            calls: Calls { permits, max, over: Arc::default() },
+            request_timeout: config.timeouts.request(),
+            metrics,
+        }
     }
 
     pub(super) fn calls(&self) -> Calls {
@@ -121,7 +144,10 @@ pub(super) async fn pass(State(guard): State<Guard>, mut request: Request, next:
                     Err(_) => answer(is_grpc, &deadline_exceeded(timeout)),
                 }
             }
-            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => answer(is_grpc, &too_busy()),
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
+                let was_passed_on = request.headers().contains_key(HOPS_HEADER);
+                answer(is_grpc, &guard.calls.refusal(was_passed_on))
+            }
         }
     };
     let response = if is_grpc { explain(response) } else { response };
@@ -134,7 +160,7 @@ fn answer(is_grpc: bool, error: &Error) -> Response {
     if is_grpc { grpc::status(error).into_http() } else { web::problem(error).into_response() }
 }
 
-pub(super) fn too_busy() -> Error {
+fn too_busy() -> Error {
     Error::new(ErrorCode::TooBusy, "this node has as many calls in hand as it takes; try again")
         .retry_after(TOO_BUSY_RETRY_AFTER)
 }

@@ -164,6 +164,11 @@ impl Handlers {
         self.router.as_ref()
     }
 
+    /// Resolves when the node begins to stop, or whoever waits for answers is gone.
+    pub(super) fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
     /// What a stream is told of the cluster, if this node is in one.
     pub(super) fn topology(&self) -> Option<TopologyNews> {
         self.router.as_ref().map(|router| router.news())

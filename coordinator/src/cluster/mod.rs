@@ -32,5 +32,5 @@ pub use news::TopologyNews;
 pub use nodes::{Cluster, ClusterConfig};
 pub(crate) use pool::Lane;
 pub use route::Router;
-pub(crate) use route::{By, Call, Carried};
+pub(crate) use route::{By, Call, Carried, closing};
 pub use view::View;

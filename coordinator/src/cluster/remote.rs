@@ -9,10 +9,11 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, join_all};
 use tokio::time::{Instant, timeout, timeout_at};
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use unanimity_core::{Attention, AttentionCode};
 use unanimity_proto::v1::peers_client::PeersClient;
-use unanimity_proto::{InvalidWire, position_from_wire, position_to_wire, v1};
+use unanimity_proto::{HOPS_HEADER, InvalidWire, position_from_wire, position_to_wire, v1};
 use unanimity_types::{
     ErrorCode, InquiryAnswer, Limits, LogPosition, Mode, Name, PartitionId, Timestamp, Xid,
 };
@@ -219,6 +220,8 @@ impl Call for Question<'_> {
 fn within<T>(message: T, until: Instant) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(until.saturating_duration_since(Instant::now()));
+    // A node that stops tells those that passed a call on that it did not take it.
+    request.metadata_mut().insert(HOPS_HEADER, MetadataValue::from(1));
     request
 }
 

@@ -123,6 +123,11 @@ impl Router {
         TopologyNews::new(self.view.clone())
     }
 
+    /// Whether this node is about to stop, and was seen to be.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.view.borrow().row(&self.node).is_some_and(|row| row.leaving)
+    }
+
     /// This node's engine.
     pub(super) fn here(&self) -> &Coordinator {
         &self.here
@@ -237,12 +242,12 @@ impl Router {
                         Err(failure) => failed = Some((place, failure)),
                     },
                     // Only where the call came in it waits.
-                    Err(_) if by.hops > 0 => return Err(tries.give_up(self.nobody(to).owned_by(address))),
+                    Err(_) if by.hops > 0 => return Err(self.not_here(to)),
                     Err(opens_at) => {
                         self.wait(to, &state, &mut view, &mut bell, opens_at.min(look_again), until).await;
                     }
                 },
-                Place::Nobody if by.hops > 0 => return Err(tries.give_up(self.nobody(to))),
+                Place::Nobody if by.hops > 0 => return Err(self.not_here(to)),
                 Place::Soon | Place::Nobody => {
                     self.wait(to, &state, &mut view, &mut bell, look_again, until).await;
                 }
@@ -378,6 +383,11 @@ impl Router {
         (node != self.node && !address.is_empty()).then(|| address.to_owned())
     }
 
+    /// What a node is told that passed a call on: it was not taken, and that node asks again.
+    fn not_here(&self, partition: PartitionId) -> Error {
+        Error { code: ErrorCode::NotOwner, ..self.nobody(partition) }
+    }
+
     fn nobody(&self, partition: PartitionId) -> Error {
         let message =
             format!("nobody takes calls for partition {partition} at the moment; nothing is lost, try again");
@@ -444,6 +454,11 @@ impl Tries {
         self.pause = (pause * 2).min(PAUSE_MAX);
         pause
     }
+}
+
+/// A node that stops answers no look that another one waits for.
+pub(crate) fn closing() -> Error {
+    Error::new(ErrorCode::NotOwner, "the partition's owner is shutting down").elsewhere()
 }
 
 /// The owner's own error, with where it is.

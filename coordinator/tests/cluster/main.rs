@@ -7,7 +7,11 @@
 mod crash;
 mod hand_over;
 mod join_leave;
+mod lost;
 mod nodes;
+mod rolling;
+mod routes;
+mod served;
 #[allow(dead_code, reason = "shared with the engine's tests")]
 #[path = "../engine/support.rs"]
 mod support;

@@ -40,9 +40,8 @@ async fn m10_every_http_call_is_answered_alike_by_every_node() {
             let inquiry = json!({ "xids": [xid.to_string()] });
             let asked = served.post(entry, "/v1/inquiries", &inquiry).await;
             assert_eq!(asked.body["answers"][0]["answer"], "active", "{asked:?}");
-            let committed =
-                served.post(entry, &path("/commit"), &json!({ "votes": ["one", "two"], "wait": "finished" }));
-            let committed = committed.await;
+            let votes = json!({ "votes": ["one", "two"], "wait": "finished" });
+            let committed = served.post(entry, &path("/commit"), &votes).await;
             check(&committed, 200);
             assert_eq!(committed.text("status"), "committed");
             // Errors too are the owner's own, word for word.
@@ -50,7 +49,8 @@ async fn m10_every_http_call_is_answered_alike_by_every_node() {
             check(&refused, 409);
             let at_owner = served.post(home, &path("/abort"), &json!({})).await;
             assert_eq!(refused.body, at_owner.body);
-            let retried = served.post(entry, &path("/retry"), &json!({ "operator": "o", "reason": "r" })).await;
+            let retried =
+                served.post(entry, &path("/retry"), &json!({ "operator": "o", "reason": "r" })).await;
             check(&retried, 409);
             assert_eq!(retried.text("code"), "illegal_transition");
             let shown = served.get(entry, &path("")).await;
@@ -166,11 +166,8 @@ async fn m12_a_long_poll_goes_on_across_a_hand_over() {
     let url = served.url(0, &format!("/v1/transactions/{xid}?wait=finished"));
     let polled = tokio::spawn(served.http.get(url).send());
     let mut client = served.grpc(0).await;
-    let look = v1::GetTransactionRequest {
-        xid: xid.to_string(),
-        wait: v1::Wait::Decided.into(),
-        wait_ms: 50_000,
-    };
+    let look =
+        v1::GetTransactionRequest { xid: xid.to_string(), wait: v1::Wait::Decided.into(), wait_ms: 50_000 };
     let looked = tokio::spawn(async move { client.get_transaction(look).await });
     // Both are on their way to b when it hands its partitions over and goes.
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -194,8 +191,8 @@ async fn f1_commits_are_answered_when_their_owner_dies_under_them() {
         let url = served.url(0, &format!("/v1/transactions/{xid}/commit"));
         waiting.push(served.http.post(url).json(&json!({ "votes": [] })));
     }
-    let (kills, calls) = (served.nodes.pop().unwrap(), tokio::task::JoinSet::new());
-    let mut calls = calls;
+    let owner = served.nodes.pop().unwrap();
+    let mut calls = tokio::task::JoinSet::new();
     for (n, call) in waiting.into_iter().enumerate() {
         calls.spawn(async move {
             tokio::time::sleep(Duration::from_micros(300 * n as u64)).await;
@@ -203,7 +200,7 @@ async fn f1_commits_are_answered_when_their_owner_dies_under_them() {
         });
     }
     tokio::time::sleep(Duration::from_millis(3)).await;
-    kills.kill().await;
+    owner.kill().await;
     while let Some(answer) = calls.join_next().await {
         let answer = crate::served::Answer::of(answer.unwrap()).await;
         assert_eq!((answer.status, answer.text("status")), (200, "committed"), "{answer:?}");

@@ -27,7 +27,11 @@ const RULES: &[Rule] = &[
         library: "sqlx",
         rooms: &["log", "engine/projection*", "participant_database"],
     },
-    Rule { source: "coordinator/src", library: "tonic", rooms: &["api", "delivery", "cli", "server"] },
+    Rule {
+        source: "coordinator/src",
+        library: "tonic",
+        rooms: &["api", "delivery", "cluster", "cli", "server"],
+    },
     Rule { source: "participant-sdk/src", library: "sqlx", rooms: &["fence", "xa", "outbox"] },
 ];
 

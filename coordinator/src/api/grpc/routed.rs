@@ -8,12 +8,12 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use unanimity_proto::v1::coordinator_client::CoordinatorClient;
 use unanimity_proto::{HOPS_HEADER, OWNER_HEADER, ticket_to_wire, v1};
-use unanimity_types::{ErrorCode, PartitionId};
+use unanimity_types::PartitionId;
 use uuid::Uuid;
 
 use super::{carry, convert};
-use crate::api::handlers::{Handlers, remaining};
-use crate::cluster::{By, Call, Carried, Failure, Lane, Router};
+use crate::api::handlers::Handlers;
+use crate::cluster::{By, Call, Carried, Failure, Lane, Router, closing};
 use crate::engine::{Error, Wait};
 
 /// A request that names a partition, if only by an xid.
@@ -30,13 +30,13 @@ pub(super) trait Routed: Clone + Send + Sync + Sized {
     /// Says how much later it is than when it came.
     fn later(&mut self, _: Duration) {}
 
+    /// The same without a wait for what comes later; nothing if it waits for nothing.
+    fn at_once(&self) -> Option<Self> {
+        None
+    }
+
     /// Its partition.
     fn partition(&self, router: &Router) -> Result<PartitionId, Error>;
-
-    /// Whether the answer is all that was asked for. What comes early may be asked for again.
-    fn is_answered(&self, _: &Self::Answer) -> bool {
-        true
-    }
 
     /// Carries it out here.
     fn here(
@@ -63,7 +63,7 @@ pub(super) async fn route<R: Routed>(
     };
     request.name(router);
     let to = request.partition(router)?;
-    let passed = Passed { handlers, request, came: Instant::now(), deadline: by.deadline };
+    let passed = Passed { handlers, request, came: Instant::now(), by };
     router.carry(&passed, to, by).await
 }
 
@@ -71,7 +71,7 @@ struct Passed<'a, R> {
     handlers: &'a Handlers,
     request: R,
     came: Instant,
-    deadline: Instant,
+    by: By,
 }
 
 impl<R: Routed> Passed<'_, R> {
@@ -90,28 +90,49 @@ impl<R: Routed> Call for Passed<'_, R> {
     }
 
     async fn here(&self) -> Result<R::Answer, Error> {
-        self.request().here(self.handlers, self.deadline).await
+        let request = self.request();
+        let is_look = self.by.hops > 0 && request.at_once().is_some();
+        let here = request.here(self.handlers, self.by.deadline);
+        if !is_look {
+            return here.await;
+        }
+        tokio::select! {
+            biased;
+            // Whoever passed the look on goes on waiting at the next owner.
+            () = self.handlers.closing().cancelled() => Err(closing()),
+            answer = here => answer,
+        }
     }
 
     async fn there(&self, lane: &Lane, hops: u32, until: Instant) -> Result<Carried<R::Answer>, Failure> {
-        let mut request = Request::new(self.request());
-        request.set_timeout(until.saturating_duration_since(Instant::now()));
-        request.metadata_mut().insert(HOPS_HEADER, MetadataValue::from(hops));
         let client = CoordinatorClient::new(lane.channel.clone())
             // What the owner's limits let it say is passed on.
             .max_decoding_message_size(usize::MAX);
-        let response = R::there(request, client).await;
+        let closing = self.handlers.closing();
+        let request = self.request();
+        let response = match request.at_once() {
+            // The node stops: the caller is told what is known and asks again elsewhere.
+            Some(request) if closing.is_cancelled() => R::there(wire(request, hops, until), client).await,
+            Some(at_once) => tokio::select! {
+                response = R::there(wire(request, hops, until), client.clone()) => response,
+                () = closing.cancelled() => R::there(wire(at_once, hops, until), client).await,
+            },
+            None => R::there(wire(request, hops, until), client).await,
+        };
         let response = response.map_err(|status| Failure::of_status(&status, &lane.address))?;
         let owner = response.metadata().get(OWNER_HEADER).and_then(|owner| owner.to_str().ok());
         let owner = owner.map(Into::into);
         let answer = response.into_inner();
-        if !self.request.is_answered(&answer) && !remaining(until).is_zero() {
-            // The owner is about to stop, and says as much as it knows to whoever waits for more.
-            let message = "the partition's owner is shutting down";
-            return Err(Failure::NotTaken(Error::new(ErrorCode::NotOwner, message)));
-        }
         Ok(Carried { answer, owner })
     }
+}
+
+/// A request as hop `hops`, whose answer is of no use after `until`.
+fn wire<R>(message: R, hops: u32, until: Instant) -> Request<R> {
+    let mut request = Request::new(message);
+    request.set_timeout(until.saturating_duration_since(Instant::now()));
+    request.metadata_mut().insert(HOPS_HEADER, MetadataValue::from(hops));
+    request
 }
 
 macro_rules! routed {
@@ -172,23 +193,17 @@ routed! {
     CommitRequest => DecideResponse, commit, commit, true, { by_xid!(); }
     AbortRequest => DecideResponse, abort, abort, true, { by_xid!(); }
     GetTransactionRequest => Transaction, get, get_transaction, true, {
-        fn is_answered(&self, answer: &v1::Transaction) -> bool {
-            let wait = convert::wait(self.wait, Wait::Accepted).unwrap_or(Wait::Accepted);
-            let status = answer.status().to_domain();
-            self.wait_ms > 0
-                || match wait {
-                    Wait::Accepted => true,
-                    Wait::Decided => status.is_none_or(|status| status.decision().is_some()),
-                    Wait::Finished => status.is_none_or(|status| status.is_terminal()),
-                }
-        }
-
         fn later(&mut self, by: Duration) {
             if self.wait_ms > 0 {
                 let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
                 // 0 would be for as long as may be.
                 self.wait_ms = self.wait_ms.saturating_sub(by).max(1);
             }
+        }
+
+        fn at_once(&self) -> Option<Self> {
+            let waits = convert::wait(self.wait, Wait::Accepted).is_ok_and(|wait| wait > Wait::Accepted);
+            waits.then(|| Self { wait: v1::Wait::Accepted.into(), ..self.clone() })
         }
 
         by_xid!();

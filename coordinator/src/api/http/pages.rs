@@ -76,7 +76,8 @@ pub(super) async fn readyz(Shared(state): Shared<State>) -> Response {
             detail: state_detail(&info.state).to_owned(),
         })
         .collect();
-    let reason = state.closing.is_cancelled().then_some("this node is shutting down");
+    let leaves = state.handlers.router().is_some_and(|router| router.is_leaving());
+    let reason = (leaves || state.closing.is_cancelled()).then_some("this node is shutting down");
     let ready = partitions.is_empty() && reason.is_none();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(Readiness { ready, reason, partitions })).into_response()

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tower::{Service as _, ServiceExt as _};
 use unanimity_proto::{HOPS_HEADER, OWNER_HEADER};
 use unanimity_types::{ErrorCode, PartitionId, Ticket, Xid};
@@ -20,7 +21,7 @@ use super::State;
 use super::extract::unread;
 use super::problem::{Failure as Answered, Problem};
 use crate::api::guard;
-use crate::cluster::{By, Call, Carried, Failure, Lane, Router};
+use crate::cluster::{By, Call, Carried, Failure, Lane, Router, closing};
 use crate::engine::Error;
 
 /// What the node where a call came in minted for it: a UUID.
@@ -75,7 +76,9 @@ pub(super) async fn pass(Shared(state): Shared<State>, request: Request, next: N
         deadline: deadline.unwrap_or_else(|| Instant::now() + std::time::Duration::from_secs(1)),
         hops: hops(&parts.headers),
     };
-    let passed = Passed { parts, body, next, minted, is_repeatable: about.is_repeatable() };
+    let is_repeatable = about.is_repeatable();
+    let passed =
+        Passed { parts, body, next, minted, is_repeatable, hops: by.hops, closing: state.closing.clone() };
     match router.carry(&passed, to, by).await {
         Ok(Carried { mut answer, owner }) => {
             if let Some(owner) = owner.and_then(|owner| HeaderValue::from_str(&owner).ok()) {
@@ -178,6 +181,8 @@ struct Passed {
     next: Next,
     minted: Option<Minted>,
     is_repeatable: bool,
+    hops: u32,
+    closing: CancellationToken,
 }
 
 impl Call for Passed {
@@ -189,7 +194,17 @@ impl Call for Passed {
 
     async fn here(&self) -> Result<Response, Error> {
         let request = Request::from_parts(self.parts.clone(), Body::from(self.body.clone()));
-        let mut response = self.next.clone().run(request).await;
+        let answered = self.next.clone().run(request);
+        let mut response = if self.hops > 0 && self.parts.method == Method::GET {
+            tokio::select! {
+                biased;
+                // Whoever passed the look on goes on waiting at the next owner.
+                () = self.closing.cancelled() => return Err(closing()),
+                response = answered => response,
+            }
+        } else {
+            answered.await
+        };
         // What only this node cannot do is tried elsewhere.
         match response.extensions_mut().remove::<Error>() {
             Some(error) if !matches!(Failure::of(error.clone()), Failure::Refused(_)) => Err(error),
@@ -198,16 +213,17 @@ impl Call for Passed {
     }
 
     async fn there(&self, lane: &Lane, hops: u32, until: Instant) -> Result<Carried<Response>, Failure> {
-        let left = until.saturating_duration_since(Instant::now());
-        let request = self.request(hops, left).map_err(|error| {
-            Failure::Refused(Error::new(
-                ErrorCode::Internal,
-                format!("the call cannot be passed on: {error}"),
-            ))
-        })?;
-        let mut channel = lane.channel.clone();
-        let broken = |error| Failure::of_transport(&error, &lane.address);
-        let response = channel.ready().await.map_err(broken)?.call(request).await.map_err(broken)?;
+        let is_look = self.parts.method == Method::GET;
+        let response = if is_look {
+            // The node stops: the caller is told what is known and asks again elsewhere.
+            tokio::select! {
+                biased;
+                () = self.closing.cancelled() => self.send(lane, hops, until, self.parts.uri.path()).await?,
+                response = self.send(lane, hops, until, self.path()) => response?,
+            }
+        } else {
+            self.send(lane, hops, until, self.path()).await?
+        };
         let (mut parts, body) = response.into_parts();
         let body = to_bytes(Body::new(body), ANSWER_BYTES_MAX).await;
         let body = body.map_err(|_| Failure::broke(&lane.address))?;
@@ -224,12 +240,35 @@ impl Call for Passed {
 }
 
 impl Passed {
+    fn path(&self) -> &str {
+        self.parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str)
+    }
+
+    async fn send(
+        &self,
+        lane: &Lane,
+        hops: u32,
+        until: Instant,
+        path: &str,
+    ) -> Result<http::Response<tonic::body::Body>, Failure> {
+        let left = until.saturating_duration_since(Instant::now());
+        let request = self.request(path, hops, left).map_err(|error| {
+            Failure::Refused(Error::new(
+                ErrorCode::Internal,
+                format!("the call cannot be passed on: {error}"),
+            ))
+        })?;
+        let mut channel = lane.channel.clone();
+        let broken = |error| Failure::of_transport(&error, &lane.address);
+        channel.ready().await.map_err(broken)?.call(request).await.map_err(broken)
+    }
+
     fn request(
         &self,
+        path: &str,
         hops: u32,
         left: std::time::Duration,
     ) -> Result<http::Request<tonic::body::Body>, http::Error> {
-        let path = self.parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
         let mut request = http::Request::builder().method(self.parts.method.clone()).uri(path);
         if let Some(headers) = request.headers_mut() {
             *headers = self.parts.headers.clone();

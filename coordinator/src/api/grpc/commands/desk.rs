@@ -12,7 +12,7 @@ use unanimity_proto::v1::command::Kind;
 use unanimity_types::ErrorCode;
 
 use crate::api::grpc::command_error;
-use crate::api::guard::{Hand, deadline_exceeded, too_busy};
+use crate::api::guard::{Hand, deadline_exceeded};
 use crate::engine::Error;
 use crate::telemetry::{Metrics, RouteMetrics};
 
@@ -116,7 +116,7 @@ impl Desk {
         };
         let route = route_of(&kind);
         if !self.hand.take() {
-            let error = too_busy();
+            let error = self.hand.refusal();
             self.count(route, &Err(error.code), Duration::ZERO);
             self.answer(id, Err(error));
             return None;
