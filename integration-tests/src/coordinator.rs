@@ -152,7 +152,11 @@ pub async fn migrate_to(database_url: &str, partitions: u16) -> anyhow::Result<(
     migrate_with(database_url, &[("UNANIMITY_PARTITIONS", partitions.to_string())]).await
 }
 
-async fn migrate_with(database_url: &str, set: &[(&str, String)]) -> anyhow::Result<()> {
+/// `unanimity migrate` with these variables.
+///
+/// # Errors
+/// It does not succeed.
+pub async fn migrate_with(database_url: &str, set: &[(&str, String)]) -> anyhow::Result<()> {
     let output = run(&["migrate"], database_url, set).await?;
     ensure!(output.status.success(), "unanimity migrate: {output:?}");
     Ok(())
@@ -163,7 +167,18 @@ async fn migrate_with(database_url: &str, set: &[(&str, String)]) -> anyhow::Res
 /// # Errors
 /// It does not end, or answers no JSON.
 pub async fn log_verify(database_url: &str) -> anyhow::Result<(Option<i32>, Value)> {
-    let output = unanimity(&["log", "verify", "--json"], database_url).await?;
+    log_verify_with(database_url, &[]).await
+}
+
+/// The same with these variables.
+///
+/// # Errors
+/// It does not end, or answers no JSON.
+pub async fn log_verify_with(
+    database_url: &str,
+    set: &[(&str, String)],
+) -> anyhow::Result<(Option<i32>, Value)> {
+    let output = run(&["log", "verify", "--json"], database_url, set).await?;
     let answer = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
     Ok((output.status.code(), answer))
 }

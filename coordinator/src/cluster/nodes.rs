@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::view::View;
 use crate::engine::{Assignment, Assignments, Heir};
-use crate::log::{self, FORMAT_VERSION, NodeBeat, NodeRow, TransactionLog};
+use crate::log::{self, AgreedFormat, NodeBeat, NodeRow, TransactionLog, known_format};
 
 /// While partitions are on their way from one node to another, nodes look so often. A look is one transaction of
 /// six small statements.
@@ -37,6 +37,8 @@ pub struct ClusterConfig {
     pub version: String,
     /// The highest block format that it reads and writes.
     pub formats: u32,
+    /// Told what the cluster agreed on; the same as the engine's `EngineConfig::format`.
+    pub agreed: AgreedFormat,
     /// For how long it counts as living after each beat: as long as its leases last.
     pub lease: Duration,
 }
@@ -46,7 +48,14 @@ impl ClusterConfig {
     #[must_use]
     pub fn new(node: String, address: String, lease: Duration) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { node, address, version, formats: u32::from(FORMAT_VERSION), lease }
+        Self {
+            node,
+            address,
+            version,
+            formats: u32::from(known_format()),
+            agreed: AgreedFormat::at(1),
+            lease,
+        }
     }
 }
 
@@ -255,6 +264,8 @@ impl Member {
             Ok(cluster) => {
                 self.joined = true;
                 self.shared.refused.send_replace(None);
+                // Before anything is assigned: whoever writes writes what all read (protocol M18).
+                self.shared.config.agreed.raise(u16::try_from(cluster.format).unwrap_or(u16::MAX));
                 let view = View::new(&self.shared.config.node, cluster);
                 self.assign(&view, asked);
                 self.next_at = asked + self.until_next(&view);

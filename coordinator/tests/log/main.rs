@@ -8,6 +8,7 @@ mod crowds;
 mod faulty;
 mod history;
 mod model;
+mod moves;
 mod nodes;
 mod on_postgres;
 mod on_sqlite;

@@ -16,13 +16,13 @@ use crate::postgres::Database;
 use crate::subject::{P, after, fill};
 
 /// A log with its home and one further server, `b`.
-struct Two {
-    home: Database,
+pub(crate) struct Two {
+    pub(crate) home: Database,
     b: Database,
 }
 
 impl Two {
-    async fn create() -> Self {
+    pub(crate) async fn create() -> Self {
         let (home, b) = (Database::create().await, Database::create().await);
         migrate_postgres(&home.url, Some(4)).await.expect("migrate");
         let joined = migrate_postgres_server(&home.url, "b", &b.url).await.expect("migrate");
@@ -31,7 +31,7 @@ impl Two {
     }
 
     /// As a node opens it.
-    async fn open(&self) -> PlacedLog {
+    pub(crate) async fn open(&self) -> PlacedLog {
         let servers = BTreeMap::from([("b".to_owned(), self.b.url.clone())]);
         PlacedLog::open(&self.home.url, servers, PostgresOptions::default()).await.expect("open")
     }
@@ -40,7 +40,7 @@ impl Two {
         PostgresLog::open(&database.url, PostgresOptions::default()).await.expect("open")
     }
 
-    async fn remove(self) {
+    pub(crate) async fn remove(self) {
         self.home.remove().await;
         self.b.remove().await;
     }

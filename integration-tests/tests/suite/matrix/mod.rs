@@ -11,6 +11,7 @@ mod bank;
 mod c;
 mod case;
 mod kp;
+mod moves;
 mod o;
 mod peer;
 mod races;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use unanimity_failpoints::{COORDINATOR, SDK};
 
-use super::{archive, c, kp, o, s};
+use super::{archive, c, kp, moves, o, s};
 
 /// The rows: of the coordinator, participants with XA, TCC, sagas, messages.
 const ROWS: &[(&str, u32)] = &[("C", 15), ("P", 7), ("K", 8), ("S", 9), ("O", 5)];
@@ -17,8 +17,11 @@ fn i12_every_failpoint_fires_in_some_case() {
         c::CASES.iter().chain(s::CASES).flat_map(|case| [&[case.point][..], case.again].concat());
     let participants = kp::CASES.iter().flat_map(|case| [&[case.point][..], case.again].concat());
     let senders = o::CASES.iter().flat_map(|case| [&[case.point][..], case.again].concat());
-    let fired: BTreeSet<&str> =
-        coordinators.chain(participants).chain(senders).chain(archive::POINTS.iter().copied()).collect();
+    let fired: BTreeSet<&str> = coordinators
+        .chain(participants)
+        .chain(senders)
+        .chain(archive::POINTS.iter().chain(moves::POINTS).copied())
+        .collect();
     let listed: BTreeSet<&str> = COORDINATOR.iter().chain(SDK).copied().collect();
     let never: Vec<_> = listed.difference(&fired).collect();
     let unknown: Vec<_> = fired.difference(&listed).collect();

@@ -35,7 +35,7 @@ struct Record {
 
 /// Running clients.
 #[derive(Debug)]
-pub(super) struct Clients {
+pub(crate) struct Clients {
     record: Arc<Mutex<Record>>,
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<anyhow::Result<()>>>,
@@ -45,7 +45,7 @@ pub(super) struct Clients {
 
 impl Clients {
     /// Starts them against the coordinator at `url`.
-    pub(super) fn start(url: &str) -> anyhow::Result<Self> {
+    pub(crate) fn start(url: &str) -> anyhow::Result<Self> {
         let (record, stop) = (Arc::<Mutex<Record>>::default(), Arc::<AtomicBool>::default());
         let http = http_client(Duration::from_secs(10))?;
         let tasks = (0..CLIENTS).map(|_| {
@@ -63,7 +63,7 @@ impl Clients {
     }
 
     /// Waits until so many more outcomes were acknowledged.
-    pub(super) async fn more(&self, count: usize) -> anyhow::Result<()> {
+    pub(crate) async fn more(&self, count: usize) -> anyhow::Result<()> {
         let before = self.acknowledged();
         until("clients get on", LIMIT, async || {
             let now = self.acknowledged();
@@ -73,7 +73,7 @@ impl Clients {
         .await
     }
 
-    pub(super) fn acknowledged(&self) -> usize {
+    pub(crate) fn acknowledged(&self) -> usize {
         self.record.lock().expect("no holder panics").acknowledged
     }
 
@@ -84,7 +84,7 @@ impl Clients {
 
     /// Ends them. What is not known is settled by asking for an abort; then every transaction must be what it was
     /// said to be. Answers how many outcomes there are.
-    pub(super) async fn verify(self) -> anyhow::Result<usize> {
+    pub(crate) async fn verify(self) -> anyhow::Result<usize> {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             task.await??;

@@ -1,7 +1,7 @@
 //! PostgreSQL with a standby: what was acknowledged survives failovers to a synchronous one, and what an asynchronous
 //! one lost is found (protocol C4, H6; matrix F6, F8).
 
-mod clients;
+pub(crate) mod clients;
 mod pair;
 
 use std::time::Duration;
