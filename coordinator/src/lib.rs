@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod config;
 pub mod delivery;
 pub mod engine;
+mod entropy;
 mod failpoint;
 pub mod log;
 pub mod node;
@@ -14,6 +15,9 @@ mod participant_database;
 mod process;
 pub mod server;
 pub mod shutdown;
+#[cfg(feature = "simulation")]
+pub mod simulation;
+mod task;
 pub mod telemetry;
 
 pub use node::Node;

@@ -9,7 +9,6 @@ use unanimity_types::{
     AbortReason, BranchKey, Decision, ErrorCode, InquiryAnswer, Limits, LogId, LogPosition, Name,
     PartitionId, Ticket, Vote, Xid, partition_of,
 };
-use uuid::Uuid;
 
 use super::digest::{begin_digest, registration_digest};
 use super::error::Error;
@@ -22,6 +21,7 @@ use super::request::{
     Asked, Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo,
     PartitionState, Register, Registered, Resolve, Standing, TransactionView, Wait,
 };
+use crate::entropy;
 use crate::log::{Seal, TransactionLog};
 
 /// How long a command may wait for its answer before the caller is told that its outcome is unknown.
@@ -179,7 +179,7 @@ impl Coordinator {
         }
         plan::check(&begin.plan)?;
         let minted = begin.xid.is_none();
-        let xid = begin.xid.unwrap_or_else(|| Xid::new(Uuid::now_v7()));
+        let xid = begin.xid.unwrap_or_else(|| Xid::new(entropy::time_uuid()));
         let spec = BeginSpec {
             mode: begin.mode,
             digest: begin_digest(begin.mode, begin.name.as_ref(), timeout, &begin.plan),
@@ -241,7 +241,7 @@ impl Coordinator {
         let key = match register.key.clone() {
             Some(key) => key,
             // A UUID is a valid key.
-            None => BranchKey::new(Uuid::new_v4().to_string())
+            None => BranchKey::new(entropy::uuid().to_string())
                 .map_err(|error| Error::new(ErrorCode::Internal, error.to_string()))?,
         };
         let xid = register.xid;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::entropy;
 use crate::log::TransactionLog;
 
 /// How often history is looked after. Days are made three ahead and dropped one at a time.
@@ -26,19 +27,21 @@ pub(super) async fn run(
     loop {
         // A call that is dropped ends by itself.
         let kept = tokio::select! {
+            biased;
             kept = log.keep_history(retention) => kept,
             _ = shutdown.wait_for(|stop| *stop) => return,
         };
         let pause = match kept {
             Ok(kept) if kept.more => PAUSE,
             // Not in step with the other nodes.
-            Ok(_) => EVERY.mul_f64(0.75 + 0.5 * fastrand::f64()),
+            Ok(_) => EVERY.mul_f64(0.75 + 0.5 * entropy::fraction()),
             Err(error) => {
                 tracing::warn!(%error, "old history could not be dropped; trying again");
                 PAUSE_FAILED
             }
         };
         tokio::select! {
+            biased;
             // Also when the engine is gone.
             _ = shutdown.wait_for(|stop| *stop) => return,
             () = tokio::time::sleep(pause) => {}

@@ -87,10 +87,10 @@ impl Engine {
                 holds: false,
                 shutdown: stop.clone(),
             };
-            tasks.push(tokio::spawn(supervise(partition, tokio::spawn(task.run()), state)));
+            tasks.push(crate::task::spawn(supervise(partition, crate::task::spawn(task.run()), state)));
         }
         let log = Arc::clone(&coordinator.shared.log);
-        tasks.push(tokio::spawn(retention::run(log, config.history_retention, shutdown.subscribe())));
+        tasks.push(crate::task::spawn(retention::run(log, config.history_retention, shutdown.subscribe())));
         Self { coordinator, shutdown, tasks }
     }
 

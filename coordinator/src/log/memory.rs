@@ -80,7 +80,12 @@ impl MemoryLog {
     #[must_use]
     pub fn with_id(partitions: u16, log_id: LogId) -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let born_at = Timestamp(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX));
+        Self::born_at(partitions, log_id, Timestamp(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// A log that is born now, which is this moment by its own clock.
+    #[must_use]
+    pub fn born_at(partitions: u16, log_id: LogId, born_at: Timestamp) -> Self {
         let storage = Storage::born(partitions, log_id, born_at);
         Self::from_parts(LogIdentity { log_id, partitions }, storage, born_at)
     }

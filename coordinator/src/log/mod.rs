@@ -291,7 +291,7 @@ fn detached<T: Send + 'static>(
     call: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> LogFuture<'static, T> {
     Box::pin(async move {
-        match tokio::spawn(call).await {
+        match crate::task::spawn(call).await {
             Ok(answer) => answer,
             // A bug in the call, or the runtime is shutting down: what was sent is sent.
             Err(died) => Err(Error::Unknown(format!("the call's task ended early: {died}"))),

@@ -7,7 +7,6 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use foldhash::fast::RandomState;
 use prost::Message;
 use unanimity_core::Event;
 use unanimity_proto::log;
@@ -18,13 +17,14 @@ use unanimity_types::{
 use super::PartitionEvent;
 use super::compact::{FLAG_HASH, FLAG_NAME, FLAG_REST, SAME, kind, put_bytes, put_number, zigzag};
 use super::encode::{encode_event, encode_partition_event, encode_targets, encode_traits, number_in};
+use crate::entropy::HashState;
 use crate::log::FORMAT_VERSION;
 
 /// A buffer that was larger is let go of: about the largest block under load without large payloads.
 const BUFFER_KEPT: usize = 256 * 1024;
 
 /// What a block has said already, by its number there.
-type Said<T> = HashMap<T, u32, RandomState>;
+type Said<T> = HashMap<T, u32, HashState>;
 
 /// A body that grows. One is used for block after block, so that its tables are not built anew.
 #[derive(Debug, Default)]

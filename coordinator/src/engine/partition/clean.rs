@@ -152,7 +152,7 @@ impl Life {
         let log = Arc::clone(&self.log);
         let internal = self.internal.clone();
         let partition = self.partition;
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             failpoint::reach("clean.before");
             let result = log.trim(partition, floor).await;
             failpoint::reach("clean.after");

@@ -346,7 +346,7 @@ impl Life {
         let log = Arc::clone(&self.log);
         let internal = self.internal.clone();
         let kinds = Kinds::of(&block);
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let trouble = internal.clone();
             kinds.reach("append.before");
             let settled = settle(log, block, move |why| {
@@ -452,7 +452,7 @@ impl Life {
         // While it had none, another owner may have come and gone.
         let lapsed = !self.ownership.holds();
         let epoch = self.epoch;
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let mut lease = log.lease(partition, &config.node, &config.address, config.lease).await;
             if lapsed && matches!(&lease, Ok(lease) if lease.held) {
                 lease = still_ours(&*log, partition, epoch, lease).await;

@@ -16,6 +16,7 @@ use crate::engine::error::Error;
 use crate::engine::locks::conflict;
 use crate::engine::mailbox::ReplyTo;
 use crate::engine::request::{Inquiry, StopReason};
+use crate::entropy::HashState;
 
 /// A lock's record in the log.
 #[derive(Debug)]
@@ -37,12 +38,12 @@ struct Waiting {
 #[derive(Debug, Default)]
 pub(super) struct Locks {
     table: LockTable,
-    places: HashMap<Name, Place>,
+    places: HashMap<Name, Place, HashState>,
     /// By the block that each lock needs: a part of the floor (protocol H17).
     starts: BTreeSet<(Seq, Name)>,
     live_bytes: u64,
     /// In the order of their coming.
-    queues: HashMap<Name, VecDeque<Waiting>>,
+    queues: HashMap<Name, VecDeque<Waiting>, HashState>,
     /// When each wait ends.
     ends: BTreeSet<(Instant, u64, Name)>,
     last_id: u64,
@@ -263,7 +264,7 @@ impl Life {
         self.locks.asking = true;
         let coordinator = self.coordinator.clone();
         let internal = self.internal.clone();
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             let xids: Vec<Xid> = asked.into_iter().collect();
             // A partition in trouble tells nothing: its holders are asked about again.
             let answers = coordinator.inquire(None, xids.clone()).await.unwrap_or_default();

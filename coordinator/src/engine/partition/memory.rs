@@ -6,7 +6,6 @@ mod timers;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use foldhash::fast::RandomState;
 use unanimity_core::{Event, Timer, Transaction};
 use unanimity_types::{BranchId, Decision, Epoch, Name, Seq, Target, Timestamp, Xid};
 
@@ -17,6 +16,7 @@ use timers::Timers;
 use super::tickets::Left;
 use crate::engine::mailbox::{AsOf, Reply, ReplyTo};
 use crate::engine::request::{TransactionView, Wait};
+use crate::entropy::HashState;
 
 /// How many evictions are remembered for commands whose look into history overlaps with one. Such a
 /// look takes milliseconds; if more left memory meanwhile, history is asked again.
@@ -74,13 +74,13 @@ impl Entry {
 /// The partition's memory.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    pub(super) entries: HashMap<Xid, Box<Entry>, RandomState>,
+    pub(super) entries: HashMap<Xid, Box<Entry>, HashState>,
     /// By the block that each entry needs first: the floor is the least of them (protocol H17).
     starts: Starts,
     timers: Timers,
     /// Branches that wait for their next attempt, by the participants that they wait for. Some may have
     /// been tried since.
-    waiting: HashMap<Name, HashSet<(Xid, BranchId), RandomState>, RandomState>,
+    waiting: HashMap<Name, HashSet<(Xid, BranchId), HashState>, HashState>,
     shared: Shared,
     evicted: VecDeque<Xid>,
     evictions: u64,

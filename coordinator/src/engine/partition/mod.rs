@@ -127,6 +127,7 @@ impl PartitionTask {
             let trouble = self.trouble();
             let recovery = recover(&self.log, self.partition, &self.config, inject.clone(), &trouble);
             let recovered = tokio::select! {
+                biased;
                 recovered = recovery => recovered,
                 () = shutdown_asked(&mut self.shutdown) => break,
             };
@@ -234,7 +235,7 @@ impl PartitionTask {
         let mut renewal = tokio::time::interval(self.config.lease / 3);
         loop {
             let mail = tokio::select! {
-                mail = self.mail.recv() => mail,
+                biased;
                 () = shutdown_asked(&mut self.shutdown) => None,
                 Ok(()) = self.assignment.changed() => {
                     if self.assignment.borrow().is_mine() {
@@ -251,6 +252,7 @@ impl PartitionTask {
                         Ok(_) | Err(_) => continue,
                     }
                 }
+                mail = self.mail.recv() => mail,
             };
             match mail {
                 None => return (Vec::new(), None),

@@ -149,7 +149,7 @@ impl Life {
         self.projector.writing = Some(Writing { ended, rows: batch.rows.len() as u64, bytes });
         let log = std::sync::Arc::clone(&self.log);
         let internal = self.internal.clone();
-        tokio::spawn(async move {
+        crate::task::spawn(async move {
             failpoint::reach("project.before");
             let result = log.write_history(batch).await;
             failpoint::reach("project.after");

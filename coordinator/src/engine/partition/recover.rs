@@ -17,6 +17,7 @@ use crate::engine::clock::PartitionClock;
 use crate::engine::codec::{BodyWriter, CodecError, LoggedEvent, PartitionEvent, decode};
 use crate::engine::config::{EngineConfig, Timing};
 use crate::engine::request::StopReason;
+use crate::entropy;
 use crate::failpoint;
 use crate::log::{Block, BlockHeader, BlockKind, Error, Tip, TransactionLog, known_format};
 
@@ -185,7 +186,7 @@ async fn append_epoch(
     };
     // Tickets of before a restore are worth nothing, however the backup's last owner ended.
     let valid_since = before.closed_since().filter(|_| !is_restored).unwrap_or(header.epoch);
-    let block = Block::in_format(config.format.get(), header, epoch_body(Uuid::new_v4(), valid_since));
+    let block = Block::in_format(config.format.get(), header, epoch_body(entropy::uuid(), valid_since));
     append(log, &block, trouble).await?;
     Ok(block)
 }

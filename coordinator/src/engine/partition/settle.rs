@@ -44,6 +44,7 @@ pub(super) async fn settle(
         let answer = loop {
             let patience = TROUBLE_AFTER.saturating_sub(started.elapsed());
             tokio::select! {
+                biased;
                 answer = &mut offer => break answer,
                 () = tokio::time::sleep(patience), if !told => {
                     told = true;

@@ -11,6 +11,7 @@ use fastbloom::BloomFilter;
 use unanimity_types::{AbortReason, Epoch, Ticket, Timestamp, Xid};
 
 use super::witness::Epochs;
+use crate::entropy;
 
 /// What a ticket is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Left {
                 self.good_from = oldest.newest + 1;
             }
             // The xids are somebody else's choice: the filter's hash is keyed by chance.
-            let seed = uuid::Uuid::new_v4().as_u128();
+            let seed = entropy::uuid().as_u128();
             let filter =
                 BloomFilter::with_false_pos(FALSE_POSITIVES).seed(&seed).expected_items(SEGMENT_ITEMS);
             self.segments.push_back(Segment { filter, items: 0, newest: generation });

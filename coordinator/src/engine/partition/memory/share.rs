@@ -4,9 +4,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
 use unanimity_core::Event;
 use unanimity_types::{BranchTargets, Name};
+
+use crate::entropy::HashState;
 
 /// So many different ones are remembered. Programs have few; URLs with a number in them are many, and
 /// share nothing.
@@ -15,8 +16,8 @@ const REMEMBERED_MAX: usize = 4_096;
 /// Names and targets that came before.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    names: HashSet<Name, RandomState>,
-    targets: HashSet<Arc<BranchTargets>, RandomState>,
+    names: HashSet<Name, HashState>,
+    targets: HashSet<Arc<BranchTargets>, HashState>,
 }
 
 impl Shared {
