@@ -68,6 +68,8 @@ pub(crate) struct Checks {
     resolved: BTreeSet<(Xid, BranchKey)>,
     /// The database waits for a standby that is gone: nothing is acknowledged.
     pub(crate) stalled: bool,
+    /// A failover is being made.
+    pub(crate) failing_over: bool,
     /// Which database it is: grows with every failover.
     pub(crate) database_generation: u64,
     /// Whether an acknowledged loss happened.
@@ -301,9 +303,11 @@ impl Checks {
         chain.closed = false;
         chain.acknowledged = chain.acknowledged.min(last);
         let gone = |at: &(PartitionId, Seq)| at.0 == partition && at.1 > last;
-        if acknowledged && !lost.is_empty() {
+        if acknowledged {
+            // History went back as well, and says nothing of what was in it.
             self.lost = true;
-            self.excused.extend(lost.values().flat_map(|seen| seen.2.iter().copied()));
+            self.excused.extend(self.chains.iter().flat_map(|chain| chain.seen.values()).flat_map(|seen| &seen.2));
+            self.excused.extend(lost.values().flat_map(|seen| &seen.2));
         }
         let undecided: Vec<Xid> =
             self.decided.iter().filter(|(_, decided)| gone(&decided.at)).map(|(xid, _)| *xid).collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unanimity_coordinator::engine::{Begun, Coordinator, Error, Inquiry, Registered, Standing, TransactionView};
-use unanimity_types::{ErrorCode, InquiryAnswer, LogPosition, Status, Xid, partition_of};
+use unanimity_types::{AbortReason, ErrorCode, InquiryAnswer, LogPosition, Status, Xid, partition_of};
 
 use crate::hits::Hit;
 use crate::net::NoAnswer;
@@ -127,6 +127,11 @@ impl World {
     fn error(&self, error: &Error) {
         if let (Some(xid), Some(status), ErrorCode::AlreadyDecided) = (error.xid, error.status, error.code) {
             self.check(|checks| checks.told(xid, status));
+            let without_a_block = self.check(|checks| checks.decision(xid)).is_none();
+            let stale = matches!(error.abort_reason, Some(AbortReason::OwnerChanged | AbortReason::TicketExpired));
+            if without_a_block && stale {
+                self.hit(Hit::StaleTicket);
+            }
         }
         match error.code {
             ErrorCode::OutcomeUnknown => self.hit(Hit::OutcomeUnknown),

@@ -44,6 +44,16 @@ impl fmt::Debug for Delivery {
     }
 }
 
+/// Counts one call that has not left its node.
+struct Queued(Arc<World>, usize);
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        let mut queued = self.0.queued.get();
+        queued[self.1] = queued[self.1].saturating_sub(1);
+    }
+}
+
 /// Which participant a target names, and whether it has a fence.
 pub(crate) fn site_of(target: &Target) -> Option<(usize, bool)> {
     match target {
@@ -72,11 +82,14 @@ impl Dispatcher for Delivery {
         };
         let room = Arc::clone(&self.room[site]);
         let node = Host::Node(self.node);
+        world.queued.get()[self.node] += 1;
+        let queued = Queued(Arc::clone(&world), self.node);
         drop(self.gate.spawn(async move {
             let _place = place;
             let Ok(_room) = room.acquire_owned().await else { return };
             // Between the queue and the wire.
-            tokio::time::sleep(world.up_to(Duration::from_millis(3))).await;
+            tokio::time::sleep(world.up_to(Duration::from_millis(6))).await;
+            drop(queued);
             if !results.may_send(call.operation) {
                 world.hit(Hit::NotSent);
                 world.note(node, Some(call.xid), format_args!("does not send {} {}", call.operation, call.key));

@@ -44,7 +44,16 @@ impl World {
                 tokio::time::sleep(lasts).await;
                 self.nodes[node].start(&self);
             }
-            Fault::NodePause => self.pause(Host::Node(node)).await,
+            Fault::NodePause => {
+                // The worst moment: something is about to leave.
+                for _ in 0..800 {
+                    if self.queued.get()[node] > 0 {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                self.pause(Host::Node(node)).await;
+            }
             Fault::NodeStop => {
                 if !self.nodes[node].is_up() {
                     return;
@@ -144,9 +153,10 @@ impl World {
 
     /// The primary loses its standby, which then takes over without what the primary could not tell it.
     async fn fail_over(&self, lasts: Duration) {
-        if self.check(|checks| std::mem::replace(&mut checks.stalled, true)) {
+        if self.check(|checks| std::mem::replace(&mut checks.failing_over, true)) {
             return;
         }
+        self.check(|checks| checks.stalled = true);
         self.hit(Hit::LogFailover);
         self.note(Host::Database, None, "waits for its standby");
         tokio::time::sleep(lasts).await;
@@ -163,12 +173,15 @@ impl World {
         }
         self.check(|checks| {
             checks.database_generation += 1;
-            checks.stalled = false;
+            (checks.stalled, checks.failing_over) = (false, false);
         });
     }
 
     /// The standby that takes over was behind, and nobody knew.
     async fn lose(&self, behind: Duration) {
+        if self.check(|checks| std::mem::replace(&mut checks.failing_over, true)) {
+            return;
+        }
         let copy = self.memory.fork();
         let lasts: Vec<_> = (0..self.swarm.partitions)
             .map(|partition| {
@@ -177,9 +190,6 @@ impl World {
             })
             .collect();
         tokio::time::sleep(behind).await;
-        if self.check(|checks| checks.stalled) {
-            return;
-        }
         self.observe_all();
         self.hit(Hit::LogLostAcknowledged);
         self.note(Host::Database, None, "fails over to a standby that is behind");
@@ -188,7 +198,10 @@ impl World {
             let lost = self.check(|checks| checks.loses(partition, last, true));
             self.note(Host::Database, None, format_args!("p{partition} lost {lost} blocks above {last}"));
         }
-        self.check(|checks| checks.database_generation += 1);
+        self.check(|checks| {
+            checks.database_generation += 1;
+            checks.failing_over = false;
+        });
     }
 
     /// Takes all faults away and starts all that is down.

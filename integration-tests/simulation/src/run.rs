@@ -192,7 +192,7 @@ async fn settle(world: &Arc<World>) {
         tokio::time::sleep(Duration::from_millis(500)).await;
         world.accept_losses().await;
         if round % 10 == 9 {
-            world.retry_all().await;
+            world.retry_all(round / 10).await;
         }
         let open = what_is_open(world);
         let Some(first) = open.first() else { return };

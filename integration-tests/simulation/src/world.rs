@@ -74,6 +74,8 @@ pub(crate) struct World {
     witnesses: Cell<BTreeMap<(Host, PartitionId), LogPosition>>,
     /// Whether faults still come.
     pub(crate) trouble: Cell<bool>,
+    /// Calls that wait to leave each node.
+    pub(crate) queued: Cell<Vec<u32>>,
     dice: Cell<Rng>,
     trace: Cell<Trace>,
     hits: Cell<Hits>,
@@ -97,6 +99,7 @@ impl World {
             started: Instant::now(),
             wall_ms,
             checks: Cell::new(Checks::new(swarm.partitions)),
+            queued: Cell::new(vec![0; nodes.len()]),
             memory,
             faulty,
             net: Net::default(),

@@ -50,6 +50,11 @@ impl Checks {
         self.effects.get(&xid).and_then(|branches| branches.get(key)).map_or(Did::Nothing, |effect| effect.did)
     }
 
+    fn stays(&self, xid: Xid, key: &BranchKey) -> bool {
+        let effect = self.effects.get(&xid).and_then(|branches| branches.get(key));
+        effect.is_some_and(|effect| effect.stays)
+    }
+
     fn is_resolved(&self, xid: Xid, key: &BranchKey) -> bool {
         self.resolved.contains(&(xid, key.clone()))
     }
@@ -90,7 +95,8 @@ impl Checks {
             Operation::Action if !self.planned.contains(&xid) => {
                 self.violation(Some(xid), format!("{key} runs before its plan is durable"));
             }
-            Operation::Action => self.nothing_before_is_undone(xid, key),
+            // What has nothing to undo has no tombstone either: a participant that was frozen may do it late.
+            Operation::Action if !self.stays(xid, key) => self.nothing_before_is_undone(xid, key),
             Operation::Compensate => self.nothing_after_is_there(xid, key),
             _ => {}
         }

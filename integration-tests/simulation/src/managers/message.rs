@@ -50,7 +50,8 @@ impl World {
         self.breath().await;
         let world = Arc::clone(self);
         let local = self
-            .call(Host::Manager, Host::Site(home), Duration::from_secs(6), move || {
+            // It is the sender's own, in its own process: nobody carries it there twice.
+            .call_once_or_twice(Host::Manager, Host::Site(home), Duration::from_secs(6), false, move || {
                 Arc::clone(&world.sites[home]).local(Arc::clone(&world), xid, -amount * count)
             })
             .await;
