@@ -1,6 +1,7 @@
 //! The chores of this repository: `cargo xtask help` lists them.
 //!
-//! `check` says whether a change may land, `test` sets the machine up and runs every test, `bench` measures, `migrations`
+//! `check` says whether a change may land, `test` sets the machine up and runs every test, `bench` measures, `simulate` looks for what
+//! the tests did not think of, `migrations`
 //! keeps the record of the migrations. Plain `cargo` remains enough to build and to run single tests.
 #![allow(
     clippy::print_stdout,
@@ -12,6 +13,7 @@ mod bench;
 mod check;
 mod files;
 mod model;
+mod simulate;
 mod test;
 
 use std::process::ExitCode;
@@ -47,6 +49,12 @@ enum Chore {
         #[arg(long)]
         big: bool,
     },
+    /// Runs seeds of the deterministic simulation, or replays one (`--seed S`): docs/testing.md.
+    Simulate {
+        /// Goes to `simulate`: `--seeds N`, `--from S`, `--seed S`, `--jobs J`, `--times 2` …
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Says which migrations are recorded, changed or new.
     Migrations {
         /// Adds new migrations to the record. Recorded ones must not change any more.
@@ -61,6 +69,7 @@ fn main() -> ExitCode {
         Chore::Test { arguments } => test::run(&arguments),
         Chore::Bench(options) => bench::run(&options),
         Chore::Model { big } => model::run(big),
+        Chore::Simulate { arguments } => simulate::run(&arguments),
         Chore::Migrations { record } => check::migrations::run(record),
     };
     match outcome {

@@ -89,7 +89,7 @@ pub(super) fn tell_homes(coordinator: &Coordinator, xid: Xid, keys: BTreeSet<Nam
         match coordinator.peers() {
             // Beside the partition's loop, which waits for nobody. The other node ends it soon, whatever happens.
             Some(peers) if !coordinator.is_here(home) => {
-                tokio::spawn(async move { peers.unlock(home, xid, keys).await });
+                crate::task::spawn(async move { peers.unlock(home, xid, keys).await });
             }
             _ => drop(coordinator.unlock_here(home, xid, keys)),
         }

@@ -127,7 +127,10 @@ impl Checks {
                     }
                 }
                 if block.epoch <= before {
-                    self.violation(None, format!("I9: {place} goes back from epoch {before} to {}", block.epoch));
+                    self.violation(
+                        None,
+                        format!("I9: {place} goes back from epoch {before} to {}", block.epoch),
+                    );
                 }
             }
             BlockKind::Data | BlockKind::Closing if block.epoch != before => {
@@ -184,10 +187,14 @@ impl Checks {
                 }
                 let branch = Registered { key: key.clone(), kind: traits.kind, at };
                 let branches = self.registered.entry(xid).or_default();
-                let twice = branches.values().any(|other| other.key == *key) || branches.contains_key(branch_id);
+                let twice =
+                    branches.values().any(|other| other.key == *key) || branches.contains_key(branch_id);
                 branches.insert(*branch_id, branch);
                 if twice {
-                    self.violation(Some(xid), format!("H8: {key} or its number {branch_id} is registered twice"));
+                    self.violation(
+                        Some(xid),
+                        format!("H8: {key} or its number {branch_id} is registered twice"),
+                    );
                 }
             }
             Event::PlanAccepted { .. } => drop(self.planned.insert(xid)),
@@ -268,8 +275,7 @@ impl Checks {
             }
         }
         let chain = &self.chains[usize::from(partition.0)];
-        let kept: BTreeSet<Seq> =
-            rows.iter().filter(|row| row.kind.is_kept()).map(|row| row.seq).collect();
+        let kept: BTreeSet<Seq> = rows.iter().filter(|row| row.kind.is_kept()).map(|row| row.seq).collect();
         let mut epochs = BTreeMap::new();
         for (seq, (epoch, _, _)) in &chain.seen {
             epochs.entry(*epoch).or_insert(*seq);
@@ -306,7 +312,8 @@ impl Checks {
         if acknowledged {
             // History went back as well, and says nothing of what was in it.
             self.lost = true;
-            self.excused.extend(self.chains.iter().flat_map(|chain| chain.seen.values()).flat_map(|seen| &seen.2));
+            self.excused
+                .extend(self.chains.iter().flat_map(|chain| chain.seen.values()).flat_map(|seen| &seen.2));
             self.excused.extend(lost.values().flat_map(|seen| &seen.2));
         }
         let undecided: Vec<Xid> =

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use unanimity_coordinator::engine::{Begun, Coordinator, Error, Inquiry, Registered, Standing, TransactionView};
+use unanimity_coordinator::engine::{
+    Begun, Coordinator, Error, Inquiry, Registered, Standing, TransactionView,
+};
 use unanimity_types::{AbortReason, ErrorCode, InquiryAnswer, LogPosition, Status, Xid, partition_of};
 
 use crate::hits::Hit;
@@ -128,7 +130,8 @@ impl World {
         if let (Some(xid), Some(status), ErrorCode::AlreadyDecided) = (error.xid, error.status, error.code) {
             self.check(|checks| checks.told(xid, status));
             let without_a_block = self.check(|checks| checks.decision(xid)).is_none();
-            let stale = matches!(error.abort_reason, Some(AbortReason::OwnerChanged | AbortReason::TicketExpired));
+            let stale =
+                matches!(error.abort_reason, Some(AbortReason::OwnerChanged | AbortReason::TicketExpired));
             if without_a_block && stale {
                 self.hit(Hit::StaleTicket);
             }
@@ -137,13 +140,14 @@ impl World {
             ErrorCode::OutcomeUnknown => self.hit(Hit::OutcomeUnknown),
             ErrorCode::LockConflict => self.hit(Hit::LockConflict),
             ErrorCode::LogLostTail if self.check(|checks| checks.lost) => {}
-            ErrorCode::XidReused | ErrorCode::BranchKeyReused if self.check(|checks| checks.lost) => {}
+            ErrorCode::XidReused if self.check(|checks| checks.lost) => {}
+            // Open work is pinned to an instance: the same call at the next one is another body (protocol H8, H11).
+            ErrorCode::BranchKeyReused => {}
             ErrorCode::Internal
             | ErrorCode::LogDamaged
             | ErrorCode::LogLostTail
             | ErrorCode::NotMine
             | ErrorCode::XidReused
-            | ErrorCode::BranchKeyReused
             | ErrorCode::WrongSecret
             | ErrorCode::InvalidPlan
             | ErrorCode::InvalidRequest
@@ -201,7 +205,10 @@ impl World {
                 Ok(Err(error)) => {
                     let not_taken = matches!(
                         error.code,
-                        ErrorCode::NotOwner | ErrorCode::Unavailable | ErrorCode::TooBusy | ErrorCode::LogLostTail
+                        ErrorCode::NotOwner
+                            | ErrorCode::Unavailable
+                            | ErrorCode::TooBusy
+                            | ErrorCode::LogLostTail
                     );
                     let nobody_knows = error.code == ErrorCode::OutcomeUnknown;
                     unknown |= nobody_knows;

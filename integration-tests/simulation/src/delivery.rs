@@ -57,7 +57,9 @@ impl Drop for Queued {
 /// Which participant a target names, and whether it has a fence.
 pub(crate) fn site_of(target: &Target) -> Option<(usize, bool)> {
     match target {
-        Target::Participant { participant, .. } => Some((participant.as_str().strip_prefix('s')?.parse().ok()?, true)),
+        Target::Participant { participant, .. } => {
+            Some((participant.as_str().strip_prefix('s')?.parse().ok()?, true))
+        }
         Target::Http(url) => Some((url.strip_prefix("http://s")?.split('/').next()?.parse().ok()?, false)),
         Target::Grpc(_) => None,
     }
@@ -92,7 +94,11 @@ impl Dispatcher for Delivery {
             drop(queued);
             if !results.may_send(call.operation) {
                 world.hit(Hit::NotSent);
-                world.note(node, Some(call.xid), format_args!("does not send {} {}", call.operation, call.key));
+                world.note(
+                    node,
+                    Some(call.xid),
+                    format_args!("does not send {} {}", call.operation, call.key),
+                );
                 results.send(reply(&call, not_sent("the lease is over"), Duration::ZERO));
                 return;
             }
@@ -126,7 +132,13 @@ impl Dispatcher for Delivery {
             world.note(
                 node,
                 Some(call.xid),
-                format_args!("hears of {} {} #{}: {}", call.operation, call.key, call.attempt, word(&outcome)),
+                format_args!(
+                    "hears of {} {} #{}: {}",
+                    call.operation,
+                    call.key,
+                    call.attempt,
+                    word(&outcome)
+                ),
             );
             results.send(reply(&call, outcome, started.elapsed()));
         }));

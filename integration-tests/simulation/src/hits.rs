@@ -52,6 +52,7 @@ hits! {
     TrimInterrupted = "log: a trim was interrupted",
     ReadFailed = "log: a read failed",
     LeaseFailed = "log: a lease call failed",
+    BeatFailed = "log: a heartbeat failed",
     HistoryFailed = "log: history was not written",
     HistoryDoneUnknown = "log: history was written and reported as unknown",
     Takeover = "a partition changes its owner",
@@ -111,6 +112,7 @@ hits! {
     HedgedCommit = "a commit is sent to two nodes at once",
     WitnessHeard = "a witness is heard",
     NotSent = "a deposed or full owner does not send",
+    AskedPeer = "a node asks the owner of another partition",
     ReadElsewhere = "a transaction is read at another node",
 }
 

@@ -21,6 +21,7 @@ mod managers;
 mod net;
 mod node;
 mod operator;
+mod peers;
 mod run;
 mod site;
 mod swarm;

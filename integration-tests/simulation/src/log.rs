@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio::sync::oneshot;
 use unanimity_coordinator::log::{
-    Appended, Block, Error, FaultyLog, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage, HistoryRow,
-    HistoryWatermark, Lease, LogFuture, LogIdentity, Tip, TransactionLog,
+    Appended, Block, ClusterView, Error, FaultyLog, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage,
+    HistoryRow, HistoryWatermark, Lease, LogFuture, LogIdentity, NodeBeat, Tip, TransactionLog,
 };
 use unanimity_types::{PartitionId, Seq, Timestamp, Xid};
 
@@ -179,6 +179,28 @@ impl TransactionLog for NodeLog {
     fn release<'a>(&'a self, partition: PartitionId, node: &'a str) -> LogFuture<'a, ()> {
         let node = node.to_owned();
         self.run(move |_, log| async move { log.release(partition, &node).await })
+    }
+
+    fn hand_over<'a>(
+        &'a self,
+        partition: PartitionId,
+        node: &'a str,
+        to: &'a str,
+        address: &'a str,
+        duration: Duration,
+    ) -> LogFuture<'a, bool> {
+        let (node, to, address) = (node.to_owned(), to.to_owned(), address.to_owned());
+        self.run(move |_, log| async move { log.hand_over(partition, &node, &to, &address, duration).await })
+    }
+
+    fn heartbeat<'a>(&'a self, beat: &'a NodeBeat, duration: Duration) -> LogFuture<'a, ClusterView> {
+        let beat = beat.clone();
+        self.run(move |_, log| async move { log.heartbeat(&beat, duration).await })
+    }
+
+    fn set_draining<'a>(&'a self, node: &'a str, draining: bool) -> LogFuture<'a, bool> {
+        let node = node.to_owned();
+        self.run(move |_, log| async move { log.set_draining(&node, draining).await })
     }
 
     fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {

@@ -1,5 +1,9 @@
 //! `simulate`: runs seeds, and replays one that failed.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool speaks on its standard output")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool speaks on its standard output"
+)]
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -150,8 +154,11 @@ fn tell(report: &Report, why: &str) {
     println!("seed {} FAILED: {why}", report.seed);
     println!("  {}", report.swarm);
     let about = report.trace.iter().rev().find(|line| &*line.who == "FAIL").and_then(|line| line.xid);
-    let lines: Vec<_> =
-        report.trace.iter().filter(|line| about.is_none() || line.xid.is_none() || line.xid == about).collect();
+    let lines: Vec<_> = report
+        .trace
+        .iter()
+        .filter(|line| about.is_none() || line.xid.is_none() || line.xid == about)
+        .collect();
     for line in &lines[lines.len().saturating_sub(40)..] {
         println!("  {line}");
     }

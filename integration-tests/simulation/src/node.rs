@@ -9,6 +9,7 @@ use unanimity_coordinator::simulation::Gate;
 
 use crate::delivery::Delivery;
 use crate::log::NodeLog;
+use crate::peers::NodePeers;
 use crate::world::{Cell, Host, World};
 
 /// One life of a node's process.
@@ -68,6 +69,7 @@ impl Node {
             Arc::new(Delivery::new(Arc::clone(world), self.number, gate.clone()));
         let engine = gate.enter(|| Engine::start(config, log, &delivery));
         let coordinator = engine.coordinator();
+        coordinator.join(Arc::new(NodePeers::new(Arc::clone(world), self.number)));
         *self.process.get() = Some(Process { gate, engine: Some(engine), coordinator });
     }
 

@@ -62,7 +62,9 @@ pub fn watch_panics() {
     std::panic::set_hook(Box::new(move |panic| {
         let simulated = RUNNING.with_borrow(|running| *running);
         if simulated {
-            PANICKED.with_borrow_mut(|panicked| { panicked.get_or_insert_with(|| panic.to_string()); });
+            PANICKED.with_borrow_mut(|panicked| {
+                panicked.get_or_insert_with(|| panic.to_string());
+            });
         } else {
             before(panic);
         }
@@ -260,6 +262,7 @@ fn count_log_faults(world: &World) {
             LogFault::TrimInterrupted => Hit::TrimInterrupted,
             LogFault::ReadFailed => Hit::ReadFailed,
             LogFault::LeaseFailed => Hit::LeaseFailed,
+            LogFault::BeatFailed => Hit::BeatFailed,
             LogFault::HistoryFailed => Hit::HistoryFailed,
             LogFault::HistoryDoneUnknown => Hit::HistoryDoneUnknown,
             _ => continue,

@@ -18,7 +18,7 @@ use unanimity_coordinator::simulation::Gate;
 use unanimity_core::ResultOutcome;
 use unanimity_types::{BranchKey, BranchKind, Operation, Xid};
 
-pub(crate) use self::tries::{Local, TryOrder, Tried, key, name, participant, sender};
+pub(crate) use self::tries::{Local, Tried, TryOrder, key, name, participant, sender};
 use crate::checks::Did;
 use crate::hits::Hit;
 use crate::world::{Cell, Host, World};
@@ -218,10 +218,9 @@ impl Site {
             Operation::Action => self.plain_action(world, &call),
             Operation::Compensate if fenced => self.compensate(world, &call),
             Operation::Compensate => self.plain_compensate(world, &call),
-            Operation::Prepare
-            | Operation::Commit
-            | Operation::Rollback
-            | Operation::CommitOnePhase => self.two_phase(world, &call),
+            Operation::Prepare | Operation::Commit | Operation::Rollback | Operation::CommitOnePhase => {
+                self.two_phase(world, &call)
+            }
             Operation::Deliver => self.deliver(world, &call),
             Operation::CheckBack => self.check_back(world, &call),
             Operation::Try => ResultOutcome::Unusable { error: "the application tries".into() },

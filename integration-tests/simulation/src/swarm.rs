@@ -119,6 +119,7 @@ impl Swarm {
                 slow_max: Duration::from_millis(dice.u64(10..1_500)),
                 read_failed: some(dice, 40, 0.06),
                 lease_failed: some(dice, 40, 0.10),
+                beat_failed: some(dice, 40, 0.10),
                 history_failed: some(dice, 40, 0.15),
                 history_done_unknown: some(dice, 40, 0.15),
             }

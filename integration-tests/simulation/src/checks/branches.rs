@@ -47,7 +47,10 @@ impl Checks {
     }
 
     fn did(&self, xid: Xid, key: &BranchKey) -> Did {
-        self.effects.get(&xid).and_then(|branches| branches.get(key)).map_or(Did::Nothing, |effect| effect.did)
+        self.effects
+            .get(&xid)
+            .and_then(|branches| branches.get(key))
+            .map_or(Did::Nothing, |effect| effect.did)
     }
 
     fn stays(&self, xid: Xid, key: &BranchKey) -> bool {
@@ -77,12 +80,18 @@ impl Checks {
             Operation::Confirm | Operation::Commit | Operation::Deliver
                 if decision != Some(Decision::Commit) && !self.is_resolved(xid, key) =>
             {
-                self.violation(Some(xid), format!("I2: {operation} of {key} while the log says {decision:?}"));
+                self.violation(
+                    Some(xid),
+                    format!("I2: {operation} of {key} while the log says {decision:?}"),
+                );
             }
             Operation::Cancel | Operation::Rollback | Operation::Compensate
                 if decision == Some(Decision::Commit) && !self.is_resolved(xid, key) =>
             {
-                self.violation(Some(xid), format!("C1, I1: {operation} of {key} while the log says {decision:?}"));
+                self.violation(
+                    Some(xid),
+                    format!("C1, I1: {operation} of {key} while the log says {decision:?}"),
+                );
             }
             Operation::Cancel | Operation::Rollback | Operation::Compensate
                 if decision.is_none() && self.told.get(&xid) != Some(&Decision::Abort) =>
@@ -101,7 +110,10 @@ impl Checks {
             _ => {}
         }
         if after == Did::Effect && before == Did::Undone {
-            self.violation(Some(xid), format!("I6, H3: {operation} of {key} takes effect after it was undone"));
+            self.violation(
+                Some(xid),
+                format!("I6, H3: {operation} of {key} takes effect after it was undone"),
+            );
         }
         if after == Did::Undone && before == Did::Effect && operation != Operation::Compensate {
             self.violation(Some(xid), format!("I6: {operation} of {key} after it took effect"));
@@ -116,7 +128,9 @@ impl Checks {
 
     /// Every attempt of a step is given the same results (C6).
     pub(crate) fn inputs(&mut self, xid: Xid, key: &BranchKey, inputs: &[(BranchKey, Bytes)]) {
-        let Some(effect) = self.effects.get_mut(&xid).and_then(|branches| branches.get_mut(key)) else { return };
+        let Some(effect) = self.effects.get_mut(&xid).and_then(|branches| branches.get_mut(key)) else {
+            return;
+        };
         match &effect.inputs {
             None => effect.inputs = Some(inputs.to_vec()),
             Some(first) if first == inputs => {}
@@ -149,7 +163,10 @@ impl Checks {
             }
             let did = self.did(xid, &earlier);
             if did != Did::Effect {
-                self.violation(Some(xid), format!("I7: {key} runs while {earlier}, which comes before it, is {did:?}"));
+                self.violation(
+                    Some(xid),
+                    format!("I7: {key} runs while {earlier}, which comes before it, is {did:?}"),
+                );
             }
         }
     }
@@ -231,7 +248,10 @@ impl Checks {
             if !fits {
                 self.violation(
                     Some(xid),
-                    format!("I1: all is settled as {decision:?}, and {key} ({}) is {:?}", effect.kind, effect.did),
+                    format!(
+                        "I1: all is settled as {decision:?}, and {key} ({}) is {:?}",
+                        effect.kind, effect.did
+                    ),
                 );
             }
             if effect.times > 1 {
@@ -254,7 +274,10 @@ impl Checks {
                     sum += effect.delta;
                 }
                 if effect.did == Did::Open {
-                    self.violation(Some(xid), format!("I5: {key} ({}) is still open at the end", effect.kind));
+                    self.violation(
+                        Some(xid),
+                        format!("I5: {key} ({}) is still open at the end", effect.kind),
+                    );
                 }
             }
             moved += sum;
@@ -264,10 +287,7 @@ impl Checks {
                     .iter()
                     .map(|(key, effect)| format!("{key} {} {:?} {:+}", effect.kind, effect.did, effect.delta))
                     .collect();
-                self.violation(
-                    Some(xid),
-                    format!("I1, I11: it moved {sum:+} in all: {}", states.join(", ")),
-                );
+                self.violation(Some(xid), format!("I1, I11: it moved {sum:+} in all: {}", states.join(", ")));
             }
             if !effects.iter().all(|(_, effect)| effect.did == Did::Nothing) {
                 self.settled(xid);

@@ -7,12 +7,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use unanimity_coordinator::engine::{Begin, Claim, Commit, Register, TwoPhase, Wait};
 use unanimity_types::{
-    Birth, BranchKey, BranchKind, BranchTargets, CallPolicy, Mode, Name, Plan, Status, Ticket, Xid, partition_of,
+    Birth, BranchKey, BranchKind, BranchTargets, CallPolicy, Mode, Name, Plan, Status, Ticket, Xid,
+    partition_of,
 };
 
 use super::Work;
 use crate::hits::Hit;
-use crate::site::{TryOrder, Tried, key, name, participant};
+use crate::site::{Tried, TryOrder, key, name, participant};
 use crate::world::{Host, World};
 
 /// A part of the transaction at a participant.

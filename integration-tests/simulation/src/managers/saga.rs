@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use unanimity_coordinator::engine::{Begin, Claim, Wait};
 use unanimity_types::{
-    BranchKey, BranchKind, CallPolicy, Mode, Plan, SagaPlan, SagaStep, Status, StepRole, Target,
-    partition_of,
+    BranchKey, BranchKind, CallPolicy, Mode, Plan, SagaPlan, SagaStep, Status, StepRole, Target, partition_of,
 };
 
 use crate::hits::Hit;

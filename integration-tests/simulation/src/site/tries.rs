@@ -7,9 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 use unanimity_coordinator::engine::{Claim, Register, TwoPhase};
-use unanimity_types::{
-    BranchKey, BranchKind, BranchTargets, CallPolicy, Name, Operation, Target, Vote, Xid,
-};
+use unanimity_types::{BranchKey, BranchKind, BranchTargets, CallPolicy, Name, Operation, Target, Vote, Xid};
 
 use super::{Site, State, payload_of};
 use crate::checks::Did;
@@ -125,7 +123,13 @@ impl Site {
             // What is taken away is taken away at once.
             _ => (State::Tried, delta.min(0)),
         };
-        self.commit(&world, (xid, &key, Operation::Try), (kind, state, delta, Bytes::new()), moves, Did::Open);
+        self.commit(
+            &world,
+            (xid, &key, Operation::Try),
+            (kind, state, delta, Bytes::new()),
+            moves,
+            Did::Open,
+        );
         drop(held);
         Tried::Voted
     }
