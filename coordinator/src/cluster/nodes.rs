@@ -13,7 +13,9 @@ use uuid::Uuid;
 
 use super::view::View;
 use crate::engine::{Assignment, Assignments, Heir};
+use crate::entropy;
 use crate::log::{self, AgreedFormat, NodeBeat, NodeRow, TransactionLog, known_format};
+use crate::task;
 
 /// While partitions are on their way from one node to another, nodes look so often. A look is one transaction of
 /// six small statements.
@@ -93,7 +95,7 @@ impl Cluster {
             config,
             log,
             assignments,
-            instance: Uuid::new_v4(),
+            instance: entropy::uuid(),
             view: watch::Sender::new(Arc::new(view)),
             refused: watch::Sender::new(None),
             leaving: watch::Sender::new(false),
@@ -104,7 +106,7 @@ impl Cluster {
             Err(error @ log::Error::Schema(_)) => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        Ok(Self { shared, task: tokio::spawn(member.run()) })
+        Ok(Self { shared, task: task::spawn(member.run()) })
     }
 
     /// What the engine's partitions are to listen to.

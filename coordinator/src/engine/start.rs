@@ -21,7 +21,8 @@ use crate::log::TransactionLog;
 #[derive(Debug)]
 pub struct Engine {
     coordinator: Coordinator,
-    shutdown: watch::Sender<bool>,
+    /// One for each task: they hear it in the same order every time.
+    shutdown: Vec<watch::Sender<bool>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -51,7 +52,12 @@ impl Engine {
         assignments: Vec<watch::Receiver<Assignment>>,
     ) -> Self {
         let config = Arc::new(config);
-        let (shutdown, stop) = watch::channel(false);
+        let mut shutdown = Vec::new();
+        let mut stop = || {
+            let (sender, receiver) = watch::channel(false);
+            shutdown.push(sender);
+            receiver
+        };
         let mut partitions = Vec::new();
         let mut mailboxes = Vec::new();
         for (id, assignment) in (0..log.identity().partitions).map(PartitionId).zip(assignments) {
@@ -85,12 +91,12 @@ impl Engine {
                 state: state.clone(),
                 assignment,
                 holds: false,
-                shutdown: stop.clone(),
+                shutdown: stop(),
             };
             tasks.push(crate::task::spawn(supervise(partition, crate::task::spawn(task.run()), state)));
         }
         let log = Arc::clone(&coordinator.shared.log);
-        tasks.push(crate::task::spawn(retention::run(log, config.history_retention, shutdown.subscribe())));
+        tasks.push(crate::task::spawn(retention::run(log, config.history_retention, stop())));
         Self { coordinator, shutdown, tasks }
     }
 
@@ -103,8 +109,10 @@ impl Engine {
     /// Stops: what was taken becomes durable, partitions are closed and leases given back, all within
     /// `limit`.
     pub async fn shutdown(mut self, limit: Duration) {
-        // Nobody may be listening: then all is over already.
-        let _ = self.shutdown.send(true);
+        for stop in &self.shutdown {
+            // Nobody may be listening: then that one is over already.
+            let _ = stop.send(true);
+        }
         let tasks = std::mem::take(&mut self.tasks);
         let aborts: Vec<_> = tasks.iter().map(JoinHandle::abort_handle).collect();
         let all = futures::future::join_all(tasks);

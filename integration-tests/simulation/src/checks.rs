@@ -122,9 +122,7 @@ impl Checks {
                 chain.epoch = block.epoch;
                 if before > Epoch(0) {
                     self.hit(Hit::Takeover);
-                    if !closed {
-                        self.hit(Hit::TakeoverUnclean);
-                    }
+                    self.hit(if closed { Hit::TakeoverClean } else { Hit::TakeoverUnclean });
                 }
                 if block.epoch <= before {
                     self.violation(

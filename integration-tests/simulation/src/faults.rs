@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use unanimity_coordinator::log::TransactionLog as _;
 use unanimity_types::PartitionId;
 
 use crate::hits::Hit;
@@ -62,6 +63,16 @@ impl World {
                 self.nodes[node].stop(&self).await;
                 tokio::time::sleep(lasts / 4).await;
                 self.nodes[node].start(&self);
+            }
+            Fault::NodeDrain => {
+                self.hit(Hit::NodeDrain);
+                let name = format!("n{node}");
+                self.note(Host::Node(node), None, "is drained");
+                // An operator's word: straight to the database.
+                drop(self.memory.set_draining(&name, true).await);
+                tokio::time::sleep(lasts).await;
+                drop(self.memory.set_draining(&name, false).await);
+                self.note(Host::Node(node), None, "is drained no more");
             }
             Fault::ParticipantCrash => {
                 if self.sites[site].gate().is_none() {

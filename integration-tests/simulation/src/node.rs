@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use unanimity_coordinator::cluster::{Cluster, ClusterConfig};
 use unanimity_coordinator::engine::{Coordinator, Dispatcher, Engine, EngineConfig};
 use unanimity_coordinator::log::TransactionLog;
 use unanimity_coordinator::simulation::Gate;
@@ -16,8 +17,16 @@ use crate::world::{Cell, Host, World};
 #[derive(Debug)]
 struct Process {
     gate: Gate,
-    engine: Option<Engine>,
-    coordinator: Coordinator,
+    /// Nothing while it starts, and when it stops.
+    running: Option<Running>,
+    coordinator: Option<Coordinator>,
+}
+
+#[derive(Debug)]
+struct Running {
+    engine: Engine,
+    /// Nothing if leases alone decide.
+    cluster: Option<Cluster>,
 }
 
 /// A node, up or down.
@@ -37,7 +46,7 @@ impl Node {
     }
 
     pub(crate) fn coordinator(&self) -> Option<Coordinator> {
-        self.process.get().as_ref().map(|process| process.coordinator.clone())
+        self.process.get().as_ref().and_then(|process| process.coordinator.clone())
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -64,13 +73,37 @@ impl Node {
         };
         let gone = u64::try_from(world.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let gate = Gate::new(world.wall_ms + gone);
-        let log: Arc<dyn TransactionLog> = Arc::new(NodeLog::new(Arc::clone(world), self.number));
-        let delivery: Arc<dyn Dispatcher> =
-            Arc::new(Delivery::new(Arc::clone(world), self.number, gate.clone()));
-        let engine = gate.enter(|| Engine::start(config, log, &delivery));
-        let coordinator = engine.coordinator();
-        coordinator.join(Arc::new(NodePeers::new(Arc::clone(world), self.number)));
-        *self.process.get() = Some(Process { gate, engine: Some(engine), coordinator });
+        *self.process.get() = Some(Process { gate: gate.clone(), running: None, coordinator: None });
+        let world = Arc::clone(world);
+        let number = self.number;
+        drop(gate.clone().spawn(async move {
+            let log: Arc<dyn TransactionLog> = Arc::new(NodeLog::new(Arc::clone(&world), number));
+            let delivery: Arc<dyn Dispatcher> =
+                Arc::new(Delivery::new(Arc::clone(&world), number, gate.clone()));
+            let (engine, cluster) = if world.swarm.cluster {
+                let who = ClusterConfig::new(config.node.clone(), config.address.clone(), config.lease);
+                match Cluster::join(who, Arc::clone(&log)).await {
+                    Ok(cluster) => {
+                        let assignments = cluster.assignments();
+                        (Engine::start_assigned(config, log, &delivery, assignments), Some(cluster))
+                    }
+                    Err(error) => {
+                        world.fail(None, format_args!("n{number} may not join: {error}"));
+                        return;
+                    }
+                }
+            } else {
+                (Engine::start(config, log, &delivery), None)
+            };
+            let coordinator = engine.coordinator();
+            coordinator.join(Arc::new(NodePeers::new(Arc::clone(&world), number)));
+            let mut process = world.nodes[number].process.get();
+            // Killed, this task does not run: what is there is its own life.
+            if let Some(process) = process.as_mut() {
+                process.running = Some(Running { engine, cluster });
+                process.coordinator = Some(coordinator);
+            }
+        }));
     }
 
     /// SIGKILL.
@@ -87,17 +120,26 @@ impl Node {
         let taken = {
             let mut process = self.process.get();
             process.as_mut().and_then(|process| {
-                let engine = process.engine.take()?;
-                Some((process.gate.clone(), engine))
+                let running = process.running.take()?;
+                Some((process.gate.clone(), running))
             })
         };
-        let Some((gate, engine)) = taken else { return };
+        let Some((gate, Running { engine, cluster })) = taken else { return };
         world.note(Host::Node(self.number), None, "shuts down");
-        let ended = gate.spawn(engine.shutdown(Duration::from_secs(10)));
+        let ended = gate.spawn(async move {
+            if let Some(cluster) = &cluster {
+                cluster.leave(Duration::from_secs(8)).await;
+            }
+            engine.shutdown(Duration::from_secs(10)).await;
+            if let Some(cluster) = cluster {
+                cluster.farewell(Duration::from_secs(2)).await;
+            }
+        });
         // An error: it was killed meanwhile.
         let _ = ended.await;
         let mut process = self.process.get();
-        if process.as_ref().is_some_and(|process| process.engine.is_none()) {
+        if process.as_ref().is_some_and(|process| process.coordinator.is_some() && process.running.is_none())
+        {
             world.note(Host::Node(self.number), None, "has shut down");
             if let Some(process) = process.take() {
                 process.gate.kill();

@@ -15,6 +15,8 @@ pub(crate) enum Fault {
     NodePause,
     /// A node is shut down in order, and started again.
     NodeStop,
+    /// A node is drained for a while.
+    NodeDrain,
     /// A participant is killed, and started again.
     ParticipantCrash,
     /// A participant is paused.
@@ -37,10 +39,11 @@ pub(crate) enum Fault {
     DatabaseClockJump,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     Fault::NodeCrash,
     Fault::NodePause,
     Fault::NodeStop,
+    Fault::NodeDrain,
     Fault::ParticipantCrash,
     Fault::ParticipantPause,
     Fault::LinkCut,
@@ -59,6 +62,8 @@ pub(crate) struct Swarm {
     pub nodes: usize,
     /// Partitions of the log.
     pub partitions: u16,
+    /// Whether nodes share partitions out among them, or leases alone decide.
+    pub(crate) cluster: bool,
     /// Participants.
     pub sites: usize,
     /// Global transactions.
@@ -130,6 +135,7 @@ impl Swarm {
         Self {
             nodes: dice.usize(2..=4),
             partitions: dice.u16(1..=4),
+            cluster: dice.u32(..10) < 9,
             sites: dice.usize(2..=3),
             transactions: dice.usize(6..=36),
             trouble: Duration::from_secs(dice.u64(6..=30)),
