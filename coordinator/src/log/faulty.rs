@@ -105,6 +105,11 @@ impl FaultyLog {
         self.late().len()
     }
 
+    /// Drops every late append: the server that they had reached is gone. Answers how many.
+    pub fn drop_late(&self) -> usize {
+        self.late().drain(..).count()
+    }
+
     /// Carries out every late append, in the order in which they were sent. Answers how each ended.
     pub async fn land_late(&self) -> Vec<Result<Appended, Error>> {
         let mut ends = Vec::new();

@@ -12,6 +12,7 @@
 mod nodes;
 mod storage;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -45,6 +46,8 @@ struct Shared {
     held: watch::Sender<bool>,
     /// How many wait there.
     waiting: watch::Sender<usize>,
+    /// Which server it is: appends under way do not survive a change.
+    server: AtomicU64,
 }
 
 /// While it lives, appends wait between looking at their predecessor and taking their place.
@@ -99,6 +102,7 @@ impl MemoryLog {
             racy: watch::Sender::new(false),
             held: watch::Sender::new(false),
             waiting: watch::Sender::new(0),
+            server: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -133,6 +137,11 @@ impl MemoryLog {
     pub fn hold_appends(&self) -> HeldAppends {
         self.shared.held.send_replace(true);
         HeldAppends { log: self.clone() }
+    }
+
+    /// Another server takes over: appends under way in the one before go down with it.
+    pub fn change_server(&self) {
+        self.shared.server.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Every row of a partition as it stands, leftovers and damage included.
@@ -177,6 +186,7 @@ impl MemoryLog {
         if !self.sees_its_turn(block) {
             return Ok(self.storage().settle(block));
         }
+        let server = self.shared.server.load(Ordering::Relaxed);
         let mut held = self.shared.held.subscribe();
         if *held.borrow() {
             let _here = Waiting::new(&self.shared.waiting);
@@ -184,6 +194,9 @@ impl MemoryLog {
             let _ = held.wait_for(|held| !held).await;
         }
         self.give_way().await;
+        if self.shared.server.load(Ordering::Relaxed) != server {
+            return Err(Error::Unknown("the server is gone".to_owned()));
+        }
         Ok(self.take_place(block))
     }
 

@@ -172,6 +172,8 @@ impl World {
         self.note(Host::Database, None, "waits for its standby");
         tokio::time::sleep(lasts).await;
         self.note(Host::Database, None, "fails over");
+        self.faulty.drop_late();
+        self.memory.change_server();
         self.observe_all();
         for partition in (0..self.swarm.partitions).map(PartitionId) {
             let last = self.check(|checks| checks.acknowledged_of(partition));
@@ -204,6 +206,8 @@ impl World {
         self.observe_all();
         self.hit(Hit::LogLostAcknowledged);
         self.note(Host::Database, None, "fails over to a standby that is behind");
+        self.faulty.drop_late();
+        self.memory.change_server();
         self.memory.adopt(&copy);
         for (partition, last) in (0..self.swarm.partitions).map(PartitionId).zip(lasts) {
             let lost = self.check(|checks| checks.loses(partition, last, true));
