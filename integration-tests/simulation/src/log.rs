@@ -221,8 +221,8 @@ impl TransactionLog for NodeLog {
         self.run(move |_, log| async move { log.find_history(&xids).await })
     }
 
-    fn history_floor(&self) -> LogFuture<'_, Timestamp> {
-        self.run(|_, log| async move { log.history_floor().await })
+    fn history_floor(&self, partition: PartitionId) -> LogFuture<'_, Timestamp> {
+        self.run(move |_, log| async move { log.history_floor(partition).await })
     }
 
     fn keep_history(&self, retention: Duration) -> LogFuture<'_, HistoryKept> {
