@@ -173,7 +173,7 @@ impl Checks {
             }
             PartitionEvent::LossAccepted { .. } => self.hit(Hit::LossAccepted),
             PartitionEvent::Lock(unanimity_core::LockEvent::Acquired { .. }) => self.hit(Hit::LockTaken),
-            PartitionEvent::Lock(_) => {}
+            PartitionEvent::Lock(_) | PartitionEvent::Restored { .. } => {}
         }
     }
 

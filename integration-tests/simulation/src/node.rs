@@ -82,6 +82,7 @@ impl Node {
                 Arc::new(Delivery::new(Arc::clone(&world), number, gate.clone()));
             let (engine, cluster) = if world.swarm.cluster {
                 let who = ClusterConfig::new(config.node.clone(), config.address.clone(), config.lease);
+                let config = EngineConfig { format: who.agreed.clone(), ..config };
                 match Cluster::join(who, Arc::clone(&log)).await {
                     Ok(cluster) => {
                         let assignments = cluster.assignments();
