@@ -125,6 +125,12 @@ impl Cluster {
         self.shared.view.subscribe()
     }
 
+    /// The block format that the cluster agreed on: for the engine's configuration.
+    #[must_use]
+    pub fn format(&self) -> AgreedFormat {
+        self.shared.config.agreed.clone()
+    }
+
     /// Whether the cluster knows this node, and has not refused it.
     #[must_use]
     pub fn is_member(&self) -> bool {
