@@ -10,7 +10,6 @@ use unanimity_proto::{position_from_wire, v1};
 use unanimity_types::{LogPosition, PartitionId};
 
 use super::route::Router;
-use super::view::View;
 use crate::engine::PartitionInfo;
 use crate::log::NodeRow;
 use crate::telemetry::{state_detail, state_word};
@@ -84,6 +83,13 @@ pub struct OwnerSays {
     pub history_lag: u64,
 }
 
+impl OwnerSays {
+    /// Whether only an owner is in that state.
+    fn is_owner(&self) -> bool {
+        matches!(self.state.as_str(), "running" | "recovering" | "stopped")
+    }
+}
+
 impl Router {
     /// Looks around: at this node's view, its own partitions, and what the other living nodes say about theirs.
     pub async fn census(&self) -> Census {
@@ -113,7 +119,11 @@ impl Router {
             }
         }
         let partitions = view.cluster.partitions.iter().map(|row| {
-            let owner = view.owner(row.partition).map(|(owner, _)| owner.to_owned()).unwrap_or_default();
+            // Who says that it has it knows better than a look of a moment ago.
+            let has = says.iter().find(|((_, of), says)| *of == row.partition && says.is_owner());
+            let has = has.map(|((node, _), _)| node.clone());
+            let seen = view.owner(row.partition).map(|(owner, _)| owner.to_owned());
+            let owner = has.or(seen).unwrap_or_default();
             let info = says.remove(&(owner.clone(), row.partition));
             let planned = view.planned_for(row.partition).unwrap_or_default().to_owned();
             let server = row.server.clone();
@@ -126,13 +136,13 @@ impl Router {
                 info,
             }
         });
-        let partitions = partitions.collect();
-        let nodes = view.cluster.nodes.iter().map(|row| node(row, &view)).collect();
+        let partitions: Vec<PartitionPlace> = partitions.collect();
+        let nodes = view.cluster.nodes.iter().map(|row| node(row, &partitions)).collect();
         Census { node: view.node.clone(), format: view.cluster.format, nodes, partitions, missing }
     }
 }
 
-fn node(row: &NodeRow, view: &View) -> NodeState {
+fn node(row: &NodeRow, partitions: &[PartitionPlace]) -> NodeState {
     let state = match (row.alive, row.leaving, row.draining) {
         (true, true, _) => "leaving",
         (true, false, true) => "draining",
@@ -140,8 +150,7 @@ fn node(row: &NodeRow, view: &View) -> NodeState {
         (false, true, _) => "gone",
         (false, false, _) => "silent",
     };
-    let owned = view.cluster.partitions.iter();
-    let owned = owned.filter(|place| view.owner(place.partition).is_some_and(|(owner, _)| owner == row.node));
+    let owned = partitions.iter().filter(|place| place.owner == row.node);
     NodeState {
         node: row.node.clone(),
         address: row.address.clone(),

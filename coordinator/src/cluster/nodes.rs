@@ -347,8 +347,11 @@ impl Member {
     fn until_next(&mut self, view: &View) -> Duration {
         let me = self.shared.config.node.as_str();
         let (mut moving, mut soonest) = (false, self.shared.config.lease / 3);
-        for row in view.cluster.partitions.iter().filter(|row| !row.remaining.is_zero()) {
-            let (Some(owner), Some(planned)) = (row.owner.as_deref(), view.planned_for(row.partition)) else {
+        for row in &view.cluster.partitions {
+            let Some(planned) = view.planned_for(row.partition) else { continue };
+            let Some(owner) = row.owner.as_deref().filter(|_| !row.remaining.is_zero()) else {
+                // It is being taken: callers are to be led there soon.
+                moving |= planned == me;
                 continue;
             };
             if planned == me && owner != me {
