@@ -127,6 +127,12 @@ impl Cluster {
         self.shared.view.subscribe()
     }
 
+    /// The block format that the cluster agreed on: for the engine's configuration.
+    #[must_use]
+    pub fn format(&self) -> AgreedFormat {
+        self.shared.config.agreed.clone()
+    }
+
     /// Whether the cluster knows this node, and has not refused it.
     #[must_use]
     pub fn is_member(&self) -> bool {
@@ -343,8 +349,11 @@ impl Member {
     fn until_next(&mut self, view: &View) -> Duration {
         let me = self.shared.config.node.as_str();
         let (mut moving, mut soonest) = (false, self.shared.config.lease / 3);
-        for row in view.cluster.partitions.iter().filter(|row| !row.remaining.is_zero()) {
-            let (Some(owner), Some(planned)) = (row.owner.as_deref(), view.planned_for(row.partition)) else {
+        for row in &view.cluster.partitions {
+            let Some(planned) = view.planned_for(row.partition) else { continue };
+            let Some(owner) = row.owner.as_deref().filter(|_| !row.remaining.is_zero()) else {
+                // It is being taken: callers are to be led there soon.
+                moving |= planned == me;
                 continue;
             };
             if planned == me && owner != me {

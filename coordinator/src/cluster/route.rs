@@ -117,6 +117,12 @@ impl Router {
         }
     }
 
+    /// The cluster as this node saw it last.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
     /// What a stream is told of the cluster.
     #[must_use]
     pub fn news(&self) -> TopologyNews {
@@ -219,7 +225,10 @@ impl Router {
             }
             view.mark_unchanged();
             bell.mark_unchanged();
-            let state = self.here.state_of(to).unwrap_or(PartitionState::Closed);
+            // No node has it: this one says so as well as any.
+            let Some(state) = self.here.state_of(to) else {
+                return call.here().await.map(|answer| Carried { answer, owner: None });
+            };
             let place = self.place(to, &state, tries.hint.take());
             let look_again = Instant::now() + LOOK_INTERVAL;
             match &place {

@@ -67,9 +67,10 @@ impl Engine {
                 state: PartitionState::Recovering,
                 position: None,
                 open: 0,
+                history_lag: 0,
                 ticket: None,
                 counters: PartitionCounters::default(),
-                assigned: assignment.borrow().is_mine(),
+                turn: assignment.borrow().turn(),
                 due: None,
             };
             let (state, watch) = watch::channel(info);

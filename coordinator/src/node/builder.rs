@@ -174,7 +174,7 @@ impl NodeBuilder {
             ..DeliveryConfig::default()
         });
         let address = listener.as_ref().map(|(_, address)| *address);
-        let engine_config = EngineConfig {
+        let mut engine_config = EngineConfig {
             node: config.node_name(),
             address: advertised(&config, address),
             retry: RetryPolicy {
@@ -192,6 +192,7 @@ impl NodeBuilder {
         let member = ClusterConfig::new(node.clone(), address.clone(), *lease);
         let joined = Cluster::join(member, Arc::clone(&log)).await;
         let cluster = joined.map_err(|source| Error::Log { place: log.describe(), source })?;
+        engine_config.format = cluster.format();
         let engine =
             Engine::start_assigned(engine_config, Arc::clone(&log), &dispatcher, cluster.assignments());
         let router = Arc::new(Router::new(engine.coordinator(), cluster.watch()));
