@@ -19,6 +19,7 @@
 //! ```
 
 mod builder;
+mod warnings;
 
 pub use builder::{Error, NodeBuilder};
 
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::cluster::Cluster;
 use crate::config::Config;
@@ -55,6 +57,8 @@ pub struct Node {
     config: Arc<Config>,
     server: Option<Server>,
     closing: CancellationToken,
+    /// Ends with the node.
+    _looking: AbortOnDropHandle<()>,
 }
 
 #[derive(Debug)]

@@ -32,6 +32,7 @@ pub(crate) use http::rfc3339;
 use std::sync::Arc;
 
 use axum::Router;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster;
@@ -55,6 +56,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// Where requests are counted.
     pub metrics: Arc<Metrics>,
+    /// What the log's database says that will hurt.
+    pub warnings: watch::Receiver<Vec<String>>,
     /// Cancelled when the node begins to stop: long polls answer, health says so.
     pub closing: CancellationToken,
 }
@@ -71,12 +74,12 @@ pub struct Api {
 /// Puts the interfaces together.
 #[must_use]
 pub fn assemble(parts: Parts) -> Api {
-    let Parts { coordinator, router, participants, allow, config, metrics, closing } = parts;
+    let Parts { coordinator, router, participants, allow, config, metrics, warnings, closing } = parts;
     let handlers = Handlers::new(coordinator, router, allow, &config, closing.clone());
     let guard = guard::Guard::new(&config, Arc::clone(&metrics));
     let calls = guard.calls();
     let grpc = grpc::routes(&handlers, participants, &config, &calls, &metrics, closing.clone());
-    let http = http::routes(http::State::new(handlers, metrics, closing), config.limits.message_bytes_max);
+    let http = http::routes(http::State::new(handlers, metrics, warnings, closing), config.limits.message_bytes_max);
     let routes = grpc
         .merge(http)
         .fallback(http::not_found)

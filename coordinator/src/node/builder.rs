@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use unanimity_core::RetryPolicy;
 
+use super::warnings::watch_log;
 use super::{Node, Server};
 use crate::api::{self, Parts};
 use crate::cluster::{Cluster, ClusterConfig, MemberHome, Router};
 use crate::config::{Config, DatabaseUrl};
 use crate::delivery::{AllowList, AllowListError, Delivery, DeliveryConfig, ParticipantsService};
 use crate::engine::{Dispatcher, Engine, EngineConfig, Peers};
-use crate::log::{self, MemoryLog, PlacedLog, PostgresOptions, SqliteLog, TransactionLog};
+use crate::log::{self, AgreedFormat, MemoryLog, PlacedLog, PostgresOptions, SqliteLog, TransactionLog};
 use crate::server::{self, Stop};
 use crate::telemetry::Metrics;
 
@@ -185,11 +188,14 @@ impl NodeBuilder {
             // What delivery gives a call: a new owner waits for the old one's (protocol H3).
             call_timeout: config.timeouts.callback(),
             history_retention: config.history.retention(),
+            // Until the cluster says what it agreed on: what every version reads (protocol M18).
+            format: AgreedFormat::at(1),
             ..EngineConfig::default()
         };
         let dispatcher: Arc<dyn Dispatcher> = Arc::clone(&delivery) as Arc<dyn Dispatcher>;
-        let EngineConfig { node, address, lease, .. } = &engine_config;
-        let member = ClusterConfig::new(node.clone(), address.clone(), *lease);
+        let EngineConfig { node, address, lease, format, .. } = &engine_config;
+        let mut member = ClusterConfig::new(node.clone(), address.clone(), *lease);
+        member.agreed = format.clone();
         let joined = Cluster::join(member, Arc::clone(&log)).await;
         let cluster = joined.map_err(|source| Error::Log { place: log.describe(), source })?;
         engine_config.format = cluster.format();
@@ -198,6 +204,8 @@ impl NodeBuilder {
         let router = Arc::new(Router::new(engine.coordinator(), cluster.watch()));
         engine.coordinator().join(Arc::clone(&router) as Arc<dyn Peers>);
         let closing = CancellationToken::new();
+        let (told, warnings) = watch::channel(Vec::new());
+        let looking = AbortOnDropHandle::new(tokio::spawn(watch_log(Arc::clone(&log), told)));
         let server = listener.map(|(listener, address)| {
             let coordinator = engine.coordinator();
             let home = MemberHome { coordinator: coordinator.clone(), router: Arc::clone(&router) };
@@ -208,6 +216,7 @@ impl NodeBuilder {
                 allow,
                 config: Arc::clone(&config),
                 metrics: Arc::new(Metrics::default()),
+                warnings,
                 closing: closing.clone(),
             });
             let task = tokio::spawn(serve(
@@ -219,7 +228,7 @@ impl NodeBuilder {
             ));
             Server { address, task }
         });
-        Ok(Node { engine, cluster, delivery, log, config, server, closing })
+        Ok(Node { engine, cluster, delivery, log, config, server, closing, _looking: looking })
     }
 }
 

@@ -51,6 +51,7 @@ impl Lost {
             allow: AllowList::none(),
             config: Arc::new(config.clone()),
             metrics: Arc::new(Metrics::default()),
+            warnings: watch::channel(Vec::new()).1,
             closing: closing.clone(),
         });
         let listener = tokio::net::TcpListener::bind(ANY_PORT).await.unwrap();

@@ -16,6 +16,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use unanimity_types::ErrorCode;
 
@@ -32,12 +33,18 @@ pub(super) use {openapi::document, problem::Problem};
 pub(super) struct State {
     handlers: Handlers,
     metrics: Arc<Metrics>,
+    warnings: watch::Receiver<Vec<String>>,
     closing: CancellationToken,
 }
 
 impl State {
-    pub(super) fn new(handlers: Handlers, metrics: Arc<Metrics>, closing: CancellationToken) -> Self {
-        Self { handlers, metrics, closing }
+    pub(super) fn new(
+        handlers: Handlers,
+        metrics: Arc<Metrics>,
+        warnings: watch::Receiver<Vec<String>>,
+        closing: CancellationToken,
+    ) -> Self {
+        Self { handlers, metrics, warnings, closing }
     }
 }
 

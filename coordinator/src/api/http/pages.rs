@@ -55,6 +55,9 @@ struct Readiness {
     /// The partitions that are to work here and do not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     partitions: Vec<NotRunning>,
+    /// What the log's database says that will hurt: it is ready all the same.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,8 +83,9 @@ pub(super) async fn readyz(Shared(state): Shared<State>) -> Response {
     let leaves = state.handlers.router().is_some_and(|router| router.is_leaving());
     let reason = (leaves || state.closing.is_cancelled()).then_some("this node is shutting down");
     let ready = partitions.is_empty() && reason.is_none();
+    let warnings = state.warnings.borrow().clone();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, axum::Json(Readiness { ready, reason, partitions })).into_response()
+    (status, axum::Json(Readiness { ready, reason, partitions, warnings })).into_response()
 }
 
 pub(super) async fn metrics(Shared(state): Shared<State>) -> Response {

@@ -76,6 +76,14 @@ async fn h6_a_live_owner_finds_that_an_asynchronous_failover_lost_its_tail() {
     let checked = unanimity(&["check"], pair.url()).await.unwrap();
     let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
     assert!(checked.contains("synchronous_standby_names is empty"), "{checked}");
+    until("/readyz warns as well", LIMIT, async || {
+        let (status, ready) = coordinator.get("/readyz").await?;
+        let warns = ready["warnings"].to_string().contains("synchronous_standby_names is empty");
+        ensure!(status == 200 && warns, "{status}: {ready}");
+        Ok(())
+    })
+    .await
+    .unwrap();
 
     let (pair, clients) = lose_tail(pair, &coordinator).await;
     drop(clients);
