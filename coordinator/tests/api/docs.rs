@@ -42,5 +42,5 @@ async fn every_route_of_the_openapi_document_answers() {
             assert!(!["route_not_found", "method_not_allowed"].contains(&code), "{path}: {body}");
         }
     }
-    assert_eq!(count, 12);
+    assert_eq!(count, 14);
 }
