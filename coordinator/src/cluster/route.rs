@@ -174,6 +174,10 @@ impl Router {
         to: PartitionId,
         by: By,
     ) -> Result<Carried<C::Answer>, Error> {
+        if to.0 >= self.partitions {
+            // Nobody's: the engine says so.
+            return call.here().await.map(|answer| Carried { answer, owner: None });
+        }
         let mut first = None;
         // Nearly always: the partition is here, and stays while it answers.
         if self.here.is_here(to) {

@@ -41,10 +41,12 @@ pub(super) async fn inquire(
     }
     let mut answers: HashMap<Xid, Inquiry> = HashMap::with_capacity(xids.len());
     let mut failed = None;
+    // Nobody else's answer is kept back where there is one partition only.
+    let owner_wait = if by_partition.len() == 1 { limit } else { limit.min(OWNER_WAIT) };
     let parts = by_partition.into_iter().map(|(partition, asked)| async move {
         match coordinator.peers() {
             Some(peers) if !coordinator.is_here(partition) => {
-                peers.inquire(partition, asked, limit.min(OWNER_WAIT)).await
+                peers.inquire(partition, asked, owner_wait).await
             }
             _ => ask(coordinator, asked).await,
         }
