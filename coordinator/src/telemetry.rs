@@ -177,3 +177,17 @@ pub fn state_word(state: &PartitionState) -> &'static str {
         PartitionState::Closed => "closed",
     }
 }
+
+/// Why a partition does not run; empty if it does.
+#[must_use]
+pub fn state_detail(state: &PartitionState) -> &str {
+    use crate::engine::StopReason;
+    match state {
+        PartitionState::Running | PartitionState::Recovering | PartitionState::Closed => "",
+        PartitionState::Waiting(why)
+        | PartitionState::Unavailable(why)
+        | PartitionState::Stopped(
+            StopReason::LostTail(why) | StopReason::Damaged(why) | StopReason::Unreadable(why),
+        ) => why,
+    }
+}

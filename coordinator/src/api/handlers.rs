@@ -15,7 +15,7 @@ use unanimity_types::{
 };
 
 use super::cursor;
-use crate::cluster::{Router, TopologyNews};
+use crate::cluster::{Census, Router, TopologyNews};
 use crate::config::Config;
 use crate::delivery::AllowList;
 use crate::engine::{
@@ -460,6 +460,27 @@ impl Handlers {
     #[must_use]
     pub fn info(&self) -> Info {
         self.coordinator.info()
+    }
+
+    /// The cluster as this node sees it.
+    ///
+    /// # Errors
+    /// `unavailable` for a node that is in no cluster, or has not seen it yet.
+    pub async fn cluster(&self) -> Result<Census, Error> {
+        let router = self.router.as_ref().filter(|router| !router.view().cluster.nodes.is_empty());
+        let router = router
+            .ok_or_else(|| Error::new(ErrorCode::Unavailable, "this node has not seen its cluster yet"))?;
+        Ok(router.census().await)
+    }
+
+    /// Operator: a node is to own nothing, or may again. The node itself hands over what it owns.
+    ///
+    /// # Errors
+    /// `invalid_request` without a name or reason, or for a node that the cluster does not know; or the log's state.
+    pub async fn drain(&self, node: String, draining: bool, action: OperatorAction) -> Result<(), Error> {
+        let action = checked(action)?;
+        let coordinator = self.coordinator.clone();
+        detached(async move { coordinator.set_draining(&node, draining, action).await }).await
     }
 
     /// Runs what changes state where it is sure to run to its end.

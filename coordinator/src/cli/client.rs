@@ -39,8 +39,13 @@ pub(super) struct Operator {
 impl Operator {
     /// Who acts.
     pub(super) fn name(&self) -> String {
-        self.operator.clone().or_else(login).unwrap_or_else(|| "unknown".to_owned())
+        operator_name(self.operator.as_deref())
     }
+}
+
+/// Who acts: by the name that was given, or by the login's.
+pub(super) fn operator_name(given: Option<&str>) -> String {
+    given.map(str::to_owned).or_else(login).unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// The user's name as the shell has it, or as the system has it: cron and containers set no variable.

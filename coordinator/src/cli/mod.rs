@@ -66,7 +66,7 @@ enum Command {
     /// Look at the log itself.
     #[command(subcommand)]
     Log(log::LogCommand),
-    /// The coordinator that answers, and its partitions.
+    /// The nodes and the partitions, and which node is to own none.
     Cluster(cluster::Cluster),
     /// Put load on a running coordinator, and measure it.
     Bench(bench::Bench),

@@ -15,6 +15,7 @@
 //! - A node whose beat cannot be written keeps what it has.
 
 mod balance;
+mod census;
 mod failure;
 mod gates;
 mod home;
@@ -26,6 +27,7 @@ mod route;
 mod view;
 
 pub use balance::plan;
+pub use census::{Census, NodeState, OwnerSays, PartitionPlace};
 pub(crate) use failure::Failure;
 pub use home::MemberHome;
 pub use news::TopologyNews;

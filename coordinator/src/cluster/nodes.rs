@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::view::View;
 use crate::engine::{Assignment, Assignments, Heir};
-use crate::log::{self, FORMAT_VERSION, NodeBeat, NodeRow, TransactionLog};
+use crate::log::{self, AgreedFormat, NodeBeat, NodeRow, TransactionLog, known_format};
 
 /// While partitions are on their way from one node to another, nodes look so often. A look is one transaction of
 /// six small statements.
@@ -37,6 +37,8 @@ pub struct ClusterConfig {
     pub version: String,
     /// The highest block format that it reads and writes.
     pub formats: u32,
+    /// What the cluster agreed to write, to be shared with the engine.
+    pub format: AgreedFormat,
     /// For how long it counts as living after each beat: as long as its leases last.
     pub lease: Duration,
 }
@@ -46,7 +48,9 @@ impl ClusterConfig {
     #[must_use]
     pub fn new(node: String, address: String, lease: Duration) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Self { node, address, version, formats: u32::from(FORMAT_VERSION), lease }
+        // What every node knows, until the cluster is seen.
+        let format = AgreedFormat::at(1);
+        Self { node, address, version, formats: u32::from(known_format()), format, lease }
     }
 }
 
@@ -114,6 +118,12 @@ impl Cluster {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Arc<View>> {
         self.shared.view.subscribe()
+    }
+
+    /// The block format that the cluster agreed on: for the engine's configuration.
+    #[must_use]
+    pub fn format(&self) -> AgreedFormat {
+        self.shared.config.format.clone()
     }
 
     /// Whether the cluster knows this node, and has not refused it.
@@ -255,6 +265,8 @@ impl Member {
             Ok(cluster) => {
                 self.joined = true;
                 self.shared.refused.send_replace(None);
+                let agreed = u16::try_from(cluster.format).unwrap_or(u16::MAX);
+                self.shared.config.format.raise(agreed);
                 let view = View::new(&self.shared.config.node, cluster);
                 self.assign(&view, asked);
                 self.next_at = asked + self.until_next(&view);

@@ -117,6 +117,12 @@ impl Router {
         }
     }
 
+    /// The cluster as this node saw it last.
+    #[must_use]
+    pub fn view(&self) -> Arc<View> {
+        self.view.borrow().clone()
+    }
+
     /// What a stream is told of the cluster.
     #[must_use]
     pub fn news(&self) -> TopologyNews {

@@ -550,6 +550,27 @@ impl Coordinator {
         self.answer(partition, answer, MOVE_WAIT_MAX).await?
     }
 
+    /// Operator: a node of the cluster is to own nothing, or may own something again.
+    ///
+    /// # Errors
+    /// `invalid_request` for a node that the cluster does not know, or the log's state.
+    pub async fn set_draining(
+        &self,
+        node: &str,
+        draining: bool,
+        action: OperatorAction,
+    ) -> Result<(), Error> {
+        let known =
+            self.shared.log.set_draining(node, draining).await.map_err(|error| unavailable(&error))?;
+        if !known {
+            let message = format!("the cluster knows no node {node:?}: see `unanimity cluster`");
+            return Err(Error::new(ErrorCode::InvalidRequest, message));
+        }
+        let OperatorAction { operator, reason } = action;
+        tracing::warn!(node, draining, operator, reason, "an operator said whether a node is to be drained");
+        Ok(())
+    }
+
     /// A witness shows the highest places that it saw. A partition whose log cannot have had such a
     /// place stops until an operator accepts the loss (protocol H6).
     ///

@@ -270,6 +270,8 @@ pub struct PartitionInfo {
     pub position: Option<LogPosition>,
     /// How many transactions it holds in memory.
     pub open: u64,
+    /// How many are over and not yet in history.
+    pub history_lag: u64,
     /// What xids of this partition are stamped with, while it works (protocol 1.2).
     pub ticket: Option<Ticket>,
     /// What it did since the node started.

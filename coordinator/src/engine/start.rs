@@ -61,6 +61,7 @@ impl Engine {
                 state: PartitionState::Recovering,
                 position: None,
                 open: 0,
+                history_lag: 0,
                 ticket: None,
                 counters: PartitionCounters::default(),
                 assigned: assignment.borrow().is_mine(),

@@ -216,9 +216,16 @@ async fn transactions_are_listed_shown_and_acted_on() {
 
     let cluster = run(&["cluster", "--addr", addr]).await;
     assert_eq!(cluster.status.code(), Some(0));
-    assert!(stdout(&cluster).contains("PARTITION  STATE") && stdout(&cluster).contains("running"));
+    let shown = stdout(&cluster);
+    assert!(
+        ["NODE", "PARTITION  STATE", "HISTORY LAG", "running", "alive"]
+            .iter()
+            .all(|word| shown.contains(word)),
+        "{shown}"
+    );
     let cluster = json_of(&run(&["cluster", "--addr", addr, "--json"]).await);
-    assert_eq!(cluster["partition_states"].as_array().map(Vec::len), Some(2));
+    assert_eq!(cluster["partitions"].as_array().map(Vec::len), Some(2));
+    assert_eq!(cluster["nodes"].as_array().map(Vec::len), Some(1));
     let loss = run(&["log", "accept-loss", "0", "--addr", addr, "--reason", "none"]).await;
     assert!(stderr(&loss).contains("illegal_transition"), "{loss:?}");
 }

@@ -11,12 +11,12 @@ use unanimity_types::{BranchId, BranchKey, ErrorCode, LogId, Name, PartitionId, 
 use super::service::{named, optional_name};
 use crate::api::handlers::{PageOutput, RegisterInput};
 use crate::api::kind::branch_kind;
+use crate::cluster::Census;
 use crate::engine::{
-    Claim, Error, Info, Inquiry, PartitionCounters, PartitionState, Register, Standing, TransactionView,
-    TwoPhase, Wait,
+    Claim, Error, Info, Inquiry, PartitionCounters, Register, Standing, TransactionView, TwoPhase, Wait,
 };
 use crate::process::ProcessUse;
-use crate::telemetry::state_word;
+use crate::telemetry::{state_detail, state_word};
 
 impl From<InvalidWire> for Error {
     fn from(invalid: InvalidWire) -> Self {
@@ -222,10 +222,52 @@ pub(super) fn info(info: Info) -> v1::Info {
                 position: info.position.map(position_to_wire),
                 open_transactions: info.open,
                 counters: Some(counters(&info.counters)),
+                history_lag: info.history_lag,
             })
             .collect(),
         process: Some(process(ProcessUse::now())),
     }
+}
+
+/// The cluster as this node sees it.
+pub(super) fn cluster(census: Census, log_id: LogId) -> v1::Cluster {
+    let nodes = census.nodes.into_iter().map(|node| v1::NodeState {
+        node: node.node,
+        address: node.address,
+        version: node.version,
+        formats: node.formats,
+        state: node.state.to_owned(),
+        silent_ms: in_ms(node.silent_for),
+        partitions: node.partitions,
+    });
+    let partitions = census.partitions.into_iter().map(|place| v1::PartitionPlace {
+        partition: u32::from(place.partition.0),
+        owner: place.owner,
+        planned: place.planned,
+        lease_ms: in_ms(place.remaining),
+        server: place.server,
+        info: place.info.map(|says| v1::PartitionInfo {
+            partition: u32::from(place.partition.0),
+            state: says.state,
+            detail: says.detail,
+            position: says.position.map(position_to_wire),
+            open_transactions: says.open,
+            counters: None,
+            history_lag: says.history_lag,
+        }),
+    });
+    v1::Cluster {
+        node: census.node,
+        log_id: log_id.to_string(),
+        format: census.format,
+        nodes: nodes.collect(),
+        partitions: partitions.collect(),
+        missing_nodes: census.missing,
+    }
+}
+
+fn in_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn process(used: ProcessUse) -> v1::ProcessInfo {
@@ -245,18 +287,5 @@ fn counters(counters: &PartitionCounters) -> v1::PartitionCounters {
         held_answers: counters.held_answers,
         history_rows: counters.history_rows,
         history_bytes: counters.history_bytes,
-    }
-}
-
-/// Why a partition does not run; empty if it does.
-pub(in crate::api) fn state_detail(state: &PartitionState) -> &str {
-    use crate::engine::StopReason;
-    match state {
-        PartitionState::Running | PartitionState::Recovering | PartitionState::Closed => "",
-        PartitionState::Waiting(why)
-        | PartitionState::Unavailable(why)
-        | PartitionState::Stopped(
-            StopReason::LostTail(why) | StopReason::Damaged(why) | StopReason::Unreadable(why),
-        ) => why,
     }
 }

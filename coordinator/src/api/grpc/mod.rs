@@ -26,7 +26,7 @@ use crate::delivery::ParticipantsService;
 use crate::engine::Error;
 use crate::telemetry::Metrics;
 
-pub(super) use {convert::state_detail, service::resolve_as, service::vote_set};
+pub(super) use {service::resolve_as, service::vote_set};
 
 /// The one stream of the service `Coordinator`.
 pub(super) const COMMANDS: &str = "/unanimity.v1.Coordinator/Commands";
@@ -47,6 +47,8 @@ pub(super) const METHODS: &[&str] = &[
     "/unanimity.v1.Coordinator/MovePartition",
     "/unanimity.v1.Coordinator/Vote",
     "/unanimity.v1.Coordinator/GetInfo",
+    "/unanimity.v1.Coordinator/GetCluster",
+    "/unanimity.v1.Coordinator/DrainNode",
     COMMANDS,
     "/unanimity.v1.Participants/Attach",
     "/unanimity.v1.Peers/Lock",

@@ -220,6 +220,20 @@ impl Coordinator for CoordinatorService {
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::Info>, Status> {
         Ok(Response::new(convert::info(self.handlers.info())))
     }
+
+    async fn get_cluster(&self, _: Request<v1::GetClusterRequest>) -> Result<Response<v1::Cluster>, Status> {
+        let log_id = self.handlers.info().log_id;
+        respond(self.handlers.cluster().await.map(|census| convert::cluster(census, log_id)))
+    }
+
+    async fn drain_node(
+        &self,
+        request: Request<v1::DrainNodeRequest>,
+    ) -> Result<Response<v1::DrainNodeResponse>, Status> {
+        let v1::DrainNodeRequest { node, draining, operator, reason } = request.into_inner();
+        let action = OperatorAction { operator, reason };
+        respond(self.handlers.drain(node, draining, action).await.map(|()| v1::DrainNodeResponse {}))
+    }
 }
 
 fn respond<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {

@@ -3,6 +3,7 @@
 mod answer;
 mod begin;
 mod branch;
+mod cluster;
 mod request;
 mod target;
 
@@ -13,6 +14,7 @@ pub(super) use answer::{
 };
 pub(super) use begin::{BeginBody, mode};
 pub(super) use branch::BranchBody;
+pub(super) use cluster::ClusterBody;
 pub(super) use request::{
     AbortBody, CommitBody, GetQuery, InquiryBody, ListQuery, MoveBody, OperatorBody, ResolveBody, VoteBody,
     status,

@@ -17,10 +17,10 @@ use super::extract::{Deadline, Json, PathXid, Query, xid};
 use super::pass::Minted;
 use super::problem::{Failure, Problem};
 use crate::api::duration::parse_duration;
-use crate::api::grpc::{state_detail, vote_set};
+use crate::api::grpc::vote_set;
 use crate::api::handlers::{InquireInput, ListInput, RegisterInput, remaining};
 use crate::engine::{Claim, OperatorAction, Wait};
-use crate::telemetry::state_word;
+use crate::telemetry::{state_detail, state_word};
 
 type Answer<T> = Result<axum::Json<T>, Failure>;
 
@@ -307,6 +307,7 @@ pub(super) async fn info(Shared(state): Shared<State>) -> axum::Json<InfoBody> {
                 detail: state_detail(&info.state).to_owned(),
                 position: info.position.map(Into::into),
                 open_transactions: info.open,
+                history_lag: info.history_lag,
             })
             .collect(),
     })

@@ -2,6 +2,7 @@
 
 mod body;
 mod calls;
+mod cluster;
 mod extract;
 mod openapi;
 mod operator;
@@ -56,6 +57,9 @@ pub(super) fn routes(state: State, body_bytes_max: usize) -> Router {
         .route("/v1/partitions/{partition}/accept-loss", post(operator::accept_loss))
         .route("/v1/partitions/{partition}/restored", post(operator::record_restored))
         .route("/v1/partitions/{partition}/move", post(operator::move_partition))
+        .route("/v1/cluster", get(cluster::cluster))
+        .route("/v1/cluster/nodes/{node}/drain", post(cluster::drain))
+        .route("/v1/cluster/nodes/{node}/undrain", post(cluster::undrain))
         .route("/", get(pages::index))
         .route("/healthz", get(pages::healthz))
         .route("/readyz", get(pages::readyz))

@@ -22,7 +22,10 @@ use utoipa::OpenApi;
         super::operator::resolve,
         super::operator::accept_loss,
         super::operator::record_restored,
-        super::operator::move_partition
+        super::operator::move_partition,
+        super::cluster::cluster,
+        super::cluster::drain,
+        super::cluster::undrain
     )
 )]
 struct Document;

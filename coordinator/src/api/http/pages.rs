@@ -6,9 +6,7 @@ use http::{StatusCode, header};
 use serde::Serialize;
 
 use super::State;
-use crate::api::grpc::state_detail;
-use crate::engine::PartitionState;
-use crate::telemetry::state_word;
+use crate::telemetry::{state_detail, state_word};
 
 /// OpenMetrics' own content type.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,10 +26,13 @@ Unanimity, a distributed transaction coordinator.
   POST /v1/inquiries                           what became of these?
   GET  /v1/info                                this coordinator and its partitions
   POST /v1/partitions/{partition}/accept-loss  operator: go on with a log that lost its tail
+  GET  /v1/cluster                             the nodes, and each partition with its owner
+  POST /v1/cluster/nodes/{node}/drain          operator: a node is to own nothing
+  POST /v1/cluster/nodes/{node}/undrain        operator: it may again
 
   GET  /openapi.json   all of the above, for tools
   GET  /healthz        the process lives
-  GET  /readyz         every partition works
+  GET  /readyz         what is to work here works
   GET  /metrics        for Prometheus
 
 The same port speaks gRPC: unanimity.v1.Coordinator, unanimity.v1.Participants, health, reflection.
@@ -51,7 +52,7 @@ struct Readiness {
     ready: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
-    /// The partitions that do not work.
+    /// The partitions that are to work here and do not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     partitions: Vec<NotRunning>,
 }
@@ -69,7 +70,7 @@ pub(super) async fn readyz(Shared(state): Shared<State>) -> Response {
     let partitions: Vec<NotRunning> = info
         .states
         .iter()
-        .filter(|info| info.state != PartitionState::Running)
+        .filter(|info| !info.is_well())
         .map(|info| NotRunning {
             partition: info.partition.0,
             state: state_word(&info.state),

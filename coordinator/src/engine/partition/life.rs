@@ -421,7 +421,7 @@ impl Life {
         let ticket = Ticket { epoch: self.epoch, epoch_tag: self.epoch_tag, generation };
         // What is over and only waits for its row in history is not open.
         let open = self.memory.entries.len().saturating_sub(self.projector.backlog());
-        task.show(self.position(), open, ticket, self.counters);
+        task.show(self.position(), open, self.projector.backlog(), ticket, self.counters);
     }
 
     fn recovered_from_trouble(&mut self, task: &PartitionTask) {

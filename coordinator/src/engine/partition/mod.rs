@@ -306,10 +306,18 @@ impl PartitionTask {
         });
     }
 
-    fn show(&self, position: LogPosition, open: usize, ticket: Ticket, counters: PartitionCounters) {
+    fn show(
+        &self,
+        position: LogPosition,
+        open: usize,
+        history_lag: usize,
+        ticket: Ticket,
+        counters: PartitionCounters,
+    ) {
         self.state.send_modify(|info| {
             info.position = Some(position);
             info.open = open as u64;
+            info.history_lag = history_lag as u64;
             info.ticket = Some(ticket);
             info.counters = counters;
         });

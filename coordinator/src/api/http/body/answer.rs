@@ -217,6 +217,8 @@ pub(crate) struct PartitionBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) position: Option<PositionBody>,
     pub(crate) open_transactions: u64,
+    /// Transactions that are over and not yet in history.
+    pub(crate) history_lag: u64,
 }
 
 /// The place from which the partition goes on.
