@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::engine::{self, Coordinator, Engine};
@@ -36,6 +37,8 @@ use crate::log::TransactionLog;
 
 /// Left to the engine's last block even if delivery used up the time to stop.
 const ENGINE_STOP_MIN: Duration = Duration::from_secs(2);
+/// A node that says nothing is missed a lease later.
+const FAREWELL_MAX: Duration = Duration::from_secs(1);
 /// Closing the log's connections is a courtesy to the database, not worth a long wait.
 const LOG_CLOSE_MAX: Duration = Duration::from_secs(5);
 
@@ -46,6 +49,7 @@ const LOG_CLOSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Node {
     engine: Engine,
+    cluster: Cluster,
     delivery: Arc<Delivery>,
     log: Arc<dyn TransactionLog>,
     config: Arc<Config>,
@@ -104,11 +108,13 @@ impl Node {
         self.coordinator().ready(limit).await
     }
 
-    /// Stops in good order, within about the configured `timeouts.shutdown_ms`: takes no new calls,
-    /// answers those in hand, hears participants out, writes the last blocks, closes the log.
+    /// Stops in good order, within about the configured `timeouts.shutdown_ms`: hands its partitions over to other
+    /// nodes, if there are any, and serves meanwhile; then takes no new calls, answers those in hand, hears
+    /// participants out, writes the last blocks, closes the log.
     pub async fn shutdown(self) {
         let started = Instant::now();
         let limit = self.config.timeouts.shutdown();
+        self.cluster.leave(limit / 2).await;
         // The server's signal; readiness, health and long polls see it too.
         self.closing.cancel();
         // The server waits for delivery, whose answers come over its connections.
@@ -121,6 +127,7 @@ impl Node {
         self.delivery.shutdown(limit.saturating_sub(started.elapsed())).await;
         let left = limit.saturating_sub(started.elapsed()).max(ENGINE_STOP_MIN);
         self.engine.shutdown(left).await;
+        self.cluster.farewell(FAREWELL_MAX).await;
         if tokio::time::timeout(LOG_CLOSE_MAX, self.log.close()).await.is_err() {
             tracing::warn!("the log did not close in time");
         }
@@ -131,7 +138,8 @@ impl Node {
     /// connections break, what was not durable is gone. The log object lives on if somebody else
     /// holds it.
     pub async fn kill(self) {
-        let Self { engine, delivery, server, closing, .. } = self;
+        let Self { engine, cluster, delivery, server, closing, .. } = self;
+        drop(cluster);
         if let Some(mut server) = server {
             server.task.abort();
             // Awaited, so that the port is free and every connection is broken afterwards.

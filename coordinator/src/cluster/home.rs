@@ -15,8 +15,8 @@ use crate::engine::{Coordinator, Error};
 pub struct MemberHome {
     /// The engine.
     pub coordinator: Coordinator,
-    /// The way to other nodes, if this one is in a cluster.
-    pub router: Option<Arc<Router>>,
+    /// The way to other nodes.
+    pub router: Arc<Router>,
 }
 
 impl Home for MemberHome {
@@ -45,6 +45,6 @@ impl Home for MemberHome {
     }
 
     fn topology(&self) -> Option<TopologyNews> {
-        self.router.as_ref().map(|router| router.news())
+        Some(self.router.news())
     }
 }

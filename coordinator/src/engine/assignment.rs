@@ -3,6 +3,8 @@
 use tokio::sync::watch;
 use unanimity_types::PartitionId;
 
+use super::request::Turn;
+
 /// Whose a partition is to be. Advice: leases keep nodes from fighting, and the log decides who owns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Assignment {
@@ -28,6 +30,15 @@ pub struct Heir {
 }
 
 impl Assignment {
+    /// Whose the partition is to be.
+    pub(super) const fn turn(&self) -> Turn {
+        match self {
+            Self::Mine { .. } => Turn::Here,
+            Self::NotMine { to: Some(_) } => Turn::Elsewhere,
+            Self::NotMine { to: None } => Turn::Nobody,
+        }
+    }
+
     /// Whether the partition is to be this node's.
     #[must_use]
     pub const fn is_mine(&self) -> bool {

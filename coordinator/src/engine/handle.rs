@@ -20,7 +20,7 @@ use super::plan;
 use super::refuse::{already_decided, closed, not_running, outcome_unknown, too_busy, unavailable};
 use super::request::{
     Asked, Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo,
-    PartitionState, Register, Registered, Resolve, Standing, TransactionView, Wait,
+    PartitionState, Register, Registered, Resolve, Standing, TransactionView, Turn, Wait,
 };
 use crate::log::{Seal, TransactionLog};
 
@@ -137,13 +137,12 @@ impl Coordinator {
                             info.state,
                             PartitionState::Running | PartitionState::Stopped(_) | PartitionState::Closed
                         );
-                        settled || !info.assigned
+                        settled || info.turn == Turn::Elsewhere
                     })
                     .await;
-                match settled.as_ref().map(|info| (&info.state, info.assigned)) {
-                    Ok((PartitionState::Running, _) | (PartitionState::Waiting(_), false)) => {}
-                    // It has not looked yet.
-                    Ok((PartitionState::Recovering, false)) => {}
+                match settled.as_ref().map(|info| (&info.state, info.turn)) {
+                    Ok((PartitionState::Running, _)) => {}
+                    Ok((_, Turn::Elsewhere)) => {}
                     Ok((other, _)) => return Err(not_running(partition.id, other)),
                     Err(_) => return Err(closed()),
                 }
@@ -155,7 +154,7 @@ impl Coordinator {
             Err(_) => {
                 let late = self.shared.partitions.iter().find_map(|partition| {
                     let info = partition.state.borrow();
-                    (info.assigned && info.state != PartitionState::Running)
+                    (info.turn != Turn::Elsewhere && info.state != PartitionState::Running)
                         .then(|| not_running(partition.id, &info.state))
                 });
                 late.map_or(Ok(()), Err)

@@ -44,6 +44,6 @@ pub use peers::{Elsewhere, Peers};
 pub use request::{
     Asked, Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionCounters,
     PartitionInfo, PartitionState, Register, Registered, Resolve, Standing, StopReason, TransactionView,
-    Wait,
+    Turn, Wait,
 };
 pub use start::Engine;

@@ -276,8 +276,8 @@ pub struct PartitionInfo {
     pub ticket: Option<Ticket>,
     /// What it did since the node started.
     pub counters: PartitionCounters,
-    /// Whether it is to be this node's.
-    pub assigned: bool,
+    /// Whose it is to be.
+    pub turn: Turn,
     /// Until when it may be on its way here from another node.
     pub due: Option<Instant>,
 }
@@ -289,14 +289,25 @@ impl PartitionInfo {
     pub fn is_well(&self) -> bool {
         match self.state {
             PartitionState::Running => true,
-            PartitionState::Stopped(_) | PartitionState::Closed | PartitionState::Unavailable(_) => {
-                !self.assigned && self.state != PartitionState::Closed
-            }
+            PartitionState::Closed => false,
+            _ if self.turn == Turn::Elsewhere => true,
             PartitionState::Waiting(_) | PartitionState::Recovering => {
-                !self.assigned || self.due.is_some_and(|due| Instant::now() < due)
+                self.due.is_some_and(|due| Instant::now() < due)
             }
+            PartitionState::Unavailable(_) | PartitionState::Stopped(_) => false,
         }
     }
+}
+
+/// Whose a partition is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// This node's.
+    Here,
+    /// Another node's.
+    Elsewhere,
+    /// Nobody's that is known: the node has not seen its cluster, or the cluster does not have it.
+    Nobody,
 }
 
 /// What a partition did on this node since the node started: lives are added up.

@@ -64,7 +64,7 @@ impl Engine {
                 history_lag: 0,
                 ticket: None,
                 counters: PartitionCounters::default(),
-                assigned: assignment.borrow().is_mine(),
+                turn: assignment.borrow().turn(),
                 due: None,
             };
             let (state, watch) = watch::channel(info);

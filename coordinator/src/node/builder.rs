@@ -12,9 +12,10 @@ use unanimity_core::RetryPolicy;
 
 use super::{Node, Server};
 use crate::api::{self, Parts};
+use crate::cluster::{Cluster, ClusterConfig, MemberHome, Router};
 use crate::config::{Config, DatabaseUrl};
 use crate::delivery::{AllowList, AllowListError, Delivery, DeliveryConfig, ParticipantsService};
-use crate::engine::{Dispatcher, Engine, EngineConfig};
+use crate::engine::{Dispatcher, Engine, EngineConfig, Peers};
 use crate::log::{self, MemoryLog, PlacedLog, PostgresOptions, SqliteLog, TransactionLog};
 use crate::server::{self, Stop};
 use crate::telemetry::Metrics;
@@ -173,7 +174,7 @@ impl NodeBuilder {
             ..DeliveryConfig::default()
         });
         let address = listener.as_ref().map(|(_, address)| *address);
-        let engine_config = EngineConfig {
+        let mut engine_config = EngineConfig {
             node: config.node_name(),
             address: advertised(&config, address),
             retry: RetryPolicy {
@@ -187,13 +188,22 @@ impl NodeBuilder {
             ..EngineConfig::default()
         };
         let dispatcher: Arc<dyn Dispatcher> = Arc::clone(&delivery) as Arc<dyn Dispatcher>;
-        let engine = Engine::start(engine_config, Arc::clone(&log), &dispatcher);
+        let EngineConfig { node, address, lease, .. } = &engine_config;
+        let member = ClusterConfig::new(node.clone(), address.clone(), *lease);
+        let joined = Cluster::join(member, Arc::clone(&log)).await;
+        let cluster = joined.map_err(|source| Error::Log { place: log.describe(), source })?;
+        engine_config.format = cluster.format();
+        let engine =
+            Engine::start_assigned(engine_config, Arc::clone(&log), &dispatcher, cluster.assignments());
+        let router = Arc::new(Router::new(engine.coordinator(), cluster.watch()));
+        engine.coordinator().join(Arc::clone(&router) as Arc<dyn Peers>);
         let closing = CancellationToken::new();
         let server = listener.map(|(listener, address)| {
             let coordinator = engine.coordinator();
+            let home = MemberHome { coordinator: coordinator.clone(), router: Arc::clone(&router) };
             let api = api::assemble(Parts {
-                participants: ParticipantsService::new(coordinator.clone(), Arc::clone(&delivery)),
-                router: None,
+                participants: ParticipantsService::new(home, Arc::clone(&delivery)),
+                router: Some(router),
                 coordinator,
                 allow,
                 config: Arc::clone(&config),
@@ -209,7 +219,7 @@ impl NodeBuilder {
             ));
             Server { address, task }
         });
-        Ok(Node { engine, delivery, log, config, server, closing })
+        Ok(Node { engine, cluster, delivery, log, config, server, closing })
     }
 }
 

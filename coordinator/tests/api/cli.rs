@@ -226,6 +226,15 @@ async fn transactions_are_listed_shown_and_acted_on() {
     let cluster = json_of(&run(&["cluster", "--addr", addr, "--json"]).await);
     assert_eq!(cluster["partitions"].as_array().map(Vec::len), Some(2));
     assert_eq!(cluster["nodes"].as_array().map(Vec::len), Some(1));
+    // The only node keeps what it has; drained it is all the same.
+    let name = cluster["node"].as_str().expect("a name");
+    let drained =
+        json_of(&run(&["cluster", "drain", name, "--reason", "test", "--addr", addr, "--json"]).await);
+    assert_eq!((drained["draining"].as_bool(), drained["partitions"].as_u64()), (Some(true), Some(2)));
+    let undrained = run(&["cluster", "undrain", name, "--addr", addr]).await;
+    assert_eq!(undrained.status.code(), Some(0), "{undrained:?}");
+    let unknown = run(&["cluster", "drain", "nobody", "--addr", addr]).await;
+    assert!(stderr(&unknown).contains("knows no node") && unknown.status.code() == Some(1), "{unknown:?}");
     let loss = run(&["log", "accept-loss", "0", "--addr", addr, "--reason", "none"]).await;
     assert!(stderr(&loss).contains("illegal_transition"), "{loss:?}");
 }
@@ -409,6 +418,7 @@ async fn nobody_there_is_told_with_what_to_do() {
         &["tx", "abort", xid, "--reason", "r"],
         &["tx", "resolve", xid, "1", "--as", "confirmed", "--reason", "r"],
         &["cluster"],
+        &["cluster", "undrain", "a"],
         &["log", "accept-loss", "0", "--reason", "r"],
     ] {
         // Said by flag, and by variable.

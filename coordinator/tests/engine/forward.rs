@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use unanimity_coordinator::engine::{Coordinator, PartitionState, Wait};
 use unanimity_coordinator::log::{FaultRates, FaultyLog, MemoryLog};
-use unanimity_types::{BranchKind, Mode, Operation, Status, Xid};
+use unanimity_types::{BranchKind, ErrorCode, Mode, Operation, Status, Xid};
 
 use crate::support::*;
 
@@ -132,5 +132,14 @@ async fn h3_a_prepare_is_not_sent_without_a_lease() {
 
 async fn finished(coordinator: &Coordinator, xid: Xid) -> Status {
     coordinator.ready(SOON).await.unwrap();
-    coordinator.get(xid, Wait::Finished, SOON).await.unwrap().status
+    loop {
+        match coordinator.get(xid, Wait::Finished, SOON).await {
+            Ok(view) => return view.status,
+            // Without a lease nothing is shown from memory (M10).
+            Err(error) if error.code == ErrorCode::NotOwner => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => panic!("{error:?}"),
+        }
+    }
 }

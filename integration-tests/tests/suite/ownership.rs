@@ -1,5 +1,5 @@
-//! Two coordinators over one log: the second waits, takes over when the first is gone, and a node that was frozen
-//! meanwhile writes nothing when it wakes.
+//! Two coordinators over one log: they share the partitions, one takes over when the other is gone, and a node that was
+//! frozen meanwhile writes nothing when it wakes.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use integration_tests::wait::until;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+const PARTITIONS: usize = 16;
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// The node's lease, as `EngineConfig` has it.
 const LEASE: Duration = Duration::from_secs(6);
@@ -26,7 +27,7 @@ struct Two {
     _scratch: Scratch,
 }
 
-/// `first` works, `second` waits.
+/// Both work, each on its half.
 async fn two(test: &str) -> Two {
     let scratch = Scratch::new(test).unwrap();
     let postgres = TestPostgres::start(Options::default()).await.unwrap();
@@ -36,24 +37,23 @@ async fn two(test: &str) -> Two {
     let mut second = CoordinatorProcess::new(&scratch, "second", &url).unwrap();
     first.process.start().unwrap();
     first.ready(READY_LIMIT).await.unwrap();
+    has(&first, PARTITIONS).await;
     second.process.start().unwrap();
-    waits_for(&second, &first).await;
+    has(&second, PARTITIONS / 2).await;
+    has(&first, PARTITIONS / 2).await;
+    second.ready(READY_LIMIT).await.unwrap();
     Two { first, second, url, _postgres: postgres, _scratch: scratch }
 }
 
-/// Until `waiting` says that it waits, and for whom.
-async fn waits_for(waiting: &CoordinatorProcess, owner: &CoordinatorProcess) {
-    let (name, url) = (owner.process.name(), owner.url());
-    until("every partition waits", Duration::from_secs(30), async || {
-        let (status, body) = waiting.get("/readyz").await?;
-        ensure!(status == 503, "{status}: {body}");
-        let partitions = body["partitions"].as_array().map(Vec::as_slice).unwrap_or_default();
-        ensure!(partitions.len() == 16, "{body}");
-        for partition in partitions {
-            let detail = partition["detail"].as_str().unwrap_or_default();
-            ensure!(partition["state"] == "waiting", "{partition}");
-            ensure!(detail.contains(name) && detail.contains(&url), "it does not say who: {partition}");
-        }
+/// Until so many partitions work at a node.
+async fn has(node: &CoordinatorProcess, count: usize) {
+    until("its share works", Duration::from_secs(30), async || {
+        let (status, info) = node.get("/v1/info").await?;
+        ensure!(status == 200, "{status}: {info}");
+        let partitions = info["partition_states"].as_array().map(Vec::as_slice).unwrap_or_default();
+        ensure!(partitions.len() == PARTITIONS, "{info}");
+        let running = partitions.iter().filter(|partition| partition["state"] == "running").count();
+        ensure!(running == count, "{running} of {count}: {info}");
         Ok(())
     })
     .await
@@ -74,16 +74,13 @@ async fn decide(at: &CoordinatorProcess, xid: &str, what: &str) -> anyhow::Resul
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_coordinator_waits_and_takes_over() {
+async fn two_coordinators_share_and_one_takes_over() {
     let Two { mut first, mut second, url, _postgres, _scratch } = two("take-over").await;
-    // Whoever asks the wrong node is told the right one.
-    let (status, refused) = second.post("/v1/transactions", &json!({ "mode": "tcc" })).await.unwrap();
-    assert_eq!((status, refused["code"].as_str()), (503, Some("not_owner")), "{refused}");
-    assert!(refused["detail"].as_str().unwrap().contains(&first.url()), "{refused}");
-    // People see it too.
+    // People see who owns what, at any node.
     let cluster = unanimity(&["cluster", "--addr", &second.url()], &url).await.unwrap();
     let cluster = String::from_utf8(cluster.stdout).unwrap();
-    assert!(cluster.contains("waiting") && cluster.contains("first"), "{cluster}");
+    assert!(cluster.contains(&first.url()) && cluster.contains(&second.url()), "{cluster}");
+    assert_eq!(cluster.matches("running").count(), PARTITIONS, "{cluster}");
 
     let mut xids = Vec::new();
     for _ in 0..8 {
@@ -94,7 +91,7 @@ async fn a_second_coordinator_waits_and_takes_over() {
     // SIGKILL: its lease has to end.
     let killed = Instant::now();
     first.process.kill().unwrap();
-    second.ready(READY_LIMIT).await.unwrap();
+    has(&second, PARTITIONS).await;
     let took = killed.elapsed();
     say(&format!("take-over after SIGKILL: {:.1} s (lease {LEASE:?})", took.as_secs_f32()));
     assert!(took < TAKEOVER_LIMIT, "{took:?}");
@@ -103,13 +100,13 @@ async fn a_second_coordinator_waits_and_takes_over() {
         assert_eq!((status, committed["status"].as_str()), (200, Some("committed")), "{committed}");
     }
 
-    // The first comes back and waits in its turn. SIGTERM hands over at once, without waiting for a lease.
+    // The first comes back and gets its share. SIGTERM hands over at once, without waiting for a lease.
     first.process.start().unwrap();
-    waits_for(&first, &second).await;
+    has(&first, PARTITIONS / 2).await;
     let stopped = Instant::now();
     second.process.terminate().unwrap();
     assert!(second.process.exit(Duration::from_secs(30)).await.unwrap().success());
-    first.ready(READY_LIMIT).await.unwrap();
+    has(&first, PARTITIONS).await;
     let took = stopped.elapsed();
     say(&format!("hand-over after SIGTERM: {:.1} s", took.as_secs_f32()));
     assert!(took < LEASE, "{took:?}");
@@ -136,7 +133,7 @@ async fn f1_a_frozen_owner_writes_nothing_when_it_wakes() {
         tokio::spawn(async move { http.post(commit).json(&json!({})).send().await?.json::<Value>().await })
     });
     let late: Vec<_> = late.collect();
-    second.ready(READY_LIMIT).await.unwrap();
+    has(&second, PARTITIONS).await;
     for xid in &xids {
         let (status, aborted) = decide(&second, xid, "abort").await.unwrap();
         assert_eq!((status, aborted["status"].as_str()), (200, Some("aborted")), "{aborted}");
@@ -148,7 +145,8 @@ async fn f1_a_frozen_owner_writes_nothing_when_it_wakes() {
             assert!(answer["code"].is_string(), "the frozen node committed {xid}: {answer}");
         }
     }
-    waits_for(&first, &second).await;
+    // It sees that it lost all, and gets its share again.
+    has(&first, PARTITIONS / 2).await;
     for xid in &xids {
         let (status, shown) = second.get(&format!("/v1/transactions/{xid}")).await.unwrap();
         assert_eq!((status, shown["decision"].as_str()), (200, Some("abort")), "{shown}");

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{PartitionTask, shutdown_asked};
 use crate::engine::assignment::{Assignment, Heir};
 use crate::engine::refuse::not_running;
-use crate::engine::request::PartitionState;
+use crate::engine::request::{PartitionState, Turn};
 
 /// A partition that another node is to hand over is asked for so often without a word that it is free: whoever
 /// was to say so may be wrong.
@@ -27,7 +27,7 @@ impl PartitionTask {
     /// something changes, or for a while.
     pub(super) async fn is_assigned(&mut self) -> bool {
         let assignment = self.assignment.borrow_and_update().clone();
-        self.show_assigned(assignment.is_mine());
+        self.show_turn(assignment.turn());
         match assignment {
             Assignment::Mine { free: true } => true,
             Assignment::Mine { free: false } => {
@@ -87,15 +87,15 @@ impl PartitionTask {
     }
 
     /// Shows whose the partition is to be, and until when it may be on its way here.
-    fn show_assigned(&self, is_mine: bool) {
+    fn show_turn(&self, turn: Turn) {
         let due = Instant::now() + self.config.lease + HAND_OVER_MAX;
         self.state.send_if_modified(|info| {
-            let news = info.assigned != is_mine;
-            if news {
-                info.assigned = is_mine;
-                info.due = is_mine.then_some(due);
+            let before = std::mem::replace(&mut info.turn, turn);
+            if before != turn {
+                // What nobody had does not come from anywhere.
+                info.due = (turn == Turn::Here && before == Turn::Elsewhere).then_some(due);
             }
-            news
+            before != turn
         });
     }
 }
