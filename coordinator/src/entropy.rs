@@ -26,7 +26,7 @@ pub(crate) fn time_uuid() -> Uuid {
     if let Some(uuid) = crate::simulation::time_uuid() {
         return uuid;
     }
-    Uuid::now_v7()
+    crate::wall_clock::mint()
 }
 
 /// A number from 0 to 1.

@@ -19,5 +19,6 @@ pub mod shutdown;
 pub mod simulation;
 mod task;
 pub mod telemetry;
+mod wall_clock;
 
 pub use node::Node;

@@ -1,8 +1,8 @@
 //! The chores of this repository: `cargo xtask help` lists them.
 //!
-//! `check` says whether a change may land, `test` sets the machine up and runs every test, `bench` measures, `simulate` looks for what
-//! the tests did not think of, `migrations`
-//! keeps the record of the migrations. Plain `cargo` remains enough to build and to run single tests.
+//! `check` says whether a change may land, `test` sets the machine up and runs every test, `bench` measures, `model`,
+//! `simulate` and `soak` look for what the tests did not think of, `migrations` keeps the record of the migrations. Plain
+//! `cargo` remains enough to build and to run single tests.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -14,6 +14,7 @@ mod check;
 mod files;
 mod model;
 mod simulate;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -55,6 +56,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Transfers over a cluster under faults of all kinds, for as long as one likes: docs/testing.md.
+    Soak(soak::Options),
     /// Says which migrations are recorded, changed or new.
     Migrations {
         /// Adds new migrations to the record. Recorded ones must not change any more.
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Chore::Bench(options) => bench::run(&options),
         Chore::Model { big } => model::run(big),
         Chore::Simulate { arguments } => simulate::run(&arguments),
+        Chore::Soak(options) => soak::run(&options),
         Chore::Migrations { record } => check::migrations::run(record),
     };
     match outcome {

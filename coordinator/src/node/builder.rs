@@ -19,7 +19,7 @@ use crate::cluster::{Cluster, ClusterConfig, MemberHome, Router};
 use crate::config::{Config, DatabaseUrl};
 use crate::delivery::{AllowList, AllowListError, Delivery, DeliveryConfig, ParticipantsService};
 use crate::engine::{Dispatcher, Engine, EngineConfig, Peers};
-use crate::log::{self, AgreedFormat, MemoryLog, PlacedLog, PostgresOptions, SqliteLog, TransactionLog};
+use crate::log::{self, MemoryLog, PlacedLog, PostgresOptions, SqliteLog, TransactionLog};
 use crate::server::{self, Stop};
 use crate::telemetry::Metrics;
 
@@ -188,14 +188,11 @@ impl NodeBuilder {
             // What delivery gives a call: a new owner waits for the old one's (protocol H3).
             call_timeout: config.timeouts.callback(),
             history_retention: config.history.retention(),
-            // Until the cluster says what it agreed on: what every version reads (protocol M18).
-            format: AgreedFormat::at(1),
             ..EngineConfig::default()
         };
         let dispatcher: Arc<dyn Dispatcher> = Arc::clone(&delivery) as Arc<dyn Dispatcher>;
-        let EngineConfig { node, address, lease, format, .. } = &engine_config;
-        let mut member = ClusterConfig::new(node.clone(), address.clone(), *lease);
-        member.agreed = format.clone();
+        let EngineConfig { node, address, lease, .. } = &engine_config;
+        let member = ClusterConfig::new(node.clone(), address.clone(), *lease);
         let joined = Cluster::join(member, Arc::clone(&log)).await;
         let cluster = joined.map_err(|source| Error::Log { place: log.describe(), source })?;
         engine_config.format = cluster.format();
