@@ -15,5 +15,6 @@ mod process;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
+mod wall_clock;
 
 pub use node::Node;

@@ -46,6 +46,7 @@ mod outbox;
 mod participant;
 mod propagation;
 mod saga;
+mod wall_clock;
 mod wire;
 mod witness;
 #[cfg(any(feature = "postgres", feature = "sqlite", feature = "mysql"))]

@@ -1,7 +1,7 @@
 //! `unanimity check`
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -15,6 +15,7 @@ use super::settings::Settings;
 use crate::config::Config;
 use crate::delivery::AllowList;
 use crate::log::TransactionLog;
+use crate::wall_clock;
 
 /// A clock that is further away than this makes people read timelines wrongly. Correctness does not
 /// hang on it (protocol M2).
@@ -117,7 +118,7 @@ fn settings_warnings(config: &Config) -> Vec<String> {
 
 async fn clock_warning(log: &dyn TransactionLog) -> anyhow::Result<Option<String>> {
     let theirs = log.now().await?;
-    let ours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ours = wall_clock::since_epoch();
     let drift = ours.abs_diff(Duration::from_millis(theirs.0));
     Ok((drift > CLOCK_DRIFT_MAX).then(|| {
         format!(

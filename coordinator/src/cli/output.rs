@@ -1,13 +1,13 @@
 //! What commands print: tables for people, JSON for programs.
 
 use std::io::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use unanimity_types::Timestamp;
 
 use super::client::CallError;
 use crate::api::rfc3339;
+use crate::wall_clock;
 
 /// Where answers go.
 #[derive(Debug, Clone, Copy)]
@@ -102,8 +102,7 @@ pub(super) fn ago(at_ms: u64) -> String {
 }
 
 fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(wall_clock::since_epoch().as_millis()).unwrap_or(u64::MAX)
 }
 
 fn relative(at_ms: u64, now_ms: u64) -> String {

@@ -28,6 +28,7 @@ use super::config::DeliveryConfig;
 use super::retry_after;
 use super::text::{chain, printable, printable_bytes};
 use crate::engine::BranchCall;
+use crate::wall_clock;
 
 /// Calls URLs. One pool of connections for all of them.
 #[derive(Debug)]
@@ -126,7 +127,7 @@ impl HttpCaller {
 
     fn retry_after(&self, headers: &HeaderMap) -> Option<Duration> {
         let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
-        retry_after::parse(value, OffsetDateTime::now_utc(), self.retry_after_max)
+        retry_after::parse(value, OffsetDateTime::from(wall_clock::now()), self.retry_after_max)
     }
 }
 

@@ -23,6 +23,7 @@ use super::request::{
     PartitionState, Register, Registered, Resolve, Standing, TransactionView, Turn, Wait,
 };
 use crate::log::{Seal, TransactionLog};
+use crate::wall_clock;
 
 /// How long a command may wait for its answer before the caller is told that its outcome is unknown.
 /// Longer than any healthy database needs, shorter than people wait.
@@ -178,7 +179,7 @@ impl Coordinator {
         }
         plan::check(&begin.plan)?;
         let minted = begin.xid.is_none();
-        let xid = begin.xid.unwrap_or_else(|| Xid::new(Uuid::now_v7()));
+        let xid = begin.xid.unwrap_or_else(|| Xid::new(wall_clock::mint()));
         let spec = BeginSpec {
             mode: begin.mode,
             digest: begin_digest(begin.mode, begin.name.as_ref(), timeout, &begin.plan),

@@ -13,8 +13,10 @@ use std::io::Write as _;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+mod clock;
 mod points;
 
+pub use clock::{CLOCK_VARIABLE, wall_clock};
 pub use points::{COORDINATOR, SDK};
 
 /// Names the point and the hit: `point@hit`, or `point` for the first.

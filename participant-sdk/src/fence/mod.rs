@@ -53,7 +53,7 @@ use std::time::Duration;
 use sqlx::Pool;
 
 pub(crate) use crate::durability::Durability;
-pub(crate) use row::{Claim, Closing, Cursor, FenceRow, FenceState, NewRow, Place, Tally, now_ms};
+pub(crate) use row::{Claim, Closing, Cursor, FenceRow, FenceState, NewRow, Place, Tally};
 pub(crate) use rules::{NO_ANSWER, SecondPhase, TryStart, close, finish, start_second_phase, start_try};
 pub(crate) use sender::{SenderSays, check_back, mark_open, mark_sent};
 #[cfg(feature = "sqlite")]

@@ -1,7 +1,6 @@
 //! Rows of the fence.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use unanimity_types::{BranchKey, BranchKind, LogId, LogPosition, Xid};
 
@@ -139,10 +138,4 @@ pub struct Tally {
     pub(crate) open: u64,
     pub(crate) in_doubt: u64,
     pub(crate) oldest_ms: Option<i64>,
-}
-
-/// Milliseconds since the Unix epoch by this machine's clock: for ages, never for safety.
-pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

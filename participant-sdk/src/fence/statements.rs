@@ -131,7 +131,7 @@ macro_rules! shared_statements {
             row: &NewRow,
             state: FenceState,
         ) -> Result<Option<i64>, FenceError> {
-            let now = $crate::fence::row::now_ms();
+            let now = $crate::wall_clock::now_ms();
             let witness = row.witness;
             let is_done = matches!(state, FenceState::Tried | FenceState::Confirmed);
             let mark = if is_done { Self::mark(now) } else { now };
@@ -178,7 +178,7 @@ macro_rules! shared_statements {
             .bind(<$xid>::from(xid.uuid()))
             .bind(key.as_str())
             .bind(to.as_str())
-            .bind(Self::mark($crate::fence::row::now_ms()))
+            .bind(Self::mark($crate::wall_clock::now_ms()))
             .fetch_all(connection)
             .await?;
             rows.first().map(read_row).transpose()
@@ -242,7 +242,7 @@ macro_rules! shared_statements {
             .bind(from.as_str())
             .bind(to.as_str())
             .bind(answer)
-            .bind($crate::fence::row::now_ms())
+            .bind($crate::wall_clock::now_ms())
             .bind(mark)
             .execute(connection)
             .await?;

@@ -1,6 +1,6 @@
 //! Writing a message down, and sending one with a transaction.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -269,7 +269,7 @@ impl MessageBuilder {
             ticket,
         };
         // Before the call: the coordinator's clock starts later than these.
-        let started = (Instant::now(), SystemTime::now());
+        let started = (Instant::now(), crate::wall_clock::now());
         let begun = self.client.begin_plan(request).await?;
         // Repeated under an xid that is over. What its local transaction, or a check-back, left in the
         // fence may be collected: another one would commit without its message, or a second time.

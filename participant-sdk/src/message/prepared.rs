@@ -231,7 +231,10 @@ mod local {
         pub(crate) fn row(&self) -> Result<NewRow, FenceError> {
             // Later the coordinator may have asked, and the answer may be collected already. Two
             // clocks: one of them stands still while the machine sleeps.
-            let (ticked, wall) = (self.started.0.elapsed(), self.started.1.elapsed().unwrap_or_default());
+            let (ticked, wall) = (
+                self.started.0.elapsed(),
+                crate::wall_clock::now().duration_since(self.started.1).unwrap_or_default(),
+            );
             if ticked.max(wall) >= self.timeout {
                 return Err(FenceError::MessageTooLate);
             }

@@ -156,7 +156,14 @@ impl AttentionList {
         if inner.entries.len() == ATTENTION_MAX {
             inner.entries.pop_front();
         }
-        inner.entries.push_back(Attention { code, xid, key, message, since: SystemTime::now(), count: 1 });
+        inner.entries.push_back(Attention {
+            code,
+            xid,
+            key,
+            message,
+            since: crate::wall_clock::now(),
+            count: 1,
+        });
     }
 
     /// Takes back what no longer holds.

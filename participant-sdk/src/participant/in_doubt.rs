@@ -8,9 +8,10 @@ use std::time::Duration;
 use unanimity_types::{BranchKind, InquiryAnswer, Limits, LogId, Operation, Xid};
 
 use crate::error::ClientError;
-use crate::fence::{Cursor, FenceDatabase, FenceError, FenceRow, close, now_ms};
+use crate::fence::{Cursor, FenceDatabase, FenceError, FenceRow, close};
 use crate::participant::Shared;
 use crate::participant::order::Order;
+use crate::wall_clock::now_ms;
 
 /// What one sweep over the rows could not do.
 #[derive(Debug, thiserror::Error)]

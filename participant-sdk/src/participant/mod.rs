@@ -34,9 +34,10 @@ use unanimity_proto::v1::branch_callback_server::BranchCallbackServer;
 use unanimity_types::{Limits, Target};
 
 use crate::client::Client;
-use crate::fence::{Durability, Fence, FenceDatabase, FenceError, LocalTransaction, NoFence, Tally, now_ms};
+use crate::fence::{Durability, Fence, FenceDatabase, FenceError, LocalTransaction, NoFence, Tally};
 use crate::message::ErasedReceiver;
 use crate::saga::ErasedStep;
+use crate::wall_clock::now_ms;
 use crate::xa::ErasedManager;
 use health::AttentionList;
 use hooks::ErasedHooks;

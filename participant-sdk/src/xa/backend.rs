@@ -273,9 +273,3 @@ where
     lease.give_back();
     Ok(())
 }
-
-/// Milliseconds since the Unix epoch by this machine's clock: for ages, never for safety.
-pub(super) fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}

@@ -14,10 +14,9 @@ use sqlx::{AssertSqlSafe, Connection as _, MySql, Pool, Row as _, Transaction, r
 use unanimity_types::LogId;
 
 use crate::durability::Durability;
+use crate::wall_clock::now_ms;
 use crate::xa::backend::sealed::Backend;
-use crate::xa::backend::{
-    FinishFailure, LedgerRow, LedgerState, Listed, XaBranch, XaDatabase, migrate, now_ms,
-};
+use crate::xa::backend::{FinishFailure, LedgerRow, LedgerState, Listed, XaBranch, XaDatabase, migrate};
 use crate::xa::error::XaError;
 use crate::xa::gid::{ForeignGid, Gid};
 

@@ -11,11 +11,12 @@ use std::time::Duration;
 use unanimity_types::{InquiryAnswer, LogId, Operation, Xid};
 
 use crate::error::ClientError;
-use crate::fence::{FenceDatabase, now_ms};
+use crate::fence::FenceDatabase;
 use crate::participant::Shared;
 use crate::participant::in_doubt::{ask_about, is_over, older_than, pause};
 use crate::participant::order::Answer;
 use crate::participant::two_phase::{Named, apply, managers};
+use crate::wall_clock::now_ms;
 use crate::xa::{Gid, TwoPhaseCall, XaError};
 
 /// Ledger rows in one page: as many as one inquiry takes.
