@@ -42,18 +42,20 @@ impl Heard {
 }
 
 #[derive(Debug)]
-pub(super) struct Customers {
+pub(crate) struct Customers {
     http: reqwest::Client,
     orders_url: String,
-    coordinator_url: String,
+    coordinator_urls: Vec<String>,
     products: Vec<String>,
     names: Vec<String>,
     heard: Mutex<HashMap<Uuid, Heard>>,
+    /// Orders that neither committed nor were refused by the business at the first attempt, and what was said.
+    failed: Mutex<Vec<String>>,
     closed: AtomicBool,
 }
 
 impl Customers {
-    pub(super) async fn open(stack: &Stack) -> anyhow::Result<Arc<Self>> {
+    pub(crate) async fn open(stack: &Stack) -> anyhow::Result<Arc<Self>> {
         let mut inventory = PgConnection::connect(stack.shop.database_url(Service::Inventory)).await?;
         let products =
             sqlx::query_scalar("SELECT sku FROM stock ORDER BY sku").fetch_all(&mut inventory).await?;
@@ -63,16 +65,21 @@ impl Customers {
         Ok(Arc::new(Self {
             http: http_client(ANSWER_LIMIT)?,
             orders_url: format!("{}/orders", stack.shop.url(Service::Order)),
-            coordinator_url: format!("{}/v1/transactions", stack.coordinator.url()),
+            coordinator_urls: stack
+                .coordinators
+                .iter()
+                .map(|coordinator| format!("{}/v1/transactions", coordinator.url()))
+                .collect(),
             products,
             names,
             heard: Mutex::default(),
+            failed: Mutex::default(),
             closed: AtomicBool::new(false),
         }))
     }
 
     /// Lets so many customers in.
-    pub(super) fn start(self: &Arc<Self>, count: u64, random: &mut fastrand::Rng) -> Vec<JoinHandle<()>> {
+    pub(crate) fn start(self: &Arc<Self>, count: u64, random: &mut fastrand::Rng) -> Vec<JoinHandle<()>> {
         let shop = |_| {
             let (customers, mut random) = (Arc::clone(self), random.fork());
             tokio::spawn(async move {
@@ -85,21 +92,21 @@ impl Customers {
     }
 
     /// Nobody orders any more; what is under way ends.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }
 
     /// How many orders have been placed and answered, or given up.
-    pub(super) fn placed(&self) -> usize {
+    pub(crate) fn placed(&self) -> usize {
         self.heard.lock().unwrap().len()
     }
 
     /// How many of them committed, as far as their customers know.
-    pub(super) fn committed(&self) -> usize {
+    pub(crate) fn committed(&self) -> usize {
         self.heard.lock().unwrap().values().filter(|heard| heard.has(Told::Committed)).count()
     }
 
-    pub(super) fn all(&self) -> HashMap<Uuid, Heard> {
+    pub(crate) fn all(&self) -> HashMap<Uuid, Heard> {
         self.heard.lock().unwrap().clone()
     }
 
@@ -118,7 +125,13 @@ impl Customers {
             "sku": random.choice(&self.products),
             "quantity": random.i64(1..=3),
         });
-        let told = self.tell(xid, "order", self.http.post(&self.orders_url).json(&order)).await;
+        let answer = answer(self.http.post(&self.orders_url).json(&order)).await;
+        let told = told_by(&answer).unwrap_or(Told::Unknown);
+        let refused = answer.as_ref().is_ok_and(|(_, answer)| answer["refused"] == true);
+        if told != Told::Committed && !refused {
+            self.failed.lock().unwrap().push(format!("order {xid}: {answer:?}"));
+        }
+        self.remember(xid, "order", told);
         if told == Told::Unknown {
             tokio::time::sleep(PAUSE).await;
             // Some give up, some ask, some want an end of it.
@@ -139,18 +152,30 @@ impl Customers {
     }
 
     /// Asks the order service.
-    pub(super) async fn ask_shop(&self, xid: Uuid) -> Told {
+    pub(crate) async fn ask_shop(&self, xid: Uuid) -> Told {
         self.tell(xid, "shop", self.http.get(format!("{}/{xid}", self.orders_url))).await
     }
 
     /// Asks the order service to abort what is not decided.
-    pub(super) async fn settle(&self, xid: Uuid) -> Told {
+    pub(crate) async fn settle(&self, xid: Uuid) -> Told {
         self.tell(xid, "settle", self.http.post(format!("{}/{xid}/settle", self.orders_url))).await
     }
 
-    /// Asks the coordinator itself.
-    pub(super) async fn ask_coordinator(&self, xid: Uuid) -> Told {
-        self.tell(xid, "coordinator", self.http.get(format!("{}/{xid}", self.coordinator_url))).await
+    /// Asks the coordinator itself: the first node that answers.
+    pub(crate) async fn ask_coordinator(&self, xid: Uuid) -> Told {
+        let mut told = Told::Unknown;
+        for url in &self.coordinator_urls {
+            told = self.tell(xid, "coordinator", self.http.get(format!("{url}/{xid}"))).await;
+            if told != Told::Unknown {
+                break;
+            }
+        }
+        told
+    }
+
+    /// What was said about orders that neither committed nor were refused by the business.
+    pub(crate) fn failed(&self) -> Vec<String> {
+        self.failed.lock().unwrap().clone()
     }
 
     async fn tell(&self, xid: Uuid, whom: &'static str, request: reqwest::RequestBuilder) -> Told {
@@ -161,9 +186,16 @@ impl Customers {
 
 /// The outcome in an answer of a service or of the coordinator. Whatever is not clear is no outcome.
 pub(crate) async fn told(request: reqwest::RequestBuilder) -> anyhow::Result<Told> {
+    told_by(&answer(request).await)
+}
+
+async fn answer(request: reqwest::RequestBuilder) -> anyhow::Result<(u16, Value)> {
     let answer = request.send().await?;
-    let status = answer.status().as_u16();
-    let answer: Value = answer.json().await?;
+    Ok((answer.status().as_u16(), answer.json().await?))
+}
+
+fn told_by(answer: &anyhow::Result<(u16, Value)>) -> anyhow::Result<Told> {
+    let (status, answer) = answer.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
     let outcome = answer["outcome"].as_str().or(answer["decision"].as_str());
     let told = match outcome.context("no outcome")? {
         "committed" | "commit" => Told::Committed,
@@ -171,6 +203,6 @@ pub(crate) async fn told(request: reqwest::RequestBuilder) -> anyhow::Result<Tol
         _ => Told::Unknown,
     };
     // An order's status says the same as its body.
-    ensure!(told != Told::Committed || status < 300, "{status}: {answer}");
+    ensure!(told != Told::Committed || *status < 300, "{status}: {answer}");
     Ok(told)
 }

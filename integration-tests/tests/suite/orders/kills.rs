@@ -33,17 +33,17 @@ pub(super) async fn of_the_coordinator(
         ensure!(started.elapsed() < STORY_LIMIT, "{kills} kills, {} orders so far", customers.placed());
         if random.u32(..4) == 0 {
             sleep(Duration::from_millis(random.u64(20..400))).await;
-            let ready = stack.coordinator.ready(Duration::from_millis(1)).await.is_ok();
+            let ready = stack.coordinators[0].ready(Duration::from_millis(1)).await.is_ok();
             in_recovery += usize::from(!ready);
         } else {
-            stack.coordinator.ready(READY_LIMIT).await?;
+            stack.coordinators[0].ready(READY_LIMIT).await?;
             progress(customers, 1).await?;
             sleep(Duration::from_millis(random.u64(..2_500))).await;
         }
-        stack.coordinator.process.kill()?;
+        stack.coordinators[0].process.kill()?;
         kills += 1;
         sleep(Duration::from_millis(random.u64(..300))).await;
-        stack.coordinator.process.start()?;
+        stack.coordinators[0].process.start()?;
     }
     ensure!(customers.committed() > ORDERS / 5, "only {} orders committed", customers.committed());
     Ok(format!("SIGKILLs: coordinator {kills} ({in_recovery} of them before it was ready)"))
@@ -95,15 +95,15 @@ impl Fault {
             Self::KillPayment => restart(stack, Service::Payment, moment).await,
             Self::KillInventory => restart(stack, Service::Inventory, moment).await,
             Self::KillCoordinator => {
-                stack.coordinator.process.kill()?;
+                stack.coordinators[0].process.kill()?;
                 sleep(moment).await;
-                stack.coordinator.process.start()
+                stack.coordinators[0].process.start()
             }
             Self::FreezeCoordinator => {
                 // Beyond its leases (6 s).
-                stack.coordinator.process.pause()?;
+                stack.coordinators[0].process.pause()?;
                 sleep(Duration::from_secs(7)).await;
-                stack.coordinator.process.unpause()
+                stack.coordinators[0].process.unpause()
             }
             Self::PauseCoordinatorDb => {
                 stack.coordinator_db.pause().await?;

@@ -4,9 +4,9 @@
 //! moments that follow from a seed (`UNANIMITY_SEED` repeats one; the interleaving is the machine's). What the
 //! customers heard, the three databases and the coordinator must then tell one story: see [`verdict`].
 
-mod customers;
+pub(crate) mod customers;
 mod kills;
-mod verdict;
+pub(crate) mod verdict;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,13 +17,12 @@ use integration_tests::output::{Scratch, say};
 use integration_tests::postgres::{Kind, Options, TestPostgres};
 use integration_tests::shop::{Service, Shop};
 
-use self::customers::Customers;
-pub(crate) use self::customers::{Heard, Told, told};
+pub(crate) use self::customers::{Customers, Heard, Told, told};
 use self::verdict::Verdict;
 
 /// How long a process may take until it works again: seconds on a busy machine, whose log is thousands of blocks.
 const READY_LIMIT: Duration = Duration::from_secs(60);
-/// Undecided for so long, an order is aborted: whoever died in the middle leaves a transaction for so long.
+/// See [`Plan::timeout`].
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait between two attempts: a participant that comes back shall not wait long for its turn.
 const RETRY_CAP_MS: &str = "500";
@@ -32,35 +31,61 @@ const CONCURRENCY: u64 = 12;
 
 /// Everything that a test of this kind runs. Fields are dropped from top to bottom: processes, then their databases,
 /// then their logs.
-struct Stack {
-    coordinator: CoordinatorProcess,
-    shop: Shop,
-    coordinator_db: TestPostgres,
-    shop_db: TestPostgres,
-    coordinator_db_url: String,
-    scratch: Scratch,
+pub(crate) struct Stack {
+    pub(crate) coordinators: Vec<CoordinatorProcess>,
+    pub(crate) shop: Shop,
+    pub(crate) coordinator_db: TestPostgres,
+    pub(crate) shop_db: TestPostgres,
+    pub(crate) coordinator_db_url: String,
+    pub(crate) scratch: Scratch,
+}
+
+/// What a stack is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// Goods and money for about so many.
+    pub(crate) orders: u32,
+    pub(crate) partitions: u16,
+    /// Nodes over the one log; the services know them all.
+    pub(crate) coordinators: usize,
+    /// Undecided for so long, an order is aborted: whoever died in the middle leaves a transaction for so long.
+    pub(crate) timeout: Duration,
 }
 
 impl Stack {
-    async fn start(test: &str, orders: u32, partitions: u16) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        test: &str,
+        plan: Plan,
+        set: impl Fn(usize, CoordinatorProcess) -> CoordinatorProcess,
+    ) -> anyhow::Result<Self> {
+        let Plan { orders, partitions, .. } = plan;
         let scratch = Scratch::new(test)?;
         let coordinator_db = TestPostgres::start(Options::default()).await?;
         let shop_db = TestPostgres::start(Options::default()).await?;
         let coordinator_db_url = coordinator_db.create_database("unanimity").await?;
         migrate_to(&coordinator_db_url, partitions).await?;
         // A name, so that a restarted node has its leases back at once.
-        let mut coordinator = CoordinatorProcess::new(&scratch, "coordinator", &coordinator_db_url)?
-            .set("UNANIMITY_RETRY_CAP_MS", RETRY_CAP_MS);
-        coordinator.process.start()?;
-        coordinator.ready(READY_LIMIT).await?;
-        let mut shop = Shop::new(&scratch, &shop_db, &coordinator.url(), orders, TRANSACTION_TIMEOUT).await?;
+        let mut coordinators = Vec::new();
+        for place in 0..plan.coordinators {
+            let name = format!("coordinator-{place}");
+            let coordinator = CoordinatorProcess::new(&scratch, &name, &coordinator_db_url)?
+                .set("UNANIMITY_RETRY_CAP_MS", RETRY_CAP_MS);
+            let mut coordinator = set(place, coordinator);
+            coordinator.process.start()?;
+            coordinators.push(coordinator);
+        }
+        for coordinator in &mut coordinators {
+            coordinator.ready(READY_LIMIT).await?;
+        }
+        let urls: Vec<_> = coordinators.iter().map(CoordinatorProcess::url).collect();
+        let mut shop = Shop::new(&scratch, &shop_db, &urls.join(","), orders, plan.timeout).await?;
         for service in Service::ALL {
             shop.process(service).start()?;
         }
         for service in Service::ALL {
             shop.attached(service, READY_LIMIT).await?;
         }
-        Ok(Self { coordinator, shop, coordinator_db, shop_db, coordinator_db_url, scratch })
+        Ok(Self { coordinators, shop, coordinator_db, shop_db, coordinator_db_url, scratch })
     }
 
     /// Whether the databases are ours to kill.
@@ -69,8 +94,10 @@ impl Stack {
     }
 
     /// Waits until everything works again.
-    async fn heal(&mut self) -> anyhow::Result<()> {
-        self.coordinator.ready(READY_LIMIT).await?;
+    pub(crate) async fn heal(&mut self) -> anyhow::Result<()> {
+        for coordinator in &mut self.coordinators {
+            coordinator.ready(READY_LIMIT).await?;
+        }
         for service in Service::ALL {
             self.shop.attached(service, READY_LIMIT).await?;
         }
@@ -96,7 +123,8 @@ async fn survives(
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     say(&format!("{test}: UNANIMITY_SEED={seed} repeats it"));
-    let mut stack = Stack::start(test, orders, partitions).await.unwrap();
+    let plan = Plan { orders, partitions, coordinators: 1, timeout: TRANSACTION_TIMEOUT };
+    let mut stack = Stack::start(test, plan, |_, coordinator| coordinator).await.unwrap();
     let started = Instant::now();
     let customers = Customers::open(&stack).await.unwrap();
     let shopping = customers.start(CONCURRENCY, &mut random);

@@ -21,12 +21,12 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// Problems that are spelled out.
 const PROBLEMS_MAX: usize = 20;
 
-pub(super) struct Verdict {
-    pub(super) counts: String,
-    pub(super) settled_in: Duration,
+pub(crate) struct Verdict {
+    pub(crate) counts: String,
+    pub(crate) settled_in: Duration,
     /// Blocks below the floors of all partitions: trimmed, but for epoch blocks.
-    pub(super) trimmed: u64,
-    pub(super) problems: Vec<String>,
+    pub(crate) trimmed: u64,
+    pub(crate) problems: Vec<String>,
 }
 
 /// One order as the three databases have it.
@@ -52,7 +52,7 @@ impl Traces {
     }
 }
 
-pub(super) async fn reach(stack: &mut Stack, customers: &Customers) -> anyhow::Result<Verdict> {
+pub(crate) async fn reach(stack: &mut Stack, customers: &Customers) -> anyhow::Result<Verdict> {
     let started = Instant::now();
     until("everything is settled", SETTLE_LIMIT, async || settled(stack).await).await?;
     let settled_in = started.elapsed();
@@ -80,9 +80,11 @@ pub(super) async fn reach(stack: &mut Stack, customers: &Customers) -> anyhow::R
     }
     // The aborts of the last loop are transactions too.
     until("the last aborts are settled", SETTLE_LIMIT, async || settled(stack).await).await?;
-    stack.coordinator.process.terminate()?;
-    let exit = stack.coordinator.process.exit(STOP_LIMIT).await?;
-    ensure!(exit.success(), "the coordinator ended with {exit}");
+    for coordinator in &mut stack.coordinators {
+        coordinator.process.terminate()?;
+        let exit = coordinator.process.exit(STOP_LIMIT).await?;
+        ensure!(exit.success(), "{} ended with {exit}", coordinator.process.name());
+    }
 
     let heard = customers.all();
     let traces = read_traces(stack).await?;
@@ -112,7 +114,7 @@ pub(super) async fn reach(stack: &mut Stack, customers: &Customers) -> anyhow::R
 /// Nothing is open: at the coordinator, in the fences, in the business tables.
 async fn settled(stack: &Stack) -> anyhow::Result<()> {
     for status in ["active", "preparing", "committing", "aborting"] {
-        let open = stack.coordinator.list(status).await?;
+        let open = stack.coordinators[0].list(status).await?;
         ensure!(open.is_empty(), "{} transactions are {status}, {:?} for one", open.len(), open.first());
     }
     for service in Service::ALL {
