@@ -21,7 +21,6 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use unanimity_types::{ErrorCode, PartitionId, Ticket, Xid, partition_of};
-use uuid::Uuid;
 
 use super::failure::{Failure, broke};
 use super::gates::Gates;
@@ -29,6 +28,7 @@ use super::news::TopologyNews;
 use super::pool::{Lane, Pool};
 use super::view::View;
 use crate::engine::{Coordinator, Error, PartitionState};
+use crate::wall_clock;
 
 /// How many nodes may pass a call on.
 const HOPS_MAX: u32 = 2;
@@ -148,7 +148,7 @@ impl Router {
     /// begin what may as well begin here.
     pub(crate) fn mint(&self) -> (Xid, Option<Ticket>) {
         let tickets = self.here.tickets();
-        let mut xid = Xid::new(Uuid::now_v7());
+        let mut xid = Xid::new(wall_clock::mint());
         for _ in 0..MINT_TRIES {
             let partition = self.partition_of(xid);
             if let Some((_, ticket)) = tickets.iter().find(|(own, _)| *own == partition)
@@ -159,7 +159,7 @@ impl Router {
             if tickets.is_empty() {
                 break;
             }
-            xid = Xid::new(Uuid::now_v7());
+            xid = Xid::new(wall_clock::mint());
         }
         (xid, None)
     }

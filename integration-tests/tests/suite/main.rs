@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
 mod bank;
+mod cluster;
 mod damaged_log;
 mod full_disk;
 mod mariadb_finder;
