@@ -41,8 +41,8 @@ async fn whole(stack: &mut Stack, load: &Load) -> anyhow::Result<()> {
 
 /// The partitions that work at a node.
 async fn owned_by(stack: &Stack, place: usize) -> anyhow::Result<Vec<u16>> {
-    let (_, ready) = stack.coordinators[place].get("/readyz").await?;
-    let partitions = ready["partitions"].as_array().with_context(|| format!("no partitions: {ready}"))?;
+    let (_, info) = stack.coordinators[place].get("/v1/info").await?;
+    let partitions = info["partition_states"].as_array().with_context(|| format!("no partitions: {info}"))?;
     let running = partitions.iter().filter(|partition| partition["state"] == "running");
     Ok(running.filter_map(|partition| partition["partition"].as_u64()?.try_into().ok()).collect())
 }
