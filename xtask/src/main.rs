@@ -12,6 +12,7 @@ mod bench;
 mod check;
 mod files;
 mod model;
+mod mutants;
 mod test;
 
 use std::process::ExitCode;
@@ -47,6 +48,11 @@ enum Chore {
         #[arg(long)]
         big: bool,
     },
+    /// Plants bugs one by one, and says which tests caught each.
+    Mutants {
+        /// Only these.
+        names: Vec<String>,
+    },
     /// Says which migrations are recorded, changed or new.
     Migrations {
         /// Adds new migrations to the record. Recorded ones must not change any more.
@@ -56,11 +62,18 @@ enum Chore {
 }
 
 fn main() -> ExitCode {
+    // Cargo called it in place of the compiler.
+    if std::env::var_os(mutants::WRAPPER_VARIABLE).is_some() {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let compiled = mutants::rustc(&arguments).unwrap_or(false);
+        return if compiled { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let outcome = match Arguments::parse().chore {
         Chore::Check { only } => check::run(&only),
         Chore::Test { arguments } => test::run(&arguments),
         Chore::Bench(options) => bench::run(&options),
         Chore::Model { big } => model::run(big),
+        Chore::Mutants { names } => mutants::run(&names),
         Chore::Migrations { record } => check::migrations::run(record),
     };
     match outcome {
