@@ -9,48 +9,38 @@ pub(super) enum Suite {
     Engine,
     /// The logs.
     Log,
-    /// Tests within the coordinator's rooms.
-    Rooms,
     /// The SDK's.
     Sdk,
-    /// The model, which drives the core.
-    Model,
 }
 
 impl Suite {
     pub(super) const fn package(self) -> &'static str {
         match self {
             Self::Core => "unanimity-core",
-            Self::Engine | Self::Log | Self::Rooms => "unanimity-coordinator",
+            Self::Engine | Self::Log => "unanimity-coordinator",
             Self::Sdk => "unanimity-sdk",
-            Self::Model => "unanimity-model",
         }
     }
 
     /// What cargo calls its program.
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::Core | Self::Model => "suite",
+            Self::Core => "suite",
             Self::Engine => "engine",
             Self::Log => "log",
-            Self::Rooms => "unanimity_coordinator",
             Self::Sdk => "sdk",
         }
     }
 
-    pub(super) fn target(self) -> Vec<&'static str> {
-        match self {
-            Self::Rooms => vec!["--lib"],
-            _ => vec!["--test", self.name()],
-        }
+    pub(super) const fn target(self) -> [&'static str; 2] {
+        ["--test", self.name()]
     }
 
     pub(super) const fn directory(self) -> &'static str {
         match self {
             Self::Core => "coordinator/core",
-            Self::Engine | Self::Log | Self::Rooms => "coordinator",
+            Self::Engine | Self::Log => "coordinator",
             Self::Sdk => "participant-sdk",
-            Self::Model => "integration-tests/model",
         }
     }
 }
@@ -70,11 +60,7 @@ const fn planted(name: &'static str, caught_by: &'static [(Suite, &'static [&'st
 
 /// Every one.
 pub(super) const MUTANTS: &[Planted] = &[
-    planted(
-        "act_before_durable",
-        &[(Suite::Engine, &["c1_a_cancel_waits_for_the_aborts_block", "m7_recovery_lets_out"])],
-    ),
-    planted("cancel_before_abort_block", &[(Suite::Engine, &["c1_a_cancel_waits_for_the_aborts_block"])]),
+    planted("act_before_durable", &[(Suite::Engine, &["c1_s4_a_step_of_unknown_outcome"])]),
     planted("answer_before_durable", &[(Suite::Engine, &["c5_every_answer_waits_for_what_it_looked_at"])]),
     planted("duplicate_from_memory", &[(Suite::Engine, &["c5_every_answer_waits_for_what_it_looked_at"])]),
     planted("dispatch_before_predecessor", &[(Suite::Engine, &["c6_s7_a_step_waits"])]),
@@ -92,30 +78,29 @@ pub(super) const MUTANTS: &[Planted] = &[
         "already_there_releases",
         &[(Suite::Engine, &["c4_an_append_of_unknown_outcome", "c4_h16_a_refused_block"])],
     ),
-    planted("trim_deletes_epoch_block", &[(Suite::Log, &["c7"])]),
     planted(
-        "epoch_block_forgotten",
-        &[(Suite::Engine, &["c1_i9_a_deposed_owner_writes_nothing", "t1_2_what_an_unclean_end_lost"])],
+        "trim_deletes_epoch_block",
+        &[(Suite::Log, &["memory::c7_trim_keeps", "c7_a_stale_append_races_a_trim_in_memory"])],
     ),
-    planted("lease_ignored", &[(Suite::Engine, &["h3_f1_s8_a_deposed_owner"])]),
-    planted("projection_trims_early", &[(Suite::Engine, &["c8", "i3_i4"])]),
-    planted("stale_projection_wins", &[(Suite::Log, &["h12"])]),
+    planted("epoch_block_forgotten", &[(Suite::Engine, &["c1_i9_a_deposed_owner_writes_nothing"])]),
+    planted("projection_trims_early", &[(Suite::Engine, &["c8d_what_ended_stays_in_memory"])]),
+    planted("stale_projection_wins", &[(Suite::Log, &["memory::h12_rows"])]),
     planted("witness_ignored", &[(Suite::Engine, &["h6_c8_a_lost_tail"])]),
-    planted("commit_on_timeout", &[(Suite::Core, &["rules::"]), (Suite::Model, &["tcc_with_late"])]),
-    planted("dropped_on_retry_limit", &[(Suite::Core, &["rules::", "histories"])]),
-    planted("compensation_order", &[(Suite::Core, &["rules::sagas"])]),
-    planted("compensation_overtakes", &[(Suite::Core, &["rules::sagas"])]),
-    planted("no_hold_after_takeover", &[(Suite::Core, &["rules::sagas"]), (Suite::Model, &["h3_a_saga"])]),
-    planted("register_after_decision", &[(Suite::Core, &["rules::"])]),
-    planted("refusal_always_clean", &[(Suite::Core, &["rules::sagas"])]),
-    planted("votes_not_compared", &[(Suite::Core, &["rules::"])]),
-    planted("early_read_only", &[(Suite::Core, &["rules::two_phase"])]),
-    planted("one_phase_presumes_abort", &[(Suite::Core, &["rules::two_phase"])]),
-    planted("pivot_turns_back", &[(Suite::Core, &["rules::sagas"])]),
-    planted("no_tombstone", &[(Suite::Sdk, &["fence"])]),
-    planted("late_try_succeeds", &[(Suite::Sdk, &["fence"])]),
-    planted("no_fence", &[(Suite::Sdk, &["fence"])]),
-    planted("check_back_by_select", &[(Suite::Sdk, &["messages"])]),
+    planted("commit_on_timeout", &[(Suite::Core, &["m2_at_its_deadline_in_partition_time"])]),
+    planted("dropped_on_retry_limit", &[(Suite::Core, &["k8_a_confirm_before_its_try"])]),
+    planted("compensation_order", &[(Suite::Core, &["i7_compensations_go_in_reverse_order"])]),
+    planted("compensation_overtakes", &[(Suite::Core, &["h3_a_compensation_waits_for_the_action"])]),
+    planted("no_hold_after_takeover", &[(Suite::Core, &["h3_after_a_takeover_a_compensation_waits"])]),
+    planted("register_after_decision", &[(Suite::Core, &["i8_no_branch_registers_after_the_decision"])]),
+    planted("refusal_always_clean", &[(Suite::Core, &["h2_a_refusal_after_an_unknown_attempt"])]),
+    planted("votes_not_compared", &[(Suite::Core, &["h1_a_commit_needs_the_vote"])]),
+    planted("early_read_only", &[(Suite::Core, &["m11_read_only_is_only_an_answer"])]),
+    planted("one_phase_presumes_abort", &[(Suite::Core, &["h4_the_branch_decides"])]),
+    planted("pivot_turns_back", &[(Suite::Core, &["h14_s9_from_the_pivots_dispatch"])]),
+    planted("no_tombstone", &[(Suite::Sdk, &["sqlite::k2_cancel_before_try", "sqlite::k3_a_late_try"])]),
+    planted("late_try_succeeds", &[(Suite::Sdk, &["sqlite::k3_a_late_try"])]),
+    planted("no_fence", &[(Suite::Sdk, &["sqlite::k4_repeats_answer", "sqlite::o3_a_repeated_delivery"])]),
+    planted("check_back_by_select", &[(Suite::Sdk, &["sqlite::h5_"])]),
 ];
 
 #[cfg(test)]
