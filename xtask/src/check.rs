@@ -8,6 +8,7 @@ mod error_pages;
 mod failpoints;
 mod links;
 pub(crate) mod migrations;
+mod mutants;
 mod rooms;
 mod tools;
 mod words;
@@ -35,6 +36,7 @@ const CHECKS: &[Check] = &[
     Check { name: "links", remedy: links::REMEDY, find: links::find },
     Check { name: "directions", remedy: directions::REMEDY, find: directions::find },
     Check { name: "failpoints", remedy: failpoints::REMEDY, find: failpoints::find },
+    Check { name: "mutants", remedy: mutants::REMEDY, find: mutants::find },
     Check { name: "rooms", remedy: rooms::REMEDY, find: rooms::find },
     Check { name: "format", remedy: "run `cargo fmt --all`", find: tools::format },
     Check { name: "dependencies", remedy: tools::DENY_REMEDY, find: tools::deny },

@@ -15,6 +15,7 @@ mod files;
 mod model;
 mod simulate;
 mod soak;
+mod mutants;
 mod test;
 
 use std::process::ExitCode;
@@ -58,6 +59,11 @@ enum Chore {
     },
     /// Transfers over a cluster under faults of all kinds, for as long as one likes: docs/testing.md.
     Soak(soak::Options),
+    /// Plants bugs one by one, and says which tests caught each.
+    Mutants {
+        /// Only these.
+        names: Vec<String>,
+    },
     /// Says which migrations are recorded, changed or new.
     Migrations {
         /// Adds new migrations to the record. Recorded ones must not change any more.
@@ -67,6 +73,12 @@ enum Chore {
 }
 
 fn main() -> ExitCode {
+    // Cargo called it in place of the compiler.
+    if std::env::var_os(mutants::WRAPPER_VARIABLE).is_some() {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let compiled = mutants::rustc(&arguments).unwrap_or(false);
+        return if compiled { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     let outcome = match Arguments::parse().chore {
         Chore::Check { only } => check::run(&only),
         Chore::Test { arguments } => test::run(&arguments),
@@ -74,6 +86,7 @@ fn main() -> ExitCode {
         Chore::Model { big } => model::run(big),
         Chore::Simulate { arguments } => simulate::run(&arguments),
         Chore::Soak(options) => soak::run(&options),
+        Chore::Mutants { names } => mutants::run(&names),
         Chore::Migrations { record } => check::migrations::run(record),
     };
     match outcome {

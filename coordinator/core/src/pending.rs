@@ -1,5 +1,6 @@
 //! What is owed: the effects that recovery lets out in place of those that it dropped.
 
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{BranchStatus, Timestamp};
 
 use crate::apply::go_on;
@@ -72,6 +73,9 @@ const fn may_have_run(branch: &Branch) -> bool {
 /// and then waits for its answer. The same for all steps: what comes before a slow step that has nothing
 /// to undo must not be undone while that may still run.
 fn hold(transaction: &Transaction, context: Context) -> Timestamp {
+    if mutant::is(Mutant::NoHoldAfterTakeover) {
+        return context.now;
+    }
     let ran = transaction.branches.iter().filter(|branch| may_have_run(branch));
     let longest = ran.filter_map(|branch| branch.policy().timeout).max().unwrap_or_default();
     context.now.after(context.lease).after(longest.max(context.call_timeout))

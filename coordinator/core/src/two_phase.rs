@@ -10,6 +10,7 @@
 //! Gray and Lamport, "Consensus on Transaction Commit" (2006), section 3, with presumed abort; the
 //! one-phase commit is a durable delegation (protocol H4).
 
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{AbortReason, BranchKind, BranchStatus, Decision, Limits, Vote};
 
 use crate::answer::{Answer, Refusal, Verdict};
@@ -96,7 +97,8 @@ pub(crate) fn vote(
         return abort_instead(transaction, AbortReason::Deadline);
     }
     // Locks that are released while others are still being taken: not serialisable (protocol M11).
-    if vote == Vote::ReadOnly && branch.status != BranchStatus::Preparing {
+    let asked = branch.status == BranchStatus::Preparing || mutant::is(Mutant::EarlyReadOnly);
+    if vote == Vote::ReadOnly && !asked {
         return Verdict::refused(Refusal::Illegal {
             what: "read_only is an answer to a prepare; a branch that was not asked votes prepared or refused",
         });

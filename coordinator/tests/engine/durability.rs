@@ -350,6 +350,25 @@ async fn a_shutdown_without_history_ends_within_its_limit() {
     assert!(tries < 20, "{tries} tries to write history");
 }
 
+/// What ended leaves memory only when its row in history is written: until then memory answers.
+#[tokio::test(start_paused = true)]
+async fn c8d_what_ended_stays_in_memory_until_its_row_is_written() {
+    let (memory, _) = memory();
+    let faulty = FaultyLog::over_memory(memory, 4);
+    let log: Arc<dyn TransactionLog> = Arc::new(faulty.clone());
+    let node = start(log).await;
+    faulty.set_rates(FaultRates { history_failed: 1.0, ..FaultRates::default() });
+    let xid = begun_with(&node.coordinator, &["stock"]).await;
+    node.coordinator.commit(commit(xid, Wait::Finished)).await.unwrap();
+    while faulty.fired(Fault::HistoryFailed) < 3 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let view = node.coordinator.get(xid, Wait::Accepted, Duration::from_secs(5)).await.unwrap();
+    assert_eq!(view.status, Status::Committed);
+    let answers = node.coordinator.inquire(None, vec![xid]).await.unwrap();
+    assert_eq!(answers[0].answer, InquiryAnswer::Committed);
+}
+
 /// A flood of inquiries about what nobody knows takes no more memory than anything else.
 #[tokio::test(start_paused = true)]
 async fn m21_inquiries_are_bounded_by_what_memory_may_hold() {

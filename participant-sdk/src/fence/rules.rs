@@ -4,6 +4,7 @@
 //! The first statement writes the row as it will be: what is refused after that rolls back. The end
 //! of the transaction ([`FenceDatabase`]'s `finish`) makes sure that the first statement still counts.
 
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{BranchKind, LogId, Operation};
 
 use crate::fence::row::{Claim, Closing, FenceRow, FenceState, NewRow};
@@ -49,11 +50,17 @@ pub(crate) async fn start_try<DB: FenceDatabase>(
     }
     Ok(match row.state {
         _ if row.kind != new.kind => TryStart::Reused,
+        FenceState::Cancelled | FenceState::Tombstone if mutant::is(Mutant::LateTrySucceeds) => {
+            TryStart::Repeat(NO_ANSWER.to_vec())
+        }
         FenceState::Cancelled | FenceState::Tombstone => TryStart::Late(row.state),
         _ if row.operation != new.operation || row.payload != new.payload => TryStart::Reused,
         FenceState::Trying => {
             let row = DB::claim(connection, new.xid, &new.key).await?.ok_or(FenceError::Contended)?;
             TryStart::Again(claim(FenceState::Trying, row.updated_at_ms))
+        }
+        FenceState::Tried | FenceState::Confirmed if mutant::is(Mutant::NoFence) => {
+            TryStart::Again(claim(row.state, row.updated_at_ms))
         }
         FenceState::Tried | FenceState::Confirmed => {
             let answer =
@@ -123,7 +130,7 @@ pub(crate) async fn start_second_phase<DB: FenceDatabase>(
     let confirm = operation == Operation::Confirm;
     let to = if confirm { FenceState::Confirmed } else { FenceState::Cancelled };
     let mut taken = DB::take(connection, new.xid, &new.key, to).await?;
-    if taken.is_none() && !confirm {
+    if taken.is_none() && !confirm && !mutant::is(Mutant::NoTombstone) {
         if DB::insert(connection, new, FenceState::Tombstone).await?.is_some() {
             return Ok(SecondPhase::Done);
         }
@@ -136,6 +143,9 @@ pub(crate) async fn start_second_phase<DB: FenceDatabase>(
     };
     let Some(row) = row else {
         // For a cancel: the row that it conflicted with is gone again. It comes back.
+        if mutant::is(Mutant::NoTombstone) && !confirm {
+            return Ok(SecondPhase::Done);
+        }
         return if confirm { Ok(SecondPhase::NotYet) } else { Err(FenceError::Contended) };
     };
     if let (Some(mine), Some(theirs)) = (row.log_id, new.log_id)

@@ -6,6 +6,7 @@
 //! transaction that is still open, say "no", and be wrong when it commits.
 
 use unanimity_types::LogId;
+use unanimity_types::mutant::{self, Mutant};
 
 use crate::fence::row::{FenceState, NewRow};
 use crate::fence::rules::NO_ANSWER;
@@ -32,6 +33,10 @@ pub(crate) async fn check_back<DB: FenceDatabase>(
     connection: &mut DB::Connection,
     new: &NewRow,
 ) -> Result<SenderSays, FenceError> {
+    let by_select = mutant::is(Mutant::CheckBackBySelect);
+    if by_select && DB::read_locked(connection, new.xid, &new.key).await?.is_none() {
+        return Ok(SenderSays::No);
+    }
     if DB::insert(connection, new, FenceState::Tombstone).await?.is_some() {
         return Ok(SenderSays::No);
     }

@@ -7,6 +7,8 @@ mod branch;
 mod code;
 mod id;
 mod limits;
+#[doc(hidden)]
+pub mod mutant;
 mod name;
 mod outcome;
 mod plan;

@@ -47,7 +47,7 @@ impl Ticket {
     pub const fn is_expired(&self, now: Timestamp) -> bool {
         // One more generation than the timeout: it may have been given out at the end of its own.
         let oldest = TICKETED_TIMEOUT_MAX.as_secs() / GENERATION.as_secs() + 1;
-        self.generation + oldest < Self::generation_at(now)
+        self.generation.saturating_add(oldest) < Self::generation_at(now)
     }
 }
 

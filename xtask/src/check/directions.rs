@@ -60,6 +60,13 @@ const RULES: &[Rule] = &[
     Rule { package: BENCH, ours: &[TYPES, PROTO, SDK], ours_in_tests: &[COORDINATOR], others: Others::Any },
     // Servers for tests and examples: knows nothing of Unanimity.
     Rule { package: DATABASES, ours: &[], ours_in_tests: &[], others: Others::Any },
+    // What comes from outside can come anywhere.
+    Rule {
+        package: "unanimity-fuzz",
+        ours: &[],
+        ours_in_tests: &[TYPES, PROTO, CORE, COORDINATOR, SDK],
+        others: Others::Any,
+    },
     // The models drive the core itself.
     Rule { package: "unanimity-model", ours: &[TYPES, CORE], ours_in_tests: &[], others: Others::Any },
     Rule { package: FAILPOINTS, ours: &[], ours_in_tests: &[], others: Others::Only(&[]) },

@@ -1,6 +1,7 @@
 //! Results of operations, back-offs, and when to call for people.
 
 use bytes::Bytes;
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{
     AbortReason, BranchId, BranchKind, BranchStatus, Decision, Operation, Timestamp, Vote,
 };
@@ -153,6 +154,17 @@ fn failed(
 ) -> Verdict {
     let error = clip(error);
     let attempts = branch.attempts.saturating_add(1);
+    if mutant::is(Mutant::DroppedOnRetryLimit) && attempts >= 3 && transaction.decision.is_some() {
+        return settled(transaction, branch, attempts);
+    }
+    if mutant::is(Mutant::OnePhasePresumesAbort) && branch.status == BranchStatus::Delegated {
+        return Verdict::events(decision_events(
+            transaction,
+            Decision::Abort,
+            Some(AbortReason::Presumed),
+            None,
+        ));
+    }
     let policy = context.retry.with(&branch.policy());
     if branch.policy().give_up_after.is_some_and(|most| attempts >= most) {
         match (branch.kind, branch.status) {

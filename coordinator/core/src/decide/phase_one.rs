@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{AbortReason, BranchId, BranchKey, BranchKind, Decision, Limits, Mode};
 
 use super::{abort_instead, already, decision_events};
@@ -34,7 +35,7 @@ fn not_allowed(mode: Option<Mode>, kind: BranchKind) -> Option<&'static str> {
 
 /// A branch registers before the decision, or is refused (I8). The same key is the same branch (H8).
 pub(super) fn register(transaction: &Transaction, registration: Registration, context: Context) -> Verdict {
-    if transaction.decision.is_some() {
+    if transaction.decision.is_some() && !mutant::is(Mutant::RegisterAfterDecision) {
         return Verdict::refused(already(transaction));
     }
     let by_mode = match transaction.mode {
@@ -126,6 +127,7 @@ pub(super) fn commit(
     if context.now >= transaction.deadline {
         return abort_instead(transaction, AbortReason::Deadline);
     }
+    let votes = votes.filter(|_| !mutant::is(Mutant::VotesNotCompared));
     let Some(votes) = votes else {
         if transaction.commit_asked.is_some() {
             // Another commit named branches that are missing: the client's word does not replace them.
@@ -188,6 +190,9 @@ pub(super) fn deadline(transaction: &Transaction, context: Context) -> Verdict {
     }
     if let Some(verdict) = saga::overdue(transaction) {
         return verdict;
+    }
+    if mutant::is(Mutant::CommitOnTimeout) {
+        return Verdict::events(decision_events(transaction, Decision::Commit, None, None));
     }
     let reason = Some(AbortReason::Deadline);
     Verdict::events(decision_events(transaction, Decision::Abort, reason, None))

@@ -25,6 +25,7 @@ pub(crate) use act::{
 };
 pub(crate) use order::{ready_to_compensate, ready_to_run, turned};
 
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{BranchStatus, StepRole};
 
 use crate::transaction::{Branch, Transaction};
@@ -32,10 +33,11 @@ use crate::transaction::{Branch, Transaction};
 /// Whether the saga can only go forward: its pivot, or a step past it, was dispatched and did not
 /// say that it did nothing.
 pub(crate) fn no_way_back(transaction: &Transaction) -> bool {
-    transaction.branches.iter().any(|branch| {
-        let decides = matches!(branch.role(), Some(StepRole::Pivot | StepRole::ForwardOnly));
-        decides && !matches!(branch.status, BranchStatus::Registered | BranchStatus::Refused)
-    })
+    !mutant::is(Mutant::PivotTurnsBack)
+        && transaction.branches.iter().any(|branch| {
+            let decides = matches!(branch.role(), Some(StepRole::Pivot | StepRole::ForwardOnly));
+            decides && !matches!(branch.status, BranchStatus::Registered | BranchStatus::Refused)
+        })
 }
 
 /// Whether those after the step may go on: it is done, or somebody settled it by hand. A pivot that was
@@ -50,6 +52,6 @@ pub(crate) fn is_passed(branch: &Branch) -> bool {
 
 /// Whether a refusal means "did nothing": only as the answer to the first attempt there can have been
 /// (protocol H2).
-pub(crate) const fn is_clean(branch: &Branch, attempt: u32) -> bool {
-    attempt == 1 && branch.attempts == 0 && !branch.tainted
+pub(crate) fn is_clean(branch: &Branch, attempt: u32) -> bool {
+    mutant::is(Mutant::RefusalAlwaysClean) || attempt == 1 && branch.attempts == 0 && !branch.tainted
 }

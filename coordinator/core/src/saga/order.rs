@@ -1,6 +1,7 @@
 //! The order of steps, forward and back.
 
 use bytes::Bytes;
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{BranchId, BranchKey, BranchStatus, StepRole};
 
 use super::is_passed;
@@ -37,8 +38,9 @@ pub(crate) fn ready_to_compensate(transaction: &Transaction) -> Vec<BranchId> {
         .branches
         .iter()
         .zip(blocked)
-        .filter(|(branch, blocked)| branch.status == BranchStatus::ToCompensate && !blocked)
-        .filter(|(branch, _)| !branch.in_flight && branch.next_attempt_at.is_none())
+        .filter(|(_, blocked)| !blocked || mutant::is(Mutant::CompensationOrder))
+        .filter(|(branch, _)| branch.status == BranchStatus::ToCompensate && branch.next_attempt_at.is_none())
+        .filter(|(branch, _)| !branch.in_flight || mutant::is(Mutant::CompensationOvertakes))
         .map(|(branch, _)| branch.id)
         .collect()
 }

@@ -3,6 +3,7 @@
 use unanimity_core::{
     Answer, Command, Event, Persistence, Refusal, ResultOutcome, Timer, Verdict, apply, decide,
 };
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{Decision, ErrorCode, LogPosition, Name, Operation, Seq, Timestamp, Xid};
 
 use super::contact::{Contact, is_lazy_registration};
@@ -172,6 +173,7 @@ impl Life {
         let context = self.config.timing().context(xid, now);
         let Verdict { events, answer } = decide(self.memory.transaction(xid), command, context);
         let was_over = self.memory.transaction(xid).is_some_and(|known| known.finished_at.is_some());
+        let quiet = events.is_empty() && mutant::is(Mutant::DuplicateFromMemory);
         let comes_late = was_over && !events.is_empty();
         let mut effects = std::mem::take(&mut self.effects);
         for mut event in events {
@@ -194,7 +196,7 @@ impl Life {
                 return None;
             }
         }
-        let gate = self.memory.entries.get(&xid).map_or(Seq(0), |entry| entry.last);
+        let gate = self.memory.entries.get(&xid).filter(|_| !quiet).map_or(Seq(0), |entry| entry.last);
         for effect in effects.drain(..) {
             self.effect(xid, gate, &effect);
         }
@@ -272,6 +274,10 @@ impl Life {
                     inquired.unknown.push(xid);
                     continue;
                 }
+                if mutant::is(Mutant::UnknownWithoutAppend) {
+                    inquired.known.push(of_status(xid, unanimity_types::Status::Aborted));
+                    continue;
+                }
             }
             let Some((_, last)) = self.judge(xid, Command::Inquire) else { return };
             gate = gate.max(last);
@@ -285,6 +291,7 @@ impl Life {
     /// A witness shows what it saw. A loss goes on record, and stops the partition when it is there.
     fn witness(&mut self, position: LogPosition, reply: ReplyTo<()>) {
         match self.epochs.hear(&position, self.writer.durable()) {
+            _ if mutant::is(Mutant::WitnessIgnored) => drop(reply.send(Ok(()))),
             Testimony::Fits => drop(reply.send(Ok(()))),
             Testimony::LostTail(why) => {
                 let error = Error::new(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use unanimity_core::{Command, Effect};
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{AbortReason, Epoch, ErrorCode, LogPosition, PartitionId, Seq, Ticket, Xid};
 
 use super::clean::Cleaner;
@@ -186,6 +187,9 @@ impl Life {
         task.set_state(PartitionState::Running);
         // Before anybody can ask: what an unclean end may have lost must not be committed (protocol C3).
         for xid in std::mem::take(&mut self.owner_changed) {
+            if mutant::is(Mutant::TakeoverKeepsTicketed) {
+                break;
+            }
             let abort = Command::Abort { reason: AbortReason::OwnerChanged, by: None };
             if self.judge(xid, abort).is_none() {
                 break;
@@ -377,6 +381,10 @@ impl Life {
     }
 
     fn settled(&mut self, settled: Settled, task: &PartitionTask) {
+        let settled = match settled {
+            Settled::AlreadyThere if mutant::is(Mutant::AlreadyThereReleases) => Settled::Written,
+            settled => settled,
+        };
         match settled {
             Settled::Written => {
                 if let Some(durable) = self.writer.written() {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use unanimity_core::{Effect, apply, pending};
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{Epoch, PartitionId, Seq, Status, Timestamp, Xid};
 use uuid::Uuid;
 
@@ -175,6 +176,9 @@ async fn append_epoch(
     }
     let is_restored = inject.iter().any(|event| matches!(event, PartitionEvent::Restored { .. }));
     let left_out = if is_restored { EPOCHS_LEFT_OUT } else { 0 };
+    if mutant::is(Mutant::EpochBlockForgotten) && tip.seq.0 > 1 {
+        return Ok(before);
+    }
     let header = BlockHeader {
         kind: BlockKind::Epoch,
         partition,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use unanimity_core::{Effect, Refusal, ResultOutcome};
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{BranchId, Decision, LogPosition, Name, Operation, Seq, Xid};
 
 use super::life::{Exit, Life};
@@ -31,6 +32,7 @@ impl Life {
         if held && release.is_answer() {
             self.counters.held_answers += 1;
         }
+        let gate = if too_early(&release) { Seq(0) } else { gate };
         if let Some(release) = self.writer.hold(gate, release, self.clock.now(), hurries) {
             self.let_out(release);
         }
@@ -206,6 +208,18 @@ impl Life {
             self.release(gate, release);
         }
     }
+}
+
+/// Planted bugs: what does not wait for its block.
+fn too_early(release: &Release) -> bool {
+    if release.is_answer() {
+        return mutant::is(Mutant::AnswerBeforeDurable);
+    }
+    let Release::Dispatch { operation, .. } = release else { return false };
+    let back = matches!(operation, Operation::Cancel | Operation::Rollback | Operation::Compensate);
+    mutant::is(Mutant::ActBeforeDurable)
+        || mutant::is(Mutant::CancelBeforeAbortBlock) && back
+        || mutant::is(Mutant::DispatchBeforePredecessor) && *operation == Operation::Action
 }
 
 fn already(xid: Xid, done: &Done) -> Error {

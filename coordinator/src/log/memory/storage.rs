@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{Epoch, LogId, PartitionId, Seq, Timestamp, Xid};
 
 use super::nodes::Nodes;
@@ -70,6 +71,9 @@ impl Storage {
 
     /// Whether the block would be the next one: its predecessor is there and is the last.
     pub(super) fn is_next(&self, block: &Block) -> bool {
+        if mutant::is(Mutant::TakenSeqIgnored) {
+            return true;
+        }
         if self.blocks(block.partition).range(block.seq.next()..).next().is_some() {
             return false;
         }
@@ -97,7 +101,7 @@ impl Storage {
     /// Writes the block if its place is free.
     pub(super) fn take_place(&mut self, block: &Block) -> Appended {
         let blocks = self.blocks_mut(block.partition);
-        if blocks.contains_key(&block.seq) {
+        if blocks.contains_key(&block.seq) && !mutant::is(Mutant::TakenSeqIgnored) {
             return self.settle(block);
         }
         blocks.insert(block.seq, block.clone());
@@ -122,7 +126,13 @@ impl Storage {
     /// Deletes the first row below the floor that may go; answers whether there was one.
     pub(super) fn delete_first(&mut self, partition: PartitionId, floor: Seq) -> bool {
         let blocks = self.blocks_mut(partition);
-        let first = blocks.range(..floor).find(|(_, block)| !block.kind.is_kept()).map(|(seq, _)| *seq);
+        let first = blocks
+            .range(..floor)
+            .find(|(_, block)| {
+                !block.kind.is_kept()
+                    || block.kind == BlockKind::Epoch && mutant::is(Mutant::TrimDeletesEpochBlock)
+            })
+            .map(|(seq, _)| *seq);
         first.is_some_and(|seq| blocks.remove(&seq).is_some())
     }
 

@@ -5,3 +5,4 @@
 mod append;
 mod big;
 mod exchange;
+mod moving;

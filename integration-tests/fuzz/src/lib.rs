@@ -1,0 +1,1 @@
+//! Fuzz targets on stable Rust: `tests/suite`. Nothing else is here.
