@@ -102,9 +102,9 @@ impl Cluster {
             look: Notify::new(),
         });
         let mut member = Member::new(Arc::clone(&shared));
-        match member.look().await {
-            Err(error @ log::Error::Schema(_)) => return Err(error),
-            Ok(()) | Err(_) => {}
+        // Whatever else went wrong is tried again.
+        if let Err(error @ log::Error::Schema(_)) = member.look().await {
+            return Err(error);
         }
         Ok(Self { shared, task: task::spawn(member.run()) })
     }
