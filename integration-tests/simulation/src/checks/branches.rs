@@ -273,6 +273,10 @@ impl Checks {
                 if effect.did == Did::Effect {
                     sum += effect.delta;
                 }
+                if effect.did == Did::Open && effect.kind == BranchKind::Tcc {
+                    // What a try takes away is taken away at once.
+                    sum += effect.delta.min(0);
+                }
                 if effect.did == Did::Open {
                     self.violation(
                         Some(xid),
