@@ -6,7 +6,7 @@ use std::time::Duration;
 use unanimity_coordinator::engine::{PartitionState, Wait};
 use unanimity_coordinator::log::{Fault, FaultRates, FaultyLog, TransactionLog};
 use unanimity_core::ResultOutcome;
-use unanimity_types::{ErrorCode, Name, Operation, PartitionId, Status};
+use unanimity_types::{ErrorCode, InquiryAnswer, Name, Operation, PartitionId, Status};
 
 use crate::support::*;
 

@@ -28,7 +28,7 @@ pub(crate) fn play(bytes: &[u8]) -> (Option<Transaction>, Vec<(Timestamp, Event)
         {
             // A takeover: what was volatile is gone.
             *known = known.durable();
-            pending(known, context(now));
+            let _ = pending(known, context(now));
         }
     }
     (state, events)
@@ -69,7 +69,7 @@ proptest! {
             }
         }
         if let Some(known) = &mut state {
-            pending(known, context(Timestamp(2_000_000)));
+            let _ = pending(known, context(Timestamp(2_000_000)));
         }
     }
 }
