@@ -50,10 +50,11 @@ impl Dice<'_> {
         Target::Http(format!("http://127.0.0.1:9/{}", self.below(3)).into())
     }
 
+    /// As it comes in: nothing is said of what is zero.
     fn policy(&mut self) -> CallPolicy {
-        let mut wait = |some: bool| some.then(|| Duration::from_millis(u64::from(self.byte()) * 10));
-        let (initial, cap, timeout) = (wait(false), wait(true), wait(true));
-        let give_up_after = self.yes().then(|| u32::from(self.below(4)));
+        let mut wait = || Some(u64::from(self.byte())).filter(|ms| *ms > 0).map(Duration::from_millis);
+        let (initial, cap, timeout) = (wait(), wait(), wait());
+        let give_up_after = Some(u32::from(self.below(4))).filter(|most| *most > 0);
         CallPolicy { initial, cap, timeout, give_up_after }
     }
 

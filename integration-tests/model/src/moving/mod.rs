@@ -18,11 +18,7 @@ pub enum Bug {
     NoSeal,
     /// A server takes blocks behind a seal that names another one.
     SealIgnored,
-    /// A placement flips whatever brought it where it is.
-    FlipsBack,
-    /// A node starts an empty log where it finds none.
-    StartsEmpty,
-    /// A node goes by its own list of servers.
+    /// A node goes by a list of its own, and starts an empty log where it finds none.
     PlacementByFile,
 }
 
@@ -244,7 +240,7 @@ impl Model for Moving {
             Action::Move(node) => self.seal(&mut state, node),
             Action::ReadChain(node) => Self::read_chain(&mut state, node),
             Action::Import(node) => Self::import(&mut state, node),
-            Action::Flip(node) => self.flip(&mut state, node),
+            Action::Flip(node) => Self::flip(&mut state, node),
             Action::Die(node) => state.nodes[node] = Node::Out,
             Action::Arrive(offer) => self.arrive(&mut state, offer),
         }

@@ -14,7 +14,7 @@ impl Moving {
     /// A node looks at the end of the log where it believes it to be.
     pub(super) fn claim(&self, state: &mut State, node: usize) {
         let Node::Knows(server) = state.nodes[node] else { return };
-        if state.table(server).is_empty() && self.is(Bug::StartsEmpty) {
+        if state.table(server).is_empty() && self.is(Bug::PlacementByFile) {
             state.tables[usize::from(server)].push(Block { mark: 0, previous: 0, kind: Kind::Birth });
         }
         let seq = state.table(server).len();
@@ -118,10 +118,9 @@ impl Moving {
         state.tables[target].extend(chain.into_iter().skip(there));
     }
 
-    pub(super) fn flip(&self, state: &mut State, node: usize) {
+    pub(super) fn flip(state: &mut State, node: usize) {
         let Node::Follows(follower) = &state.nodes[node] else { return };
-        let later = follower.seal > state.place.1 || self.is(Bug::FlipsBack);
-        if state.place.0 == follower.source && later {
+        if state.place.0 == follower.source && follower.seal > state.place.1 {
             state.place = (follower.target, follower.seal);
         }
         state.nodes[node] = Node::Out;
