@@ -49,6 +49,12 @@ impl CoordinatorProcess {
         self
     }
 
+    /// Where it listens, also after a restart.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Its URL, the same after a restart.
     #[must_use]
     pub fn url(&self) -> String {

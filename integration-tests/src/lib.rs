@@ -6,6 +6,7 @@ pub mod coordinator;
 pub mod output;
 pub mod process;
 pub mod programs;
+pub mod proxy;
 pub mod shop;
 pub mod wait;
 

@@ -95,6 +95,12 @@ impl Process {
         Ok(())
     }
 
+    /// The process's id while it runs, or has ended and was not collected.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// SIGKILL, in the middle of whatever it is doing.
     ///
     /// # Errors

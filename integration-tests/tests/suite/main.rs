@@ -3,6 +3,7 @@
 
 mod bank;
 mod cluster;
+mod cluster_bank;
 mod damaged_log;
 mod full_disk;
 mod mariadb_finder;

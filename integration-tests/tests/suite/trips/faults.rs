@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use integration_tests::proxy::Side;
 use integration_tests::wait::until;
 use tokio::time::sleep;
 
 use super::customers::Customers;
-use super::proxy::Side;
 use super::services::Service;
 use super::{READY_LIMIT, Stack, TRIP_TIMEOUT};
 
@@ -63,11 +63,11 @@ impl Fault {
                 stack.coordinator.process.start()
             }
             Self::LoseAnswers => {
-                stack.proxy.lose(Side::Services, moment / 2).await;
+                stack.proxy.lose(Side::Caller, moment / 2).await;
                 Ok(())
             }
             Self::LoseOperations => {
-                stack.proxy.lose(Side::Coordinator, moment / 2).await;
+                stack.proxy.lose(Side::Listener, moment / 2).await;
                 Ok(())
             }
         }

@@ -9,7 +9,6 @@
 
 mod customers;
 mod faults;
-mod proxy;
 mod services;
 mod traces;
 mod verdict;
@@ -20,9 +19,9 @@ use anyhow::Context as _;
 use integration_tests::coordinator::{CoordinatorProcess, migrate_to};
 use integration_tests::output::{Scratch, say};
 use integration_tests::postgres::{Options, TestPostgres};
+use integration_tests::proxy::Proxy;
 
 use self::customers::Customers;
-use self::proxy::Proxy;
 use self::services::{Service, Services};
 
 /// How long a process may take until it works again: seconds on a busy machine.

@@ -1,0 +1,201 @@
+//! Three coordinators over one log, three banks with a database server each, and the ways between all of them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use integration_tests::coordinator::{CoordinatorProcess, migrate_to};
+use integration_tests::output::Scratch;
+use integration_tests::ports::free_address;
+use integration_tests::postgres::{Kind, Options, TestPostgres};
+use integration_tests::process::Process;
+use integration_tests::proxy::{Proxy, Tell};
+use integration_tests::wait::{http_client, until};
+use serde_json::Value;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+
+use super::callers;
+
+/// How long a process may take until it works again.
+pub(super) const READY_LIMIT: Duration = Duration::from_secs(90);
+/// Accounts of each bank: enough that transfers seldom wait for each other, few enough that they sometimes do.
+const ACCOUNTS: u32 = 48;
+/// Cents of each account at the beginning: some run dry.
+const OPENING: i64 = 50_000;
+/// The longest wait between two attempts: a participant that comes back shall not wait long for its turn.
+const RETRY_CAP_MS: &str = "500";
+const PARTITIONS: u16 = 16;
+const NODES: [&str; 3] = ["ada", "ben", "cas"];
+const BANKS: [&str; 3] = ["east", "north", "south"];
+
+/// A coordinator. Everybody else reaches it, and it reaches its log, through proxies.
+pub(super) struct Node {
+    pub(super) coordinator: CoordinatorProcess,
+    /// Its advertised address. Callers of kind 1 are coordinators.
+    pub(super) door: Proxy,
+    /// Its way to the log's database.
+    pub(super) log: Proxy,
+}
+
+/// A bank's process.
+pub(super) struct Bank {
+    pub(super) name: &'static str,
+    pub(super) process: Process,
+    pub(super) server: TestPostgres,
+    pub(super) database_url: String,
+    address: SocketAddr,
+}
+
+impl Bank {
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+/// What everybody may know of a running stack.
+#[derive(Debug, Clone)]
+pub(super) struct Map {
+    /// The coordinators' doors.
+    pub(super) doors: Vec<String>,
+    /// Name and URL of each bank.
+    pub(super) banks: Vec<(&'static str, String)>,
+}
+
+/// Everything that the test runs. Fields are dropped from top to bottom: processes, their databases, their logs.
+pub(super) struct Stack {
+    pub(super) nodes: Vec<Node>,
+    pub(super) banks: Vec<Bank>,
+    pub(super) log: TestPostgres,
+    pub(super) log_url: String,
+    coordinators: Arc<Mutex<Vec<u32>>>,
+    http: reqwest::Client,
+    pub(super) scratch: Scratch,
+}
+
+impl Stack {
+    pub(super) async fn start(test: &str) -> anyhow::Result<Self> {
+        let scratch = Scratch::new(test)?;
+        let log = TestPostgres::start(Options::default()).await?;
+        let log_url = log.create_database("unanimity").await?;
+        migrate_to(&log_url, PARTITIONS).await?;
+        let coordinators = Arc::<Mutex<Vec<u32>>>::default();
+        let mut nodes = Vec::new();
+        for name in NODES {
+            nodes.push(Node::new(&scratch, name, &log_url, &coordinators).await?);
+        }
+        let doors: Vec<String> = nodes.iter().map(|node| node.door.url()).collect();
+        let mut banks = Vec::new();
+        for name in BANKS {
+            let server = TestPostgres::start(Options::default()).await?;
+            let database_url = server.create_database(name).await?;
+            let address = free_address()?;
+            let program = PathBuf::from(env!("CARGO_BIN_EXE_cluster-bank"));
+            let process = Process::new(&scratch, name, program)
+                .variable("NAME", name)
+                .variable("LISTEN", address.to_string())
+                .variable("DATABASE_URL", &database_url)
+                .variable("COORDINATOR_URL", doors.join(","))
+                .variable("ACCOUNTS", ACCOUNTS.to_string())
+                .variable("OPENING", OPENING.to_string());
+            banks.push(Bank { name, process, server, database_url, address });
+        }
+        let http = http_client(Duration::from_secs(10))?;
+        let mut stack = Self { nodes, banks, log, log_url, coordinators, http, scratch };
+        for node in 0..NODES.len() {
+            stack.start_node(node)?;
+        }
+        for bank in &mut stack.banks {
+            bank.process.start()?;
+        }
+        stack.heal().await?;
+        Ok(stack)
+    }
+
+    /// What each bank's accounts hold altogether.
+    pub(super) fn opening() -> i64 {
+        i64::from(ACCOUNTS) * OPENING
+    }
+
+    /// An account that every bank has.
+    pub(super) fn account(random: &mut fastrand::Rng) -> String {
+        format!("account-{}", random.u32(..ACCOUNTS))
+    }
+
+    pub(super) fn map(&self) -> Map {
+        Map {
+            doors: self.nodes.iter().map(|node| node.door.url()).collect(),
+            banks: self.banks.iter().map(|bank| (bank.name, bank.url())).collect(),
+        }
+    }
+
+    /// Whether the databases are ours to kill.
+    pub(super) fn owns_databases(&self) -> bool {
+        self.log.kind() != Kind::External
+    }
+
+    /// Starts a coordinator; the doors know it from now on.
+    pub(super) fn start_node(&mut self, node: usize) -> anyhow::Result<()> {
+        self.nodes[node].coordinator.process.start()?;
+        let ids = self.nodes.iter().filter_map(|node| node.coordinator.process.id()).collect();
+        *self.coordinators.lock().expect("no holder panics") = ids;
+        Ok(())
+    }
+
+    /// Waits until everything works: every partition, every session of every bank.
+    pub(super) async fn heal(&mut self) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            node.coordinator.ready(READY_LIMIT).await?;
+        }
+        for place in 0..self.banks.len() {
+            let name = self.banks[place].name;
+            until(&format!("{name} works"), READY_LIMIT, async || {
+                let ended = self.banks[place].process.ended()?;
+                ensure!(ended.is_none(), "{name} ended: {}", self.banks[place].process.tail());
+                let health = self.health(place).await?;
+                let attached = health["attached"].as_u64().unwrap_or(0);
+                ensure!(attached == NODES.len() as u64, "{health}");
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// What a bank says of itself.
+    pub(super) async fn health(&self, bank: usize) -> anyhow::Result<Value> {
+        let answer = self.http.get(format!("{}/healthz", self.banks[bank].url())).send().await?;
+        let (status, text) = (answer.status(), answer.text().await?);
+        ensure!(status.is_success(), "{}: {status}: {text}", self.banks[bank].name);
+        serde_json::from_str(&text).context(text)
+    }
+}
+
+impl Node {
+    async fn new(
+        scratch: &Scratch,
+        name: &str,
+        log_url: &str,
+        coordinators: &Arc<Mutex<Vec<u32>>>,
+    ) -> anyhow::Result<Self> {
+        let options = PgConnectOptions::from_str(log_url)?;
+        let server = format!("{}:{}", options.get_host(), options.get_port());
+        let server = tokio::net::lookup_host(server).await?.next().context("the log's server")?;
+        let log = Proxy::start(server).await?;
+        let here = log.address();
+        let url = options.host(&here.ip().to_string()).port(here.port()).to_url_lossy().to_string();
+        let coordinator = CoordinatorProcess::new(scratch, name, &url)?;
+        let known = Arc::clone(coordinators);
+        let tell: Tell = Arc::new(move |from| {
+            callers::is_one_of(&known.lock().expect("no holder panics"), from).unwrap_or(false)
+        });
+        let door = Proxy::telling(coordinator.address(), tell).await?;
+        let coordinator = coordinator
+            .set("UNANIMITY_ADVERTISE", &door.url())
+            .set("UNANIMITY_RETRY_CAP_MS", RETRY_CAP_MS);
+        Ok(Self { coordinator, door, log })
+    }
+}
