@@ -1,6 +1,7 @@
 //! The chores of this repository: `cargo xtask help` lists them.
 //!
-//! `check` says whether a change may land, `test` sets the machine up and runs every test, `bench` measures, `migrations`
+//! `check` says whether a change may land, `test` sets the machine up and runs every test, `bench` measures, `soak` goes on for
+//! long, `migrations`
 //! keeps the record of the migrations. Plain `cargo` remains enough to build and to run single tests.
 #![allow(
     clippy::print_stdout,
@@ -12,6 +13,7 @@ mod bench;
 mod check;
 mod files;
 mod model;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -47,6 +49,8 @@ enum Chore {
         #[arg(long)]
         big: bool,
     },
+    /// Transfers over a cluster under faults of all kinds, for as long as one likes: docs/testing.md.
+    Soak(soak::Options),
     /// Says which migrations are recorded, changed or new.
     Migrations {
         /// Adds new migrations to the record. Recorded ones must not change any more.
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Chore::Test { arguments } => test::run(&arguments),
         Chore::Bench(options) => bench::run(&options),
         Chore::Model { big } => model::run(big),
+        Chore::Soak(options) => soak::run(&options),
         Chore::Migrations { record } => check::migrations::run(record),
     };
     match outcome {

@@ -29,14 +29,15 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
         // Standbys and poolers run from binaries, whatever the rest runs on.
         installer::install(&["postgresql", "pgbouncer"])?;
     }
+    let mut command = Command::new("cargo");
+    command.args(["test", "--workspace"]).args(arguments).current_dir(files::root());
+    swept(&mut command).context("running cargo test")
+}
+
+/// Runs tests, says whether they passed, and removes what they left.
+pub(crate) fn swept(command: &mut Command) -> anyhow::Result<bool> {
     let run = run_id();
-    let status = Command::new("cargo")
-        .args(["test", "--workspace"])
-        .args(arguments)
-        .env(RUN_VARIABLE, &run)
-        .current_dir(files::root())
-        .status()
-        .context("running cargo test");
+    let status = command.env(RUN_VARIABLE, &run).status();
     sweep::sweep(&run);
     Ok(status?.success())
 }

@@ -1,0 +1,41 @@
+//! `cargo xtask soak`: the bank of a cluster (`integration-tests/tests/suite/cluster_bank`) for as long as one likes.
+//!
+//! It stops by itself, and what a killed run left is swept as after `cargo xtask test`.
+
+use std::process::Command;
+
+use anyhow::Context;
+
+use crate::{files, test};
+
+/// The names that the test knows.
+const MINUTES_VARIABLE: &str = "UNANIMITY_TEST_SOAK_MINUTES";
+const SEED_VARIABLE: &str = "UNANIMITY_SEED";
+const TEST: &str = "cluster_bank::soak";
+/// Two days: beyond, start it again.
+const MINUTES_MAX: u32 = 2_880;
+
+/// For how long, and from which seed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// For how many minutes faults go on.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MINUTES_MAX)))]
+    minutes: u32,
+    /// Which faults, in which order: the seed that another run printed. Without it, a new one.
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+}
+
+/// Runs it and says whether it passed.
+pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
+    let mut command = Command::new("cargo");
+    command
+        .args(["test", "-p", "integration-tests", "--test", "suite", "--"])
+        .args([TEST, "--exact", "--ignored", "--nocapture"])
+        .env(MINUTES_VARIABLE, options.minutes.to_string())
+        .current_dir(files::root());
+    if let Some(seed) = options.seed {
+        command.env(SEED_VARIABLE, seed.to_string());
+    }
+    test::swept(&mut command).context("running the soak test")
+}
