@@ -1,8 +1,8 @@
 //! The chores of this repository: `cargo xtask help` lists them.
 //!
-//! `check` says whether a change may land, `test` sets the machine up and runs every test, `bench` measures, `soak` goes on for
-//! long, `migrations`
-//! keeps the record of the migrations. Plain `cargo` remains enough to build and to run single tests.
+//! `check` says whether a change may land, `test` sets the machine up and runs every test, `bench` measures, `soak` goes
+//! on for long, `migrations` keeps the record of the migrations. Plain `cargo` remains enough to build and to run single
+//! tests.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,

@@ -78,6 +78,7 @@ async fn survives(test: &str, bound: Bound) {
     let mut random = fastrand::Rng::with_seed(seed);
     say(&format!("{test}: UNANIMITY_SEED={seed} repeats it"));
     let mut stack = Stack::start(test).await.unwrap();
+    stack.heal().await.unwrap();
     let (started, opened) = (Instant::now(), Readers::start(&stack));
     let clients = Clients::open(&stack).unwrap();
     let ordering = clients.start(&mut random);

@@ -77,6 +77,7 @@ pub(super) struct Stack {
 }
 
 impl Stack {
+    /// Starts everything; whether it works, [`Stack::heal`] says.
     pub(super) async fn start(test: &str) -> anyhow::Result<Self> {
         let scratch = Scratch::new(test)?;
         let log = TestPostgres::start(Options::default()).await?;
@@ -111,7 +112,6 @@ impl Stack {
         for bank in &mut stack.banks {
             bank.process.start()?;
         }
-        stack.heal().await?;
         Ok(stack)
     }
 
