@@ -121,7 +121,10 @@ async fn outbox(State(bank): State<Arc<Bank>>, Json(send): Json<Send>) -> Answer
     let aborted = |error: &dyn std::fmt::Display| outcome("abort", error);
     let message = async {
         let target = MessageTarget::participant(send.bank.as_str(), "take")?;
-        Message::new("transfer").key(send.part.account.as_str())?.payload(&send.message()).map(|m| m.to(target))
+        Message::new("transfer")
+            .key(send.part.account.as_str())?
+            .payload(&send.message())
+            .map(|m| m.to(target))
     };
     let message = match message.await {
         Ok(message) => message,

@@ -250,7 +250,8 @@ impl Clients {
             let answer = self.http.get(format!("{url}/entries/{id}")).send().await.ok()?;
             answer.json::<Value>().await.ok()?["entries"].as_u64()
         };
-        let told = if asked.await.is_some_and(|entries| entries > 0) { Told::Committed } else { Told::Unknown };
+        let told =
+            if asked.await.is_some_and(|entries| entries > 0) { Told::Committed } else { Told::Unknown };
         self.tell(id, "the bank", told)
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use integration_tests::coordinator::unanimity;
 use integration_tests::output::say;
 use integration_tests::proxy::{Proxy, Side, Weather};
 use integration_tests::wait::until;
@@ -36,6 +37,8 @@ pub(super) enum Fault {
     PauseCoordinator,
     /// Every coordinator is stopped in good order and started again, one after another.
     RollingRestart,
+    /// A coordinator gives its partitions away at an operator's word, and takes its share again.
+    Drain,
     KillBank,
     KillBankDatabase,
     KillLogDatabase,
@@ -52,10 +55,11 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::KillCoordinator,
         Self::PauseCoordinator,
         Self::RollingRestart,
+        Self::Drain,
         Self::KillBank,
         Self::KillBankDatabase,
         Self::KillLogDatabase,
@@ -93,6 +97,11 @@ impl Fault {
                     stack.start_node(node)?;
                     stack.nodes[node].coordinator.ready(READY_LIMIT).await?;
                 }
+            }
+            Self::Drain => {
+                drain(stack, node, &["drain", "--reason", "a new kernel", "--wait"]).await?;
+                sleep(moment).await;
+                drain(stack, node, &["undrain"]).await?;
             }
             Self::KillBank => {
                 stack.banks[bank].process.kill()?;
@@ -136,6 +145,19 @@ pub(super) async fn stop(stack: &mut Stack, node: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `unanimity cluster` with this command about a node, at its neighbour.
+async fn drain(stack: &Stack, node: usize, command: &[&str]) -> anyhow::Result<()> {
+    let name = stack.nodes[node].coordinator.process.name();
+    let neighbour = stack.nodes[(node + 1) % stack.nodes.len()].coordinator.url();
+    let arguments = [&["cluster"], command, &[name, "--addr", &neighbour]].concat();
+    until(&format!("{arguments:?}"), STOP_LIMIT, async || {
+        let output = unanimity(&arguments, &stack.log_url).await?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(())
+    })
+    .await
+}
+
 /// Holds up what one side says, as a network does that is cut in one direction; then what was said arrives late, or
 /// with its connections never.
 async fn cut(proxy: &Proxy, is_told: bool, how_long: Duration, random: &mut fastrand::Rng) -> bool {
@@ -154,14 +176,11 @@ async fn late(stack: &Stack, node: usize, how_long: Duration) -> bool {
     let ways = [&stack.nodes[node].door, &stack.nodes[node].log];
     let touched = || ways.iter().map(|way| way.touched_bytes()).sum::<u64>();
     let weather = |weather| {
-        for (way, is_told, side) in ways.iter().flat_map(|way| {
-            [(way, false, Side::Caller), (way, true, Side::Caller), (way, false, Side::Listener), (
-                way,
-                true,
-                Side::Listener,
-            )]
-        }) {
-            way.set(is_told, side, weather);
+        for way in ways {
+            for side in [Side::Caller, Side::Listener] {
+                way.set(false, side, weather);
+                way.set(true, side, weather);
+            }
         }
     };
     let before = touched();
@@ -190,7 +209,8 @@ pub(super) async fn of_all_kinds(
             if bound.is_reached(started.elapsed(), happened.values().sum()) {
                 break;
             }
-            let all = Fault::ALL.into_iter().filter(|fault| stack.owns_databases() || !fault.is_of_databases());
+            let all =
+                Fault::ALL.into_iter().filter(|fault| stack.owns_databases() || !fault.is_of_databases());
             planned = all.flat_map(|fault| [fault; EACH]).collect();
             random.shuffle(&mut planned);
         }

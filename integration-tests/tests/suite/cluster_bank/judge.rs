@@ -83,7 +83,12 @@ mod tests {
     use super::*;
     use crate::orders::Heard;
 
-    fn judged(mode: Mode, heard: &[Told], entries: &[(&'static str, i64)], status: Option<&str>) -> Vec<String> {
+    fn judged(
+        mode: Mode,
+        heard: &[Told],
+        entries: &[(&'static str, i64)],
+        status: Option<&str>,
+    ) -> Vec<String> {
         let id = Uuid::new_v4();
         let place = |bank| (bank, "a".to_owned());
         let wanted =

@@ -43,8 +43,7 @@ pub(super) struct Snapshot {
 }
 
 /// Reads a bank in one snapshot.
-pub(super) async fn read(database_url: &str) -> Result<Snapshot, sqlx::Error> {
-    let mut db = PgConnection::connect(database_url).await?;
+pub(super) async fn read(db: &mut PgConnection) -> Result<Snapshot, sqlx::Error> {
     let mut tx = db.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let mut wrong: Vec<String> = sqlx::query_scalar(WRONG).fetch_all(&mut *tx).await?;
     let (total, due): (i64, i64) = sqlx::query_as(TOTAL).fetch_one(&mut *tx).await?;
@@ -52,7 +51,6 @@ pub(super) async fn read(database_url: &str) -> Result<Snapshot, sqlx::Error> {
         wrong.push(format!("all accounts have {total}, and must have {due}"));
     }
     tx.rollback().await?;
-    db.close().await?;
     Ok(Snapshot { total, wrong })
 }
 
@@ -75,9 +73,18 @@ impl Readers {
         let reader = |(name, url): (&'static str, String)| {
             let record = Arc::clone(&record);
             tokio::spawn(async move {
+                let mut connection = None;
                 loop {
                     tokio::time::sleep(EVERY).await;
-                    let Ok(Ok(snapshot)) = tokio::time::timeout(LIMIT, read(&url)).await else {
+                    let looked = tokio::time::timeout(LIMIT, async {
+                        let db = match &mut connection {
+                            Some(db) => db,
+                            none => none.insert(PgConnection::connect(&url).await?),
+                        };
+                        read(db).await
+                    });
+                    let Ok(Ok(snapshot)) = looked.await else {
+                        connection = None;
                         record.missed.fetch_add(1, Ordering::Relaxed);
                         continue;
                     };

@@ -193,9 +193,8 @@ impl Node {
             callers::is_one_of(&known.lock().expect("no holder panics"), from).unwrap_or(false)
         });
         let door = Proxy::telling(coordinator.address(), tell).await?;
-        let coordinator = coordinator
-            .set("UNANIMITY_ADVERTISE", &door.url())
-            .set("UNANIMITY_RETRY_CAP_MS", RETRY_CAP_MS);
+        let coordinator =
+            coordinator.set("UNANIMITY_ADVERTISE", &door.url()).set("UNANIMITY_RETRY_CAP_MS", RETRY_CAP_MS);
         Ok(Self { coordinator, door, log })
     }
 }

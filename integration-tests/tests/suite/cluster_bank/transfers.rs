@@ -57,10 +57,9 @@ impl Clients {
             (format!("{}/{path}", self.bank(bank)), Self::part(id, wanted, account, cents))
         };
         let (debit, credit) = match wanted.mode {
-            Mode::TwoPhase => (
-                ask(from.0, "xa", &from.1, -wanted.cents),
-                ask(to.0, "xa", &to.1, wanted.cents),
-            ),
+            Mode::TwoPhase => {
+                (ask(from.0, "xa", &from.1, -wanted.cents), ask(to.0, "xa", &to.1, wanted.cents))
+            }
             _ => (
                 ask(from.0, "tcc/debit", &from.1, wanted.cents),
                 ask(to.0, "tcc/credit", &to.1, wanted.cents),

@@ -44,10 +44,10 @@ pub(super) async fn reach(stack: &mut Stack, clients: &Clients) -> anyhow::Resul
 
     let (mut entries, mut total) = (HashMap::<String, Entries>::new(), 0);
     for bank in &stack.banks {
-        let snapshot = snapshots::read(&bank.database_url).await?;
+        let mut db = PgConnection::connect(&bank.database_url).await?;
+        let snapshot = snapshots::read(&mut db).await?;
         total += snapshot.total;
         problems.extend(snapshot.wrong.into_iter().map(|wrong| format!("{}: {wrong}", bank.name)));
-        let mut db = PgConnection::connect(&bank.database_url).await?;
         let sql = "SELECT transfer, account, cents FROM entries";
         let rows: Vec<(String, String, i64)> = sqlx::query_as(sql).fetch_all(&mut db).await?;
         for (transfer, account, cents) in rows {
@@ -89,7 +89,8 @@ async fn settled(stack: &Stack) -> anyhow::Result<()> {
         ensure!(health["open"] == 0, "{}: {health}", bank.name);
     }
     // The projection is asynchronous.
-    let sql = "SELECT xid::text, status FROM transactions WHERE status NOT IN ('committed', 'aborted') LIMIT 5";
+    let sql =
+        "SELECT xid::text, status FROM transactions WHERE status NOT IN ('committed', 'aborted') LIMIT 5";
     let mut db = PgConnection::connect(&stack.log_url).await?;
     let open: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(&mut db).await?;
     db.close().await?;
@@ -137,7 +138,8 @@ async fn other_opinions(stack: &Stack, clients: &Clients) -> anyhow::Result<Vec<
             let told = clients.ask_node(*id, &node.coordinator.url()).await;
             // An abort before anybody registered need not be remembered.
             if told == Told::Unknown && story.heard.has(Told::Committed) {
-                problems.push(format!("{} does not know that {id} committed", node.coordinator.process.name()));
+                problems
+                    .push(format!("{} does not know that {id} committed", node.coordinator.process.name()));
             }
         }
     }
