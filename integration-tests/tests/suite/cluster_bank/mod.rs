@@ -113,6 +113,7 @@ async fn survives(test: &str, bound: Bound) {
         verdict.problems.join("\n")
     );
     assert!(taken > 0, "no snapshot was read");
+    assert_eq!(clients.idle_modes(), [], "I12: no transfer committed in these modes (seed {seed})");
     if stack.owns_databases() {
         for fault in Fault::ALL {
             assert!(happened.contains_key(&fault), "I12: {fault:?} never hit anything (seed {seed})");
