@@ -5,6 +5,7 @@ mod bank;
 mod cluster;
 mod cluster_bank;
 mod damaged_log;
+mod frozen_beat;
 mod full_disk;
 mod mariadb_finder;
 mod matrix;

@@ -15,8 +15,10 @@ use crate::log::nodes::{self, FORGET_AFTER};
 use crate::log::row::{from_sql, to_sql};
 use crate::log::{ClusterView, Error, NodeBeat, NodeRow, PartitionRow};
 
-/// Each statement is to see what the one that held the lock before has written.
-const BEGIN: &str = "/* heartbeat */ BEGIN ISOLATION LEVEL READ COMMITTED";
+/// Each statement is to see what the one that held the lock before has written. The lock is everybody's: of a node that
+/// is frozen or cut off in the middle of its beat, the server takes it back, long before the others' leases are over.
+const BEGIN: &str = "/* heartbeat */ BEGIN ISOLATION LEVEL READ COMMITTED; \
+    SET LOCAL idle_in_transaction_session_timeout = 1500";
 const COMMIT: &str = "/* heartbeat */ COMMIT";
 
 const LOCK: &str = "/* heartbeat */ SELECT format FROM log_format FOR UPDATE";

@@ -166,6 +166,15 @@ impl Clients {
         self.stories.lock().unwrap().values().filter(|story| !story.heard.0.is_empty()).count()
     }
 
+    /// The modes in which no transfer committed: something is wrong with how they are made.
+    pub(super) fn idle_modes(&self) -> Vec<Mode> {
+        let stories = self.stories.lock().unwrap();
+        let commits = |mode: &Mode| {
+            stories.values().any(|story| story.wanted.mode == *mode && story.heard.has(Told::Committed))
+        };
+        Mode::ALL.into_iter().filter(|mode| !commits(mode)).collect()
+    }
+
     /// How many of them committed, as far as their clients know.
     pub(super) fn committed(&self) -> usize {
         self.stories.lock().unwrap().values().filter(|story| story.heard.has(Told::Committed)).count()

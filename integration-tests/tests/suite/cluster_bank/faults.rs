@@ -18,8 +18,6 @@ use super::stack::{READY_LIMIT, Stack};
 pub(super) const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// Transfers that must commit between two faults: work goes on by itself after each of them.
 const COMMITS_BETWEEN: usize = 5;
-/// How often each fault happens in a run of the suite.
-const EACH: usize = 2;
 /// A coordinator's lease.
 const LEASE: Duration = Duration::from_secs(6);
 const LATENCY: Duration = Duration::from_millis(500);
@@ -69,6 +67,11 @@ impl Fault {
         Self::Latency,
         Self::Clock,
     ];
+
+    /// How often it happens in a round. What visits every coordinator takes its time.
+    fn times(self) -> usize {
+        if matches!(self, Self::RollingRestart | Self::Drain) { 1 } else { 2 }
+    }
 
     fn is_of_databases(self) -> bool {
         matches!(self, Self::KillBankDatabase | Self::KillLogDatabase)
@@ -211,7 +214,7 @@ pub(super) async fn of_all_kinds(
             }
             let all =
                 Fault::ALL.into_iter().filter(|fault| stack.owns_databases() || !fault.is_of_databases());
-            planned = all.flat_map(|fault| [fault; EACH]).collect();
+            planned = all.flat_map(|fault| std::iter::repeat_n(fault, fault.times())).collect();
             random.shuffle(&mut planned);
         }
         let Some(fault) = planned.pop() else { break };

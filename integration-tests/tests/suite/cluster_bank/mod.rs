@@ -33,8 +33,8 @@ const MINUTES_VARIABLE: &str = "UNANIMITY_TEST_SOAK_MINUTES";
 const TRANSFERS: usize = 3_000;
 /// How many faults hit, at least, where all servers are ours.
 const FAULTS: usize = 20;
-/// The limit of a run of the suite until everything works again.
-const STORY_LIMIT: Duration = Duration::from_secs(420);
+/// The limit of a run of the suite until everything works again, for a machine that is busy with other tests.
+const STORY_LIMIT: Duration = Duration::from_secs(600);
 
 /// When a run has had enough.
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +113,7 @@ async fn survives(test: &str, bound: Bound) {
         verdict.problems.join("\n")
     );
     assert!(taken > 0, "no snapshot was read");
+    assert_eq!(clients.idle_modes(), [], "I12: no transfer committed in these modes (seed {seed})");
     if stack.owns_databases() {
         for fault in Fault::ALL {
             assert!(happened.contains_key(&fault), "I12: {fault:?} never hit anything (seed {seed})");

@@ -149,7 +149,7 @@ impl Clients {
         let at = |bank: &str, operation: &str| json!({ "participant": bank, "operation": operation });
         let body = json!({
             "mode": "saga", "name": "transfer", "xid": id, "timeout_ms": SAGA_TIMEOUT.as_millis() as u64,
-            "wait": "decided", "wait_ms": 10_000,
+            "wait": "decided",
             "steps": [
                 {"name": "withdraw", "action": at(from, "withdraw"), "compensate": at(from, "withdraw"),
                  "payload": withdraw},
