@@ -390,7 +390,7 @@ pub(crate) fn parse_log_id(text: &str) -> Option<LogId> {
 fn met_itself(failed: Failed) -> Failed {
     match failed.code() {
         Some(ErrorCode::CommitInProgress) => {
-            ClientError::no_answer("an earlier attempt of this commit is under way").into()
+            Failed::under_way("an earlier attempt of this commit is under way")
         }
         _ => failed,
     }

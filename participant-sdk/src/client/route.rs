@@ -27,6 +27,8 @@ pub(crate) struct Failed {
     pub(crate) error: ClientError,
     /// Where the partition's owner is, if the node said so.
     owner: Option<String>,
+    /// The node is well: whoever else is asked now says the same.
+    is_everywhere: bool,
 }
 
 impl Failed {
@@ -34,7 +36,12 @@ impl Failed {
     pub(crate) fn told(code: Code, message: &str, detail: Option<v1::ErrorDetail>) -> Self {
         let owner =
             detail.as_ref().map(|detail| detail.owner_address.clone()).filter(|owner| !owner.is_empty());
-        Self { error: ClientError::told(code, message, detail), owner }
+        Self { error: ClientError::told(code, message, detail), owner, is_everywhere: false }
+    }
+
+    /// The call is under way already: it is made again after a pause.
+    pub(crate) fn under_way(message: &str) -> Self {
+        Self { error: ClientError::no_answer(message), owner: None, is_everywhere: true }
     }
 
     pub(crate) fn code(&self) -> Option<ErrorCode> {
@@ -50,7 +57,7 @@ impl Failed {
     /// Whether it is this node that has no answer: another one may have it at once.
     fn is_of_this_node(&self) -> bool {
         match &self.error {
-            ClientError::NoAnswer { .. } => true,
+            ClientError::NoAnswer { .. } => !self.is_everywhere,
             ClientError::Refused { code, .. } => {
                 matches!(code, ErrorCode::Unavailable | ErrorCode::NotOwner | ErrorCode::OutcomeUnknown)
             }
@@ -61,7 +68,7 @@ impl Failed {
 
 impl From<ClientError> for Failed {
     fn from(error: ClientError) -> Self {
-        Self { error, owner: None }
+        Self { error, owner: None, is_everywhere: false }
     }
 }
 
@@ -166,7 +173,8 @@ impl<'a> Way<'a> {
         let nodes = self.client.nodes();
         self.tried.push(Arc::clone(&door.address));
         if failed.is_of_this_node() {
-            if failed.code() != Some(ErrorCode::NotOwner) {
+            // What it says about one partition is no reason to ask it about no other.
+            if failed.code().is_none() {
                 nodes.avoid(door, AVOID_FOR);
             }
             let hint = failed.owner.as_deref().and_then(|owner| nodes.hinted(self.partition, owner));

@@ -39,6 +39,18 @@ async fn whole(stack: &mut Stack, load: &Load) -> anyhow::Result<()> {
     .await
 }
 
+/// Lets everybody work for a while: so much that each restart is one under load, however slow the machine is.
+async fn work(load: &Load) -> anyhow::Result<()> {
+    let done = || (load.callers.heard().calls, load.web.heard().calls, load.customers.placed());
+    let (sdk, http, orders) = done();
+    until("everybody works", READY_LIMIT, async || {
+        let now = done();
+        ensure!(now.0 >= sdk + 40 && now.1 >= http + 80 && now.2 >= orders + 10, "{now:?}");
+        Ok(())
+    })
+    .await
+}
+
 /// The partitions that work at a node.
 async fn owned_by(stack: &Stack, place: usize) -> anyhow::Result<Vec<u16>> {
     let (_, info) = stack.coordinators[place].get("/v1/info").await?;
@@ -55,7 +67,7 @@ async fn a_rolling_restart_fails_no_call() {
         |_, coordinator| coordinator,
         async |stack, load| {
             whole(stack, load).await?;
-            sleep(Duration::from_secs(2)).await;
+            work(load).await?;
             let mut took = Vec::new();
             for place in 0..NODES {
                 load.web.take_out(place);
@@ -68,7 +80,7 @@ async fn a_rolling_restart_fails_no_call() {
                 load.web.take_in(place);
                 took.push(format!("{:.1} s", started.elapsed().as_secs_f32()));
                 whole(stack, load).await?;
-                sleep(Duration::from_secs(2)).await;
+                work(load).await?;
             }
             Ok(format!("restarts took {}", took.join(", ")))
         },
@@ -78,7 +90,6 @@ async fn a_rolling_restart_fails_no_call() {
     assert!(ended.http.failed.is_empty(), "{:#?}", &ended.http.failed);
     assert!(ended.orders_failed.is_empty(), "{:#?}", &ended.orders_failed);
     assert_eq!(ended.owner_changed, 0);
-    assert!(ended.sdk.calls > 500 && ended.http.calls > 500, "not much of a load");
 }
 
 /// F: an owner is killed; its partitions answer again after its lease and a little more.
@@ -160,7 +171,7 @@ async fn f1_an_owner_that_was_frozen_beyond_its_lease_joins_again() {
             let output = stack.coordinators[victim].process.output()?;
             let said = output.get(said..).unwrap_or_default();
             ensure!(
-                said.contains("deposed") || said.contains("took over") || said.contains("lost"),
+                said.contains("deposed: another owner wrote to the log"),
                 "it says nothing of the partitions {owned:?} that it lost: {said}"
             );
             sleep(Duration::from_secs(2)).await;
