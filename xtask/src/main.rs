@@ -13,9 +13,9 @@ mod bench;
 mod check;
 mod files;
 mod model;
+mod mutants;
 mod simulate;
 mod soak;
-mod mutants;
 mod test;
 
 use std::process::ExitCode;

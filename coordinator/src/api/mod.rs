@@ -79,7 +79,8 @@ pub fn assemble(parts: Parts) -> Api {
     let guard = guard::Guard::new(&config, Arc::clone(&metrics));
     let calls = guard.calls();
     let grpc = grpc::routes(&handlers, participants, &config, &calls, &metrics, closing.clone());
-    let http = http::routes(http::State::new(handlers, metrics, warnings, closing), config.limits.message_bytes_max);
+    let http =
+        http::routes(http::State::new(handlers, metrics, warnings, closing), config.limits.message_bytes_max);
     let routes = grpc
         .merge(http)
         .fallback(http::not_found)

@@ -1,6 +1,7 @@
 //! `unanimity cluster`
 
 mod drain;
+mod r#move;
 mod show;
 
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ Examples:
   unanimity cluster --addr http://10.0.0.5:7460 --json
   unanimity cluster drain shop-2 --reason 'new kernel' --wait
   unanimity cluster undrain shop-2
+  unanimity cluster move 3 b --reason 'home is full'
 
 Any node answers for all. Exit status 1 if a partition does not run."
 )]
@@ -36,6 +38,8 @@ enum Action {
     Drain(drain::Drain),
     /// Give a node its share again.
     Undrain(drain::Undrain),
+    /// Move a partition's log to another PostgreSQL server, while it works.
+    Move(r#move::Move),
 }
 
 impl Cluster {
@@ -44,6 +48,7 @@ impl Cluster {
             None => show::run(&self.addr, output).await,
             Some(Action::Drain(command)) => command.run(output).await,
             Some(Action::Undrain(command)) => command.run(output).await,
+            Some(Action::Move(command)) => command.run(output).await,
         }
     }
 }

@@ -34,7 +34,7 @@ impl Life {
             }
             // An owner whose lease is over shows nothing: another one may have gone on (protocol M10).
             Mail::Get { reply, .. } if !self.ownership.holds() => {
-                drop(reply.send(Err(lease_over(self.partition))))
+                drop(reply.send(Err(lease_over(self.partition))));
             }
             Mail::List { reply, .. } if !self.ownership.holds() => {
                 drop(reply.send(Err(lease_over(self.partition))));

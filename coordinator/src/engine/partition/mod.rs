@@ -266,7 +266,7 @@ impl PartitionTask {
                 }
                 // A damaged log is mended first; then the node is started again.
                 Some(Mail::AcceptLoss { reply, .. } | Mail::Restored { reply, .. }) => {
-                    drop(reply.send(Err(commands::nothing_lost())))
+                    drop(reply.send(Err(commands::nothing_lost())));
                 }
                 // What was on its way when the partition stopped: its sender learns by the closed
                 // channel that the outcome is unknown.

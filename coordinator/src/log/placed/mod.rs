@@ -251,7 +251,7 @@ impl TransactionLog for PlacedLog {
                 };
                 match theirs {
                     Ok(theirs) => {
-                        warnings.extend(theirs.into_iter().map(|what| format!("server {name}: {what}")))
+                        warnings.extend(theirs.into_iter().map(|what| format!("server {name}: {what}")));
                     }
                     Err(error) => warnings.push(format!("server {name} cannot be used: {error}")),
                 }
