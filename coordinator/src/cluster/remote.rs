@@ -211,7 +211,7 @@ impl Call for Question<'_> {
             Ok(Err(status)) => return Err(Failure::of_status(&status, &lane.address)),
             Err(_) => return Err(Failure::Broken(super::failure::broke(&lane.address))),
         };
-        let answers: Option<Vec<Inquiry>> = response.answers.into_iter().map(inquiry).collect();
+        let answers: Option<Vec<Inquiry>> = response.answers.iter().map(inquiry).collect();
         let unreadable = || Failure::Refused(unreadable("an inquiry"));
         Ok(Carried { answer: answers.ok_or_else(unreadable)?, owner: None })
     }
@@ -232,7 +232,7 @@ fn unreadable(what: &str) -> Error {
     )
 }
 
-fn inquiry(wire: v1::Inquiry) -> Option<Inquiry> {
+fn inquiry(wire: &v1::Inquiry) -> Option<Inquiry> {
     let answer: InquiryAnswer = wire.answer.parse().ok()?;
     Some(Inquiry { xid: wire.xid.parse().ok()?, answer, settled: wire.settled })
 }

@@ -96,7 +96,7 @@ impl Pgbouncer {
             command.uid(account.user).gid(account.group);
         }
         let process = command.spawn().context("starting pgbouncer")?;
-        let mut pgbouncer = Self { home: home, process, port };
+        let mut pgbouncer = Self { home, process, port };
         pgbouncer.wait_until_ready(url).await?;
         Ok(pgbouncer)
     }

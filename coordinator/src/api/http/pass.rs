@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::State;
 use super::extract::unread;
-use super::problem::{Failure as Answered, Problem};
+use super::problem::Problem;
 use crate::api::guard;
 use crate::cluster::{By, Call, Carried, Failure, Lane, Router, closing};
 use crate::engine::Error;
@@ -61,7 +61,7 @@ pub(super) async fn pass(Shared(state): Shared<State>, request: Request, next: N
     let limited = Request::from_parts(parts.clone(), body);
     let body = match Bytes::from_request(limited, &()).await {
         Ok(body) => body,
-        Err(rejection) => return Answered::from(unread(&rejection)).into_response(),
+        Err(rejection) => return unread(&rejection).into_response(),
     };
     let minted = about.mint(&parts.headers, &body, router);
     let Some(to) = about.partition(&body, minted, router) else {

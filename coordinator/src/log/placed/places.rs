@@ -122,7 +122,7 @@ mod tests {
         let (partition, server) = (PartitionId(0), "home".to_owned());
         let known = Known { server: server.clone(), since: Seq(0), former: BTreeSet::new() };
         places.known().insert(partition, known);
-        places.heard(partition, &Place { partition, server: server.clone(), since: Seq(0) });
+        places.heard(partition, &Place { partition, server, since: Seq(0) });
         assert!(places.known().contains_key(&partition));
         places.heard(partition, &Place { partition, server: "b".to_owned(), since: Seq(7) });
         assert!(!places.known().contains_key(&partition));
