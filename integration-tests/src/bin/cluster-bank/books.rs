@@ -12,38 +12,41 @@ use crate::Part;
 
 /// The tables. That entries may repeat is meant: what was done twice shall be seen, not be refused.
 pub(crate) const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS accounts (
+CREATE TABLE accounts (
     name text PRIMARY KEY,
     opening bigint NOT NULL,
     cents bigint NOT NULL CHECK (cents >= 0),
     held bigint NOT NULL DEFAULT 0 CHECK (held >= 0)
 );
-CREATE TABLE IF NOT EXISTS entries (
+CREATE TABLE entries (
     n bigserial PRIMARY KEY,
     transfer text NOT NULL,
     what text NOT NULL,
     account text NOT NULL,
     cents bigint NOT NULL
 );
-CREATE INDEX IF NOT EXISTS entries_by_transfer ON entries (transfer);
-CREATE TABLE IF NOT EXISTS holds (
+CREATE INDEX entries_by_transfer ON entries (transfer);
+CREATE TABLE holds (
     transfer text NOT NULL,
     account text NOT NULL,
     cents bigint NOT NULL
 );
-CREATE INDEX IF NOT EXISTS holds_by_transfer ON holds (transfer);";
+CREATE INDEX holds_by_transfer ON holds (transfer);";
 
 /// Opens the accounts `account-0` … of a new bank.
 pub(crate) async fn open(pool: &sqlx::PgPool, accounts: u32, opening: i64) -> anyhow::Result<()> {
-    sqlx::raw_sql(SCHEMA).execute(pool).await?;
-    // Looked at first: an insert would wait for accounts that a prepared transfer holds.
-    let known: i64 = sqlx::query_scalar("SELECT count(*) FROM accounts").fetch_one(pool).await?;
-    if known == 0 {
-        let sql = "INSERT INTO accounts (name, opening, cents)
-                   SELECT 'account-' || n, $2, $2 FROM generate_series(0, $1 - 1) AS n";
-        sqlx::query(sql).bind(i64::from(accounts)).bind(opening).execute(pool).await?;
+    // Looked at first, and no `IF NOT EXISTS` alone: an index that is there already, and an insert, would wait for what
+    // a prepared transfer holds, and what is prepared waits for us.
+    let known: bool = sqlx::query_scalar("SELECT to_regclass('holds') IS NOT NULL").fetch_one(pool).await?;
+    if known {
+        return Ok(());
     }
-    Ok(())
+    let mut tx = pool.begin().await?;
+    sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
+    let sql = "INSERT INTO accounts (name, opening, cents)
+               SELECT 'account-' || n, $2, $2 FROM generate_series(0, $1 - 1) AS n";
+    sqlx::query(sql).bind(i64::from(accounts)).bind(opening).execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
 }
 
 /// Changes an account; a clear no if there is none, or it has too little.
