@@ -98,14 +98,13 @@ async fn m12_no_call_fails_in_a_rolling_restart() {
     }
     ends.store(true, Ordering::SeqCst);
     while callers.join_next().await.is_some() {}
-    let failures = failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let failures = std::mem::take(&mut *failures.lock().unwrap_or_else(PoisonError::into_inner));
     assert!(
         failures.is_empty(),
         "{} of {} failed: {failures:#?}",
         failures.len(),
         done.load(Ordering::SeqCst)
     );
-    drop(failures);
     served.stop().await;
 }
 

@@ -247,7 +247,7 @@ pub(crate) async fn leases_of_two_nodes(subject: &Subject) {
     match &subject.kind {
         Kind::Memory(memory) => memory.advance(short),
         Kind::Sqlite(_) | Kind::Postgres(_) | Kind::Placed(..) => {
-            tokio::time::sleep(short + Duration::from_millis(100)).await
+            tokio::time::sleep(short + Duration::from_millis(100)).await;
         }
     }
     assert!(log.lease(P, "a", "x", long).await.unwrap().held, "expired by the log's clock");

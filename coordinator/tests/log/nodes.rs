@@ -32,7 +32,7 @@ async fn pass(subject: &Subject, time: Duration) {
     match &subject.kind {
         Kind::Memory(memory) => memory.advance(time),
         Kind::Sqlite(_) | Kind::Postgres(_) | Kind::Placed(..) => {
-            tokio::time::sleep(time + Duration::from_millis(100)).await
+            tokio::time::sleep(time + Duration::from_millis(100)).await;
         }
     }
 }

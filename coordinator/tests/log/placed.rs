@@ -113,7 +113,8 @@ async fn h10_a_move_is_done_by_whoever_asks_and_never_twice() {
     let end = seal(&tip, "b");
     written(&one, &end).await;
     let (first, second) = tokio::join!(one.follow_seal(&end), other.follow_seal(&end));
-    (first.unwrap(), second.unwrap());
+    first.unwrap();
+    second.unwrap();
     let claim = after(&end, BlockKind::Epoch, 2, 200, b"claim");
     written(&one, &claim).await;
     let data = after(&claim, BlockKind::Data, 2, 850, b"");

@@ -120,7 +120,7 @@ async fn two_coordinators_share_and_one_takes_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f1_a_frozen_owner_writes_nothing_when_it_wakes() {
-    let Two { first, mut second, url, _postgres, _scratch } = two("frozen-owner").await;
+    let Two { first, second, url, _postgres, _scratch } = two("frozen-owner").await;
     let mut xids = Vec::new();
     for _ in 0..16 {
         xids.push(begin(&first).await);

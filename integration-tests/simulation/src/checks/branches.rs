@@ -310,7 +310,7 @@ impl Checks {
     }
 
     /// A participant was asked for the opposite of what it did.
-    pub(crate) fn contradiction(&mut self, xid: Xid, key: &BranchKey, why: String) {
+    pub(crate) fn contradiction(&mut self, xid: Xid, key: &BranchKey, why: &str) {
         if !self.is_resolved(xid, key) {
             self.violation(Some(xid), format!("{why} of {key}"));
         }

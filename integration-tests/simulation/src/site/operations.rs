@@ -41,7 +41,8 @@ impl Site {
 
     fn contradicts(&self, world: &World, call: &BranchCall, state: State) -> ResultOutcome {
         world.check(|checks| {
-            checks.contradiction(call.xid, &call.key, format!("I6: {} meets {state:?}", call.operation));
+            let why = format!("I6: {} meets {state:?}", call.operation);
+            checks.contradiction(call.xid, &call.key, &why);
         });
         refused("the opposite was done")
     }

@@ -120,7 +120,7 @@ async fn one(http: &reqwest::Client, url: &str, record: &Mutex<Record>) -> anyho
     let Ok((201, begun)) = post(http, &format!("{url}/v1/transactions"), &body).await else {
         return pause().await;
     };
-    let wanted = if xid.as_bytes()[0] % 3 == 0 { "abort" } else { "commit" };
+    let wanted = if xid.as_bytes()[0].is_multiple_of(3) { "abort" } else { "commit" };
     let decided = post(http, &format!("{url}/v1/transactions/{xid}/{wanted}"), &json!({})).await;
     let Ok((status, answer)) = decided else { return pause().await };
     let outcome = match (status, answer["status"].as_str().unwrap_or_default()) {
