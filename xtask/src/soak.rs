@@ -11,7 +11,7 @@ use crate::{files, test};
 /// The names that the test knows.
 const MINUTES_VARIABLE: &str = "UNANIMITY_TEST_SOAK_MINUTES";
 const SEED_VARIABLE: &str = "UNANIMITY_SEED";
-const TEST: &str = "cluster_bank::soak";
+const TEST: &str = "cluster_bank::transfers_in_all_modes_survive_everything";
 /// Two days: beyond, start it again.
 const MINUTES_MAX: u32 = 2_880;
 
@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
     let mut command = Command::new("cargo");
     command
         .args(["test", "-p", "integration-tests", "--test", "suite", "--"])
-        .args([TEST, "--exact", "--ignored", "--nocapture"])
+        .args([TEST, "--exact", "--nocapture"])
         .env(MINUTES_VARIABLE, options.minutes.to_string())
         .current_dir(files::root());
     if let Some(seed) = options.seed {

@@ -67,6 +67,13 @@ const RULES: &[Rule] = &[
         ours_in_tests: &[TYPES, PROTO, CORE, COORDINATOR, SDK],
         others: Others::Any,
     },
+    // The simulation runs the engine itself.
+    Rule {
+        package: "unanimity-simulation",
+        ours: &[TYPES, CORE, COORDINATOR],
+        ours_in_tests: &[],
+        others: Others::Any,
+    },
     // The models drive the core itself.
     Rule { package: "unanimity-model", ours: &[TYPES, CORE], ours_in_tests: &[], others: Others::Any },
     Rule { package: FAILPOINTS, ours: &[], ours_in_tests: &[], others: Others::Only(&[]) },

@@ -122,15 +122,12 @@ async fn survives(test: &str, bound: Bound) {
     }
 }
 
+/// Enough for every run of the tests; with [`MINUTES_VARIABLE`] as long as one likes (`cargo xtask soak`).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transfers_in_all_modes_survive_everything() {
-    survives("cluster_bank", Bound::Enough).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "as long as one likes: cargo xtask soak --minutes N"]
-async fn soak() {
-    let minutes = std::env::var(MINUTES_VARIABLE).expect("cargo xtask soak sets it");
-    let minutes: u64 = minutes.parse().expect("a whole number of minutes");
-    survives("soak", Bound::Time(Duration::from_secs(minutes * 60))).await;
+    let bound = std::env::var(MINUTES_VARIABLE).map_or(Bound::Enough, |minutes| {
+        let minutes: u64 = minutes.parse().expect("a whole number of minutes");
+        Bound::Time(Duration::from_secs(minutes * 60))
+    });
+    survives("cluster_bank", bound).await;
 }
