@@ -21,8 +21,8 @@ Examples:
 
 The further servers of `database.servers` are migrated too, and join the log.
 
-May run any number of times; a database that is up to date is left as it is. Stop the nodes of an older
-version first. How many partitions a new log gets is the setting `partitions`: it stays for ever.")]
+May run any number of times; a database that is up to date is left as it is. Nodes of the
+version before go on meanwhile, but cannot be started again. How many partitions a new log gets is the setting `partitions`: it stays for ever.")]
 pub(super) struct Migrate {
     #[command(flatten)]
     settings: Settings,

@@ -27,7 +27,7 @@ use self::snapshots::Readers;
 use self::stack::Stack;
 use crate::orders::seed;
 
-/// For how many minutes [`soak`] goes on: set by `cargo xtask soak`.
+/// For how many minutes faults go on: set by `cargo xtask soak`.
 const MINUTES_VARIABLE: &str = "UNANIMITY_TEST_SOAK_MINUTES";
 /// How many transfers a run of the suite makes, at least.
 const TRANSFERS: usize = 3_000;
