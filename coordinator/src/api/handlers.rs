@@ -179,16 +179,15 @@ impl Handlers {
     ///
     /// # Errors
     /// As [`Coordinator::begin`].
-    pub async fn begin(&self, mut begin: Begin, wait: Wait, deadline: Instant) -> Result<Begun, Error> {
-        begin.timeout.get_or_insert(self.transaction_timeout);
+    pub async fn begin(&self, begin: Begin, wait: Wait, deadline: Instant) -> Result<Begun, Error> {
         self.check_plan(&begin)?;
         let by_itself = match &begin.plan {
             Plan::Open => false,
             Plan::Saga(_) => true,
             Plan::Message(plan) => plan.submit,
         };
-        let coordinator = self.coordinator.clone();
-        let begun = self.carried(async move { coordinator.begin(begin).await }).await?;
+        let (coordinator, unsaid) = (self.coordinator.clone(), self.transaction_timeout);
+        let begun = self.carried(async move { coordinator.begin_within(begin, unsaid).await }).await?;
         if !by_itself || reached(begun.status, wait) {
             return Ok(begun);
         }

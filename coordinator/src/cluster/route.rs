@@ -278,7 +278,11 @@ impl Router {
         by: By,
         until: Instant,
     ) -> Result<Carried<C::Answer>, Failure> {
-        let lane = self.pool.lane(address).map_err(Failure::of)?;
+        let lane = self.pool.lane(address).map_err(|error| {
+            // An owner with an address that nothing can be sent to is not to be asked again and again.
+            self.gates.close(to, address);
+            Failure::of(error)
+        })?;
         let sent = timeout_at(until, call.there(&lane, by.hops + 1, until));
         let result = tokio::select! {
             biased;

@@ -337,7 +337,10 @@ impl Config {
             unanimity_types::Name::new(node.as_str()).map_err(|error| format!("node: {error}"))?;
         }
         if let Some(advertise) = &self.advertise
-            && !(advertise.starts_with("http://") || advertise.starts_with("https://"))
+            && !advertise.parse::<http::Uri>().is_ok_and(|uri| {
+                matches!(uri.scheme_str(), Some("http" | "https"))
+                    && uri.host().is_some_and(|host| !host.is_empty())
+            })
         {
             return Err(format!("advertise is {advertise:?}; it must be a URL such as http://10.0.0.5:7460"));
         }

@@ -8,11 +8,17 @@ use unanimity_types::{BranchKind, CallPolicy, Digest, MessagePlan, Mode, Name, P
 use super::request::Register;
 
 /// What tells one begin from another under the same xid (protocol M1).
-pub(super) fn begin_digest(mode: Mode, name: Option<&Name>, timeout: Duration, plan: &Plan) -> Digest {
+pub(super) fn begin_digest(
+    mode: Mode,
+    name: Option<&Name>,
+    timeout: Option<Duration>,
+    plan: &Plan,
+) -> Digest {
     let mut hash = Hash::default();
     hash.text(mode.as_str());
     hash.text(name.map_or("", Name::as_str));
-    hash.0.update(timeout.as_millis().to_be_bytes());
+    // As it was said: what a node takes for one that was not is that node's affair.
+    hash.0.update(timeout.unwrap_or_default().as_millis().to_be_bytes());
     match plan {
         Plan::Open => {}
         Plan::Saga(plan) => hash.saga(plan),

@@ -168,7 +168,16 @@ impl Coordinator {
     /// `invalid_plan`, `payload_too_large`, `xid_reused`, `already_decided` (presumed aborted before it
     /// began), or the engine's state.
     pub async fn begin(&self, begin: Begin) -> Result<Begun, Error> {
-        let timeout = begin.timeout.unwrap_or(Limits::TIMEOUT_DEFAULT);
+        self.begin_within(begin, Limits::TIMEOUT_DEFAULT).await
+    }
+
+    /// The same, with a timeout for a begin that names none. A repetition at a node where that is another one is the
+    /// same begin all the same (protocol M1).
+    ///
+    /// # Errors
+    /// As [`Coordinator::begin`].
+    pub async fn begin_within(&self, begin: Begin, unsaid: Duration) -> Result<Begun, Error> {
+        let timeout = begin.timeout.unwrap_or(unsaid);
         if timeout.is_zero() || timeout > Limits::TIMEOUT_MAX {
             let message = format!(
                 "a timeout is more than 0 and at most {} days",
@@ -181,7 +190,7 @@ impl Coordinator {
         let xid = begin.xid.unwrap_or_else(|| Xid::new(entropy::time_uuid()));
         let spec = BeginSpec {
             mode: begin.mode,
-            digest: begin_digest(begin.mode, begin.name.as_ref(), timeout, &begin.plan),
+            digest: begin_digest(begin.mode, begin.name.as_ref(), begin.timeout, &begin.plan),
             name: begin.name,
             timeout,
             plan: begin.plan,

@@ -136,7 +136,9 @@ impl<'a> About<'a> {
         if !leaves_it_to_us {
             return None;
         }
-        let by_another = headers.get(MINTED_HEADER).and_then(|minted| minted.to_str().ok()?.parse().ok());
+        // Only what another node passed on: a client that sends the header would have two begins of one xid.
+        let by_another = headers.get(MINTED_HEADER).filter(|_| hops(headers) > 0);
+        let by_another = by_another.and_then(|minted| minted.to_str().ok()?.parse().ok());
         Some(match (by_another, self) {
             (Some(uuid), _) => Minted { uuid, ticket: None },
             (None, Self::Begin) => {

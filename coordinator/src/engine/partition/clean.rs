@@ -75,6 +75,11 @@ impl Life {
             // Nothing is to follow the record of a loss but an operator's word.
             return;
         }
+        if self.ending {
+            // Snapshots of a large memory would keep the closing block waiting until its time is over.
+            self.trim();
+            return;
+        }
         let durable = self.writer.durable();
         let first = [self.memory.first_needed(), self.locks.first_needed()].into_iter().flatten().min();
         let needed = first.unwrap_or(durable).min(durable);

@@ -72,7 +72,7 @@ impl Life {
         let timeout = timeout.unwrap_or(Limits::TIMEOUT_DEFAULT).min(TICKETED_TIMEOUT_MAX);
         Contact::Begins(BeginSpec {
             mode,
-            digest: begin_digest(mode, name.as_ref(), timeout, &Plan::Open),
+            digest: begin_digest(mode, name.as_ref(), Some(timeout), &Plan::Open),
             name: name.clone(),
             timeout,
             plan: Plan::Open,

@@ -78,6 +78,7 @@ impl Life {
     /// Everything taken becomes durable within a limit, then a closing block (protocol 1.2). Whether history is
     /// waited for is a courtesy: the next owner writes what is missing. Answers whether the end is a clean one.
     async fn close(&mut self, task: &PartitionTask, with_history: bool) -> bool {
+        self.ending = true;
         let limit = Instant::now() + END_WAIT;
         self.drain(task, with_history, limit).await;
         if !self.writer.is_idle() || self.exit.is_some() {

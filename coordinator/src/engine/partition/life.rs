@@ -93,6 +93,8 @@ pub(super) struct Life {
     pub(super) exit: Option<Exit>,
     /// A loss was found and is being put on record: nothing more is taken.
     pub(super) losing: bool,
+    /// The end in good order has begun: cleaning, which the next owner can do as well, starts nothing more.
+    pub(super) ending: bool,
     /// The log is to go to another server: no more calls are made.
     pub(super) moving: Option<Moving>,
     /// The last restore from a backup.
@@ -144,6 +146,7 @@ impl Life {
             outgoing: Vec::new(),
             exit: None,
             losing: false,
+            ending: false,
             moving: None,
             restored: recovered.restored,
             owed: recovered.owed,
@@ -457,12 +460,12 @@ impl Life {
         let partition = self.partition;
         let internal = self.internal.clone();
         let asked = Instant::now();
-        // While it had none, another owner may have come and gone.
-        let lapsed = !self.ownership.holds();
+        let ownership = self.ownership.clone();
         let epoch = self.epoch;
         crate::task::spawn(async move {
             let mut lease = log.lease(partition, &config.node, &config.address, config.lease).await;
-            if lapsed && matches!(&lease, Ok(lease) if lease.held) {
+            // While it had none, another owner may have come and gone. Looked at now: it may have slept since it asked.
+            if !ownership.holds() && matches!(&lease, Ok(lease) if lease.held) {
                 lease = still_ours(&*log, partition, epoch, lease).await;
             }
             let _ = internal.send(Internal::Leased(asked, lease));

@@ -125,7 +125,7 @@ impl PartitionTask {
             self.set_state(PartitionState::Recovering);
             let started = Instant::now();
             let trouble = self.trouble();
-            let recovery = recover(&self.log, self.partition, &self.config, inject.clone(), &trouble);
+            let recovery = recover(&self.log, self.partition, &self.config, asked, inject.clone(), &trouble);
             let recovered = tokio::select! {
                 biased;
                 recovered = recovery => recovered,
@@ -262,6 +262,10 @@ impl PartitionTask {
                     return (vec![PartitionEvent::LossAccepted { epoch, operator, reason }], Some(reply));
                 }
                 Some(Mail::Restored { action, reply }) if lost => {
+                    if let Some(error) = restored::not_known_by_all(&self.config) {
+                        drop(reply.send(Err(error)));
+                        continue;
+                    }
                     return (vec![restore_record(action)], Some(reply));
                 }
                 // A damaged log is mended first; then the node is started again.

@@ -62,6 +62,7 @@ impl Life {
         tracing::info!(partition = %self.partition, server = seal.server, operator = seal.operator,
             reason = seal.reason, "the partition's log is being moved");
         task.set_state(PartitionState::Unavailable(why));
+        self.ending = true;
         self.drain(task, false, Instant::now() + END_WAIT).await;
         if let Some(exit) = self.exit.take() {
             return exit;

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use unanimity_core::{Effect, apply, pending};
 use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{Epoch, PartitionId, Seq, Status, Timestamp, Xid};
@@ -116,15 +117,18 @@ pub(super) type Trouble = Arc<dyn Fn(String) + Send + Sync>;
 /// Takes a partition over.
 ///
 /// First its epoch block: a synchronous write, so all before it is durable, and whoever owned it
-/// before fails from now on. Then the reading. `inject` is put on record right after the epoch block.
+/// before fails from now on. Then the reading. `inject` is put on record right after the epoch block. The lease was asked
+/// for at `asked`: who slept, or copied a log, beyond its end leaves the next owner alone.
 pub(super) async fn recover(
     log: &Arc<dyn TransactionLog>,
     partition: PartitionId,
     config: &EngineConfig,
+    asked: Instant,
     inject: Vec<PartitionEvent>,
     trouble: &Trouble,
 ) -> Result<Recovered, Failure> {
-    let mut last = append_epoch(log, partition, config, &inject, trouble).await?;
+    let leased_until = asked + config.lease;
+    let mut last = append_epoch(log, partition, config, leased_until, &inject, trouble).await?;
     failpoint::reach("recover.after_epoch");
     let epoch = last.epoch;
     let inject: Vec<_> = inject.into_iter().map(|event| dated(event, &last)).collect();
@@ -164,11 +168,15 @@ async fn append_epoch(
     log: &Arc<dyn TransactionLog>,
     partition: PartitionId,
     config: &EngineConfig,
+    leased_until: Instant,
     inject: &[PartitionEvent],
     trouble: &Trouble,
 ) -> Result<Block, Failure> {
     let now = log.now().await?;
     let (tip, before) = end_of(log, partition).await?;
+    if Instant::now() >= leased_until {
+        return Err(Failure::Overtaken);
+    }
     if before.version > known_format() {
         let what =
             format!("block {} has format {}, this binary knows {}", tip.seq, before.version, known_format());

@@ -7,6 +7,7 @@ use unanimity_types::{ErrorCode, LogPosition, Ticket, Xid};
 
 use super::life::{Exit, Life};
 use super::restore_record;
+use crate::engine::config::EngineConfig;
 use crate::engine::error::Error;
 use crate::engine::inquire::may_be_from_before;
 use crate::engine::mailbox::ReplyTo;
@@ -15,12 +16,19 @@ use crate::engine::request::OperatorAction;
 /// Restores are known from this block format on (protocol M18).
 const RESTORES_SINCE: u16 = 2;
 
+/// Why the record cannot be written yet: a node that does not know it would stop at it.
+pub(super) fn not_known_by_all(config: &EngineConfig) -> Option<Error> {
+    let what =
+        "a node of the cluster runs a version that does not know of restores: upgrade every node first";
+    let is_known = config.format.get() >= RESTORES_SINCE;
+    (!is_known).then(|| Error::new(ErrorCode::IllegalTransition, what))
+}
+
 impl Life {
     /// An operator says that the log was restored: this life ends, and the next one begins with the record.
     pub(super) fn was_restored(&mut self, action: OperatorAction, reply: ReplyTo<LogPosition>) {
-        if self.config.format.get() < RESTORES_SINCE {
-            let what = "a node of the cluster runs a version that does not know of restores: upgrade every node first";
-            drop(reply.send(Err(Error::new(ErrorCode::IllegalTransition, what))));
+        if let Some(error) = not_known_by_all(&self.config) {
+            drop(reply.send(Err(error)));
             return;
         }
         // What is in hand is told that its outcome is unknown, and repeats.

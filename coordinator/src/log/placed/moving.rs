@@ -46,13 +46,15 @@ impl PlacedLog {
             return Ok(());
         }
         let (source, target) = (self.server(&place.server).await?, self.server(&server).await?);
+        // First: what is read behind an acknowledged write is durable, so nothing can follow a seal that stands there at
+        // the end. The seal alone may be gone after a failover (protocol C4).
+        source.barrier(partition).await?;
         let chain = source.read(partition).await?;
         if chain.last().map(|last| last.checksum) != Some(block.checksum) {
             return Err(Error::Unavailable(format!(
                 "partition {partition} went on behind its seal while it was moved"
             )));
         }
-        source.barrier(partition).await?;
         let watermark = source.history_watermark(partition).await?;
         target.import(&chain, watermark).await?;
         // Read back: a COMMIT that was silently a ROLLBACK would show here, and whatever does not fit.
