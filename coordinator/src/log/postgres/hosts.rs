@@ -183,7 +183,7 @@ mod tests {
         let told = |url| Hosts::parse(url).expect(url).describe();
         assert_eq!(told("postgres://user:s3cr3t@host:1/db"), "PostgreSQL at host:1, database db, role user");
         let url = "postgres://user:p@ss@a:1,b,[::1]:3/db?target_session_attrs=read-write&sslmode=disable";
-        assert_eq!(told(url), "PostgreSQL at a:1, b:5432, ::1:3, database db, role user");
+        assert_eq!(told(url), "PostgreSQL at a:1, b:5432, [::1]:3, database db, role user");
         assert_eq!(Hosts::parse(url).expect("good").count(), 3);
     }
 
