@@ -42,7 +42,8 @@ async fn h7_a_lock_is_held_until_every_branch_is_settled_and_its_holder_is_named
     let client = coordinator.client();
     let shop = Service::open("shop", &client).await;
     let locked = || BranchOptions::new().lock_keys(["inventory:sku-7"]);
-    let first = client.begin("order").await.unwrap();
+    // It is to outlive the restart undecided.
+    let first = client.transaction("order").durable().begin().await.unwrap();
     // Twice by one transaction is one lock.
     for line in ["a", "b"] {
         shop.participant.try_in_with::<Hooks>(&first, locked(), line.to_owned()).await.unwrap();

@@ -34,7 +34,8 @@ async fn the_coordinator_prepares<DB: Xa>() {
     let client = coordinator.client();
     let Some(bank) = Service::<DB>::open("bank", &client).await else { return };
     let Some(other) = Service::<DB>::open("other", &client).await else { return };
-    let tx = client.two_phase("transfer").wait_finished().begin().await.unwrap();
+    // Known by its xid alone: the calls here carry no birth.
+    let tx = client.two_phase("transfer").durable().wait_finished().begin().await.unwrap();
     // The call of the first comes twice.
     for expected in ["Held(())", "Before"] {
         let context = call(tx.xid());

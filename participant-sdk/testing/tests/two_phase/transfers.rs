@@ -97,7 +97,8 @@ async fn a_repeated_call_finds_its_branch<DB: Xa>() {
     let coordinator = TestCoordinator::start().await.unwrap();
     let client = coordinator.client();
     let Some(bank) = Service::<DB>::open("bank", &client).await else { return };
-    let tx = client.two_phase("transfer").begin().await.unwrap();
+    // Known by its xid alone: the calls here carry no birth.
+    let tx = client.two_phase("transfer").durable().begin().await.unwrap();
     // The first answer is lost; the same call comes again.
     assert!(matches!(bank.add(&call(tx.xid()), 5).await, Ok(Worked::Prepared(5))));
     let again = call(tx.xid());
