@@ -60,6 +60,7 @@ const fn planted(name: &'static str, caught_by: &'static [(Suite, &'static [&'st
 
 /// Every one.
 pub(super) const MUTANTS: &[Planted] = &[
+    planted("lease_ignored", &[(Suite::Engine, &["h3_f1_s8_a_deposed_owner_does_not_send"])]),
     planted("cancel_before_abort_block", &[(Suite::Engine, &["c1_a_cancel_waits_for_the_aborts_block"])]),
     planted("act_before_durable", &[(Suite::Engine, &["c1_s4_a_step_of_unknown_outcome"])]),
     planted("answer_before_durable", &[(Suite::Engine, &["c5_every_answer_waits_for_what_it_looked_at"])]),
