@@ -1,5 +1,6 @@
 //! `unanimity serve`
 
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -68,8 +69,14 @@ pub(super) async fn until_signal(
     tell: impl FnOnce(&Node),
 ) -> anyhow::Result<ExitCode> {
     // Installed first: a signal during the start stops it too.
-    let signal = shutdown::signal().context("cannot listen for signals")?;
-    let node = builder.start().await?;
+    let mut signal = pin!(shutdown::signal().context("cannot listen for signals")?);
+    let node = tokio::select! {
+        started = builder.start() => started?,
+        name = &mut signal => {
+            tracing::info!(signal = name, "stopping before the start was over");
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     tell(&node);
     let name = signal.await;
     tracing::info!(signal = name, limit_ms = config.timeouts.shutdown_ms, "stopping");

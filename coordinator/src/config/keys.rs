@@ -61,6 +61,7 @@ pub const KEYS: &[Key] = &[
     integer("timeouts.transaction_ms"),
     integer("timeouts.callback_ms"),
     integer("timeouts.shutdown_ms"),
+    integer("timeouts.start_ms"),
     integer("history.retention_days"),
     text("log.level"),
     text("log.format"),

@@ -118,6 +118,8 @@ pub struct Timeouts {
     pub callback_ms: u64,
     /// From the signal to stop until what is in hand is given up.
     pub shutdown_ms: u64,
+    /// How long a start waits for the log's database; 0 for not at all.
+    pub start_ms: u64,
 }
 
 /// What is kept of what is over.
@@ -203,6 +205,8 @@ impl Default for Timeouts {
             callback_ms: 10_000,
             // Below the 30 s that Kubernetes and systemd's operators commonly leave.
             shutdown_ms: 20_000,
+            // A failover of the database, or a machine where both start at once.
+            start_ms: 30_000,
         }
     }
 }
@@ -250,6 +254,12 @@ impl Timeouts {
     #[must_use]
     pub fn shutdown(&self) -> Duration {
         Duration::from_millis(self.shutdown_ms)
+    }
+
+    /// `start_ms` as a duration.
+    #[must_use]
+    pub fn start(&self) -> Duration {
+        Duration::from_millis(self.start_ms)
     }
 }
 
@@ -316,6 +326,7 @@ impl Config {
         within("timeouts.transaction_ms", self.timeouts.transaction_ms, 1, timeout_max)?;
         within("timeouts.callback_ms", self.timeouts.callback_ms, 10, 600_000)?;
         within("timeouts.shutdown_ms", self.timeouts.shutdown_ms, 100, 600_000)?;
+        within("timeouts.start_ms", self.timeouts.start_ms, 0, 600_000)?;
         within("history.retention_days", u64::from(self.history.retention_days), 1, 3_650)?;
         within("database.servers", size(self.database.servers.len()), 0, SERVERS_MAX)?;
         for (name, url) in &self.database.servers {

@@ -1,6 +1,7 @@
 //! Describing and starting a node.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use unanimity_core::RetryPolicy;
@@ -22,6 +24,9 @@ use crate::engine::{Dispatcher, Engine, EngineConfig, Peers};
 use crate::log::{self, MemoryLog, PlacedLog, PostgresOptions, SqliteLog, TransactionLog};
 use crate::server::{self, Stop};
 use crate::telemetry::Metrics;
+
+/// Between two attempts to open a log whose database is away.
+const START_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +157,7 @@ impl NodeBuilder {
     }
 
     /// Starts it. Answers when it listens; its partitions may still be reading their log, see
-    /// [`Node::ready`].
+    /// [`Node::ready`]. A database that is away is waited for, `timeouts.start_ms` of the configuration.
     ///
     /// # Errors
     /// [`Error`] says what to mend.
@@ -168,7 +173,8 @@ impl NodeBuilder {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
-        let log = open(source, config.servers()).await?;
+        let patience = Patience::new(config.timeouts.start());
+        let log = patience.keep(async || open(&source, config.servers()).await).await?;
         let config = Arc::new(config);
         let delivery = Delivery::new(DeliveryConfig {
             allow: allow.clone(),
@@ -193,8 +199,11 @@ impl NodeBuilder {
         let dispatcher: Arc<dyn Dispatcher> = Arc::clone(&delivery) as Arc<dyn Dispatcher>;
         let EngineConfig { node, address, lease, .. } = &engine_config;
         let member = ClusterConfig::new(node.clone(), address.clone(), *lease);
-        let joined = Cluster::join(member, Arc::clone(&log)).await;
-        let cluster = joined.map_err(|source| Error::Log { place: log.describe(), source })?;
+        let join = async || {
+            let joined = Cluster::join(member.clone(), Arc::clone(&log)).await;
+            joined.map_err(|source| Error::Log { place: log.describe(), source })
+        };
+        let cluster = patience.keep(join).await?;
         engine_config.format = cluster.format();
         let engine =
             Engine::start_assigned(engine_config, Arc::clone(&log), &dispatcher, cluster.assignments());
@@ -252,12 +261,12 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     Ok((listener, bound))
 }
 
-async fn open(source: Source, servers: BTreeMap<String, String>) -> Result<Arc<dyn TransactionLog>, Error> {
+async fn open(source: &Source, servers: BTreeMap<String, String>) -> Result<Arc<dyn TransactionLog>, Error> {
     Ok(match source {
-        Source::Existing(log) => log,
-        Source::Memory { partitions } => Arc::new(MemoryLog::new(partitions)),
+        Source::Existing(log) => Arc::clone(log),
+        Source::Memory { partitions } => Arc::new(MemoryLog::new(*partitions)),
         Source::Sqlite(path) => {
-            let opened = SqliteLog::open_or_create(&path).await;
+            let opened = SqliteLog::open_or_create(path).await;
             let place = path.display().to_string();
             Arc::new(opened.map_err(|source| Error::Log { place, source })?)
         }
@@ -266,6 +275,35 @@ async fn open(source: Source, servers: BTreeMap<String, String>) -> Result<Arc<d
             Arc::new(opened.map_err(|source| Error::Log { place: url.to_string(), source })?)
         }
     })
+}
+
+/// How long a start keeps trying: a database that fails over, or that starts with the same machine, is away for a
+/// moment, and a node that gave up at once would have to be started again by somebody.
+struct Patience {
+    until: Instant,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { until: Instant::now() + limit }
+    }
+
+    /// Tries until it works, fails for a reason that does not pass, or time is up.
+    async fn keep<T>(&self, attempt: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+        loop {
+            let error = match attempt().await {
+                Err(Error::Log { place, source }) if source.is_transient() => Error::Log { place, source },
+                other => return other,
+            };
+            let left = self.until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(error);
+            }
+            let why = error.source().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%error, why, give_up_in_s = left.as_secs(), "the start waits for the log's database");
+            sleep(left.min(START_RETRY)).await;
+        }
+    }
 }
 
 /// The address for people and other nodes.
@@ -290,7 +328,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_password_is_not_in_the_error() {
-        let builder = Node::builder().postgres("postgres://unanimity:s3cret@127.0.0.1:1/unanimity");
+        let mut config = Config::default();
+        config.timeouts.start_ms = 0;
+        let builder = Node::builder().config(config);
+        let builder = builder.postgres("postgres://unanimity:s3cret@127.0.0.1:1/unanimity");
         let error = builder.start().await.expect_err("nobody listens there");
         let shown = format!("{error:?} {error}");
         assert!(shown.contains("127.0.0.1:1") && !shown.contains("s3cret"), "{shown}");

@@ -52,19 +52,20 @@ async fn what_cannot_work_is_refused_with_what_to_do() {
 
     // A wrong password, and a database that does not exist: the password is not shown.
     let missing = empty.replace("/empty", "/nowhere");
-    let said = refuses(&scratch, "no-database", &missing, 1, &[]).await;
+    let at_once = [("UNANIMITY_TIMEOUTS_START_MS", "0")];
+    let said = refuses(&scratch, "no-database", &missing, 1, &at_once).await;
     assert!(said.contains("nowhere"), "{said}");
 
     if postgres.kind() != Kind::External {
         // Frozen: it accepts connections and says nothing.
         let started = Instant::now();
         postgres.pause().await.unwrap();
-        let said = refuses(&scratch, "frozen", &empty, 1, &[]).await;
+        let said = refuses(&scratch, "frozen", &empty, 1, &at_once).await;
         postgres.unpause().await.unwrap();
         assert!(said.contains("cannot open the log"), "{said}");
         assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
         postgres.kill().await.unwrap();
-        let said = refuses(&scratch, "unreachable", &empty, 1, &[]).await;
+        let said = refuses(&scratch, "unreachable", &empty, 1, &at_once).await;
         assert!(said.contains("cannot open the log") && said.contains("unavailable"), "{said}");
     }
     let credentials = empty.split("://").nth(1).and_then(|rest| rest.split('@').next()).unwrap_or_default();
@@ -74,6 +75,35 @@ async fn what_cannot_work_is_refused_with_what_to_do() {
             assert!(!text.contains(password), "the password is shown: {text}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_waits_for_a_database_that_is_away_and_ends_when_told_to() {
+    let scratch = Scratch::new("patience").unwrap();
+    let postgres = TestPostgres::start(Options::default()).await.unwrap();
+    if postgres.kind() == Kind::External {
+        say("a start that waits: not shown, the server is not ours to stop");
+        return;
+    }
+    let url = postgres.create_database("unanimity").await.unwrap();
+    migrate(&url).await.unwrap();
+    postgres.kill().await.unwrap();
+    let mut coordinator = CoordinatorProcess::new(&scratch, "coordinator", &url).unwrap();
+    let waits = |coordinator: &CoordinatorProcess| {
+        let said = coordinator.process.tail();
+        anyhow::ensure!(said.contains("the start waits for the log's database"), "{said}");
+        Ok(())
+    };
+    coordinator.process.start().unwrap();
+    until("it says that it waits", Duration::from_secs(20), async || waits(&coordinator)).await.unwrap();
+    coordinator.process.terminate().unwrap();
+    assert!(coordinator.process.exit(Duration::from_secs(10)).await.unwrap().success());
+
+    let mut coordinator = CoordinatorProcess::new(&scratch, "patient", &url).unwrap();
+    coordinator.process.start().unwrap();
+    until("it says that it waits", Duration::from_secs(20), async || waits(&coordinator)).await.unwrap();
+    postgres.restart().await.unwrap();
+    coordinator.ready(Duration::from_secs(60)).await.unwrap();
 }
 
 /// A participant by HTTP that takes its time for each operation.
