@@ -17,13 +17,13 @@ use super::mailbox::{Mail, Outcome, Unknown};
 use super::operate::into_core;
 use super::peers::Peers;
 use super::plan;
-use super::refuse::{already_decided, closed, not_running, outcome_unknown, too_busy, unavailable};
+use super::refuse::{already_decided, closed, not_running, outcome_unknown, too_busy};
 use super::request::{
     Asked, Begin, Begun, Claim, Commit, Info, Inquiry, ListFilter, OperatorAction, Page, PartitionInfo,
-    PartitionState, Register, Registered, Resolve, Standing, TransactionView, Turn, Wait,
+    PartitionState, Register, Registered, Standing, TransactionView, Turn, Wait,
 };
 use crate::entropy;
-use crate::log::{Seal, TransactionLog};
+use crate::log::TransactionLog;
 
 /// How long a command may wait for its answer before the caller is told that its outcome is unknown.
 /// Longer than any healthy database needs, shorter than people wait.
