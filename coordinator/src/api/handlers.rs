@@ -90,18 +90,6 @@ pub struct InquireInput {
 /// Settle a branch by hand.
 pub type ResolveInput = Resolve;
 
-/// Go on with a log that lost its tail.
-#[derive(Debug, Clone)]
-pub struct AcceptLossInput {
-    /// Which partition.
-    pub partition: PartitionId,
-    /// Who and why.
-    pub action: OperatorAction,
-}
-
-/// A log that was restored from a backup.
-pub type RestoredInput = AcceptLossInput;
-
 /// Move a partition's log to another server.
 #[derive(Debug, Clone)]
 pub struct MoveInput {
@@ -433,20 +421,28 @@ impl Handlers {
     ///
     /// # Errors
     /// `invalid_request` without a name or reason, or as [`Coordinator::accept_loss`].
-    pub async fn accept_loss(&self, input: AcceptLossInput) -> Result<LogPosition, Error> {
-        let action = checked(input.action)?;
+    pub async fn accept_loss(
+        &self,
+        partition: PartitionId,
+        action: OperatorAction,
+    ) -> Result<LogPosition, Error> {
+        let action = checked(action)?;
         let coordinator = self.coordinator.clone();
-        detached(async move { coordinator.accept_loss(input.partition, action).await }).await
+        detached(async move { coordinator.accept_loss(partition, action).await }).await
     }
 
     /// Operator: the log was restored from a backup.
     ///
     /// # Errors
     /// `invalid_request` without a name or reason, or as [`Coordinator::record_restored`].
-    pub async fn record_restored(&self, input: RestoredInput) -> Result<LogPosition, Error> {
-        let action = checked(input.action)?;
+    pub async fn record_restored(
+        &self,
+        partition: PartitionId,
+        action: OperatorAction,
+    ) -> Result<LogPosition, Error> {
+        let action = checked(action)?;
         let coordinator = self.coordinator.clone();
-        detached(async move { coordinator.record_restored(input.partition, action).await }).await
+        detached(async move { coordinator.record_restored(partition, action).await }).await
     }
 
     /// Operator: move a partition's log to another server.

@@ -23,10 +23,7 @@ mod kind;
 
 pub use duration::{InvalidDuration, parse_duration};
 pub use guard::Calls;
-pub use handlers::{
-    AcceptLossInput, Handlers, InquireInput, ListInput, MoveInput, PageOutput, RegisterInput, ResolveInput,
-    RestoredInput,
-};
+pub use handlers::{Handlers, InquireInput, ListInput, MoveInput, PageOutput, RegisterInput, ResolveInput};
 pub(crate) use http::rfc3339;
 
 use std::sync::Arc;

@@ -6,11 +6,13 @@
 )]
 
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use clap::Parser;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 use unanimity_simulation::{Hits, Report, run, short, watch_panics};
 
 /// Runs seeds of the deterministic simulation.
@@ -26,6 +28,9 @@ struct Arguments {
     /// Only this one, with its whole trace.
     #[arg(long)]
     seed: Option<u64>,
+    /// With `--seed`: prints what the nodes log too, on the standard error; a filter such as `info` or `debug`.
+    #[arg(long, requires = "seed")]
+    log: Option<String>,
     /// How many at once; as many as there are processors if not said.
     #[arg(long)]
     jobs: Option<usize>,
@@ -44,8 +49,28 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     watch_panics();
     match arguments.seed {
-        Some(seed) => replay(seed),
+        Some(seed) => {
+            if let Some(filter) = &arguments.log {
+                tracing_subscriber::fmt()
+                    .with_env_filter(filter)
+                    .with_timer(SimulatedTime::default())
+                    .with_writer(std::io::stderr)
+                    .init();
+            }
+            replay(seed)
+        }
         None => seeds(&arguments),
+    }
+}
+
+/// Seconds since the first line, as the trace counts them.
+#[derive(Default)]
+struct SimulatedTime(OnceLock<tokio::time::Instant>);
+
+impl FormatTime for SimulatedTime {
+    fn format_time(&self, writer: &mut Writer<'_>) -> std::fmt::Result {
+        let now = tokio::time::Instant::now();
+        write!(writer, "{:8.3}", (now - *self.0.get_or_init(|| now)).as_secs_f64())
     }
 }
 

@@ -7,7 +7,7 @@ use unanimity_types::{BranchId, BranchKey, ErrorCode, Mode};
 
 use super::convert;
 use super::service::{action, named, operator, optional_name, resolve_as, vote_set};
-use crate::api::handlers::{AcceptLossInput, Handlers, MoveInput, ResolveInput, RestoredInput, remaining};
+use crate::api::handlers::{Handlers, MoveInput, ResolveInput, remaining};
 use crate::engine::{Begin, Error, Wait};
 
 pub(super) async fn begin(
@@ -135,8 +135,7 @@ pub(super) async fn accept_loss(
     _: Instant,
 ) -> Result<v1::AcceptLossResponse, Error> {
     let partition = convert::partition(request.partition)?;
-    let action = action(request.operator, request.reason);
-    let position = handlers.accept_loss(AcceptLossInput { partition, action }).await?;
+    let position = handlers.accept_loss(partition, action(request.operator, request.reason)).await?;
     Ok(v1::AcceptLossResponse { position: Some(position_to_wire(position)) })
 }
 
@@ -146,8 +145,7 @@ pub(super) async fn record_restored(
     _: Instant,
 ) -> Result<v1::RecordRestoredResponse, Error> {
     let partition = convert::partition(request.partition)?;
-    let action = action(request.operator, request.reason);
-    let position = handlers.record_restored(RestoredInput { partition, action }).await?;
+    let position = handlers.record_restored(partition, action(request.operator, request.reason)).await?;
     Ok(v1::RecordRestoredResponse { position: Some(position_to_wire(position)) })
 }
 

@@ -231,8 +231,12 @@ impl Coordinator for CoordinatorService {
         request: Request<v1::DrainNodeRequest>,
     ) -> Result<Response<v1::DrainNodeResponse>, Status> {
         let v1::DrainNodeRequest { node, draining, operator, reason } = request.into_inner();
-        let action = OperatorAction { operator, reason };
-        respond(self.handlers.drain(node, draining, action).await.map(|()| v1::DrainNodeResponse {}))
+        respond(
+            self.handlers
+                .drain(node, draining, action(operator, reason))
+                .await
+                .map(|()| v1::DrainNodeResponse {}),
+        )
     }
 }
 

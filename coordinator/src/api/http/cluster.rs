@@ -9,7 +9,6 @@ use super::State;
 use super::body::{ClusterBody, OperatorBody};
 use super::extract::Json;
 use super::problem::{Failure, Problem};
-use crate::engine::OperatorAction;
 
 /// The nodes, and each partition with its owner.
 #[utoipa::path(
@@ -71,7 +70,6 @@ async fn tell(
     let Ok(Path(node)) = node else {
         return Err(Failure::new(ErrorCode::InvalidRequest, "the node in the path is its name"));
     };
-    let action = OperatorAction { operator: body.operator, reason: body.reason };
-    state.handlers.drain(node, draining, action).await?;
+    state.handlers.drain(node, draining, body.into()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

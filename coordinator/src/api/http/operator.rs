@@ -9,7 +9,7 @@ use super::body::{AcceptLossBody, MoveBody, OperatorBody, ResolveBody, StandingB
 use super::extract::{Json, PathXid};
 use super::problem::{Failure, Problem};
 use crate::api::grpc::resolve_as;
-use crate::api::handlers::{AcceptLossInput, MoveInput, ResolveInput, RestoredInput};
+use crate::api::handlers::{MoveInput, ResolveInput};
 use crate::engine::OperatorAction;
 
 /// Operator: try what is owed again now.
@@ -28,8 +28,7 @@ pub(super) async fn retry(
     PathXid(xid): PathXid,
     Json(body): Json<OperatorBody>,
 ) -> Result<axum::Json<StandingBody>, Failure> {
-    let action = OperatorAction { operator: body.operator, reason: body.reason };
-    let standing = state.handlers.retry(xid, action).await?;
+    let standing = state.handlers.retry(xid, body.into()).await?;
     Ok(axum::Json(standing.into()))
 }
 
@@ -84,8 +83,7 @@ pub(super) async fn accept_loss(
     Json(body): Json<OperatorBody>,
 ) -> Result<axum::Json<AcceptLossBody>, Failure> {
     let partition = number(partition)?;
-    let action = OperatorAction { operator: body.operator, reason: body.reason };
-    let position = state.handlers.accept_loss(AcceptLossInput { partition, action }).await?;
+    let position = state.handlers.accept_loss(partition, body.into()).await?;
     Ok(axum::Json(AcceptLossBody { position: position.into() }))
 }
 
@@ -106,8 +104,7 @@ pub(super) async fn record_restored(
     Json(body): Json<OperatorBody>,
 ) -> Result<axum::Json<AcceptLossBody>, Failure> {
     let partition = number(partition)?;
-    let action = OperatorAction { operator: body.operator, reason: body.reason };
-    let position = state.handlers.record_restored(RestoredInput { partition, action }).await?;
+    let position = state.handlers.record_restored(partition, body.into()).await?;
     Ok(axum::Json(AcceptLossBody { position: position.into() }))
 }
 

@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::PositionBody;
 use crate::api::http::problem::Failure;
-use crate::engine::Wait;
+use crate::engine::{OperatorAction, Wait};
 
 /// How far an answer waits.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
@@ -75,6 +75,12 @@ pub(crate) struct OperatorBody {
     /// Why; it is recorded.
     #[schema(example = "payment is back")]
     pub(crate) reason: String,
+}
+
+impl From<OperatorBody> for OperatorAction {
+    fn from(body: OperatorBody) -> Self {
+        Self { operator: body.operator, reason: body.reason }
+    }
 }
 
 /// Move a partition's log.
