@@ -118,6 +118,12 @@ pub(crate) async fn two_processes_of_one_name_and_the_later_one_bears_it(subject
         let view = log.heartbeat(&second, LONG).await.unwrap();
         assert_eq!(view.nodes.len(), 1);
     }
+    // A name whose bearer falls silent is free again: the second one may be from before a failover that lost the
+    // first one's joining.
+    log.heartbeat(&second, SHORT).await.unwrap();
+    pass(subject, SHORT).await;
+    assert!(node(&log.heartbeat(&first, LONG).await.unwrap(), "a").alive);
+    assert!(matches!(log.heartbeat(&second, LONG).await, Err(Error::InUse(_))));
 }
 
 pub(crate) async fn m18_the_agreed_format_only_grows_and_refuses_who_knows_less(subject: &Subject) {

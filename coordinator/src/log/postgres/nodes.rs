@@ -23,7 +23,8 @@ const COMMIT: &str = "/* heartbeat */ COMMIT";
 
 const LOCK: &str = "/* heartbeat */ SELECT format FROM log_format FOR UPDATE";
 
-const BEARS: &str = "/* heartbeat */ SELECT instance FROM nodes WHERE node = $1";
+const BEARS: &str = "/* heartbeat */ \
+    SELECT instance FROM nodes WHERE node = $1 AND alive_until > clock_timestamp()";
 
 const FORGET: &str = "/* forget_nodes */ \
     DELETE FROM nodes WHERE heard_at < clock_timestamp() - $1 * interval '1 millisecond' AND NOT draining";

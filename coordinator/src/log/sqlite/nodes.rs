@@ -13,7 +13,7 @@ use crate::log::{ClusterView, Error, NodeBeat, NodeRow, PartitionRow};
 
 const FORMAT: &str = "/* heartbeat */ SELECT format FROM log_format";
 
-const BEARS: &str = "/* heartbeat */ SELECT instance FROM nodes WHERE node = $1";
+const BEARS: &str = "/* heartbeat */ SELECT instance FROM nodes WHERE node = $1 AND alive_until_ms > $2";
 
 const FORGET: &str = "/* forget_nodes */ DELETE FROM nodes WHERE heard_at_ms < $1 AND draining = 0";
 
@@ -50,6 +50,7 @@ pub(super) async fn beat(
         nodes::check_format(&beat, agreed)?;
         let bears: Option<String> = sqlx::query_scalar(BEARS)
             .bind(&beat.node)
+            .bind(to_sql(now.0))
             .fetch_optional(&mut *connection)
             .await
             .map_err(reading)?;
