@@ -74,6 +74,19 @@ async fn h6_a_live_owner_is_a_witness_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn h6_an_idle_owner_finds_that_its_log_lost_its_tail() {
+    let (memory, log) = memory();
+    let node = start(log).await;
+    begun_with(&node.coordinator, &["stock"]).await;
+    let durable = node.coordinator.positions()[0].seq;
+    memory.lose_tail(P0, Seq(durable.0 - 1));
+    // Nobody asks for anything: the renewals of its lease look.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    let state = node.coordinator.info().states[0].state.clone();
+    assert!(matches!(state, PartitionState::Stopped(StopReason::LostTail(_))), "{state:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn c8_a_restored_backup_is_found_by_the_epoch_that_it_never_had() {
     let (memory, log) = memory();
     let node = start(log.clone()).await;

@@ -30,7 +30,7 @@ use crate::engine::ownership::Ownership;
 use crate::engine::refuse::outcome_unknown;
 use crate::engine::request::{PartitionCounters, PartitionState, StopReason};
 use crate::failpoint::Kinds;
-use crate::log::{Block, Lease, TransactionLog};
+use crate::log::{Block, Checksum, Lease, TransactionLog};
 
 /// Mails and results that are taken in one turn of the loop: enough to fill a block, few enough that
 /// timers and durable blocks are not kept waiting.
@@ -104,6 +104,8 @@ pub(super) struct Life {
     pub(super) ownership: Ownership,
     lease_at: Instant,
     leasing: bool,
+    /// The last durable block when the lease was renewed before.
+    renewed_at: Seq,
     append_in_trouble: bool,
     lease_in_trouble: bool,
     /// Calls whose results are to come.
@@ -154,6 +156,7 @@ impl Life {
             // At once, if the recovery took long.
             lease_at: asked + task.config.lease / 3,
             leasing: false,
+            renewed_at: Seq(0),
             append_in_trouble: false,
             lease_in_trouble: false,
             calls_out: 0,
@@ -461,12 +464,16 @@ impl Life {
         let internal = self.internal.clone();
         let asked = Instant::now();
         let ownership = self.ownership.clone();
-        let epoch = self.epoch;
+        let end =
+            End { epoch: self.epoch, seq: self.writer.durable(), checksum: self.writer.durable_checksum() };
+        // Whoever writes hears from the log whether it is still what it was; who is idle has to look.
+        let is_idle = self.writer.is_idle() && self.renewed_at == end.seq;
+        self.renewed_at = end.seq;
         crate::task::spawn(async move {
             let mut lease = log.lease(partition, &config.node, &config.address, config.lease).await;
             // While it had none, another owner may have come and gone. Looked at now: it may have slept since it asked.
-            if !ownership.holds() && matches!(&lease, Ok(lease) if lease.held) {
-                lease = still_ours(&*log, partition, epoch, lease).await;
+            if (is_idle || !ownership.holds()) && matches!(&lease, Ok(lease) if lease.held) {
+                lease = still_ours(&*log, partition, end, lease).await;
             }
             let _ = internal.send(Internal::Leased(asked, lease));
         });
@@ -522,18 +529,28 @@ impl Life {
     }
 }
 
-/// A lease that was had again after it had run out is worth something only if nobody else wrote meanwhile: an idle
-/// owner would not find out otherwise (protocol M10).
+/// The last durable block that an owner knows.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    epoch: Epoch,
+    seq: Seq,
+    checksum: Checksum,
+}
+
+/// A lease that was had again after it had run out is worth something only if nobody else wrote meanwhile, and any lease
+/// only if the log still has what it had: an idle owner would not find out otherwise (protocol M10, H6). What it finds
+/// is told apart when this life ends.
 async fn still_ours(
     log: &dyn TransactionLog,
     partition: PartitionId,
-    epoch: Epoch,
+    end: End,
     lease: Result<Lease, crate::log::Error>,
 ) -> Result<Lease, crate::log::Error> {
     let tip = log.tip(partition).await?;
-    if tip.epoch == epoch {
+    let lacks_our_last = tip.seq < end.seq || (tip.seq == end.seq && tip.checksum != end.checksum);
+    if tip.epoch == end.epoch && !lacks_our_last {
         return lease;
     }
-    let owner = format!("the owner of epoch {}", tip.epoch);
+    let owner = format!("whoever wrote block {} of epoch {}", tip.seq, tip.epoch);
     Ok(Lease { held: false, owner, address: String::new(), remaining: Duration::ZERO })
 }
