@@ -43,6 +43,8 @@ pub struct NodeState {
     pub version: String,
     /// The highest block format that it knows.
     pub formats: u32,
+    /// The further servers of the log that it reaches.
+    pub servers: Vec<String>,
     /// `alive`, `draining`, `leaving`, `silent` (not heard of for a lease) or `gone` (it said so).
     pub state: &'static str,
     /// How long ago it was heard of.
@@ -64,6 +66,8 @@ pub struct PartitionPlace {
     pub remaining: Duration,
     /// The server that holds its log.
     pub server: String,
+    /// Why no node can have it; empty if one can.
+    pub unserved: String,
     /// How it is; nothing if its owner did not say.
     pub info: Option<OwnerSays>,
 }
@@ -133,6 +137,7 @@ impl Router {
                 planned,
                 remaining: row.remaining,
                 server,
+                unserved: view.unserved(row.partition).unwrap_or_default(),
                 info,
             }
         });
@@ -156,6 +161,7 @@ fn node(row: &NodeRow, partitions: &[PartitionPlace]) -> NodeState {
         address: row.address.clone(),
         version: row.version.clone(),
         formats: row.formats,
+        servers: row.servers.clone().unwrap_or_default(),
         state,
         silent_for: row.silent_for,
         partitions: u32::try_from(owned.count()).unwrap_or(u32::MAX),

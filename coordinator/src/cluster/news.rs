@@ -93,6 +93,7 @@ mod tests {
             address: "http://b".to_owned(),
             version: String::new(),
             formats: 1,
+            servers: None,
             draining: false,
             leaving: false,
             alive,

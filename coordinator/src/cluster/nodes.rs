@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::view::View;
 use crate::engine::{Assignment, Assignments, Heir};
 use crate::entropy;
-use crate::log::{self, AgreedFormat, NodeBeat, NodeRow, TransactionLog, known_format};
+use crate::log::{self, AgreedFormat, NodeBeat, NodeRow, PartitionRow, TransactionLog, known_format};
 use crate::task;
 
 /// While partitions are on their way from one node to another, nodes look so often. A look is one transaction of
@@ -180,7 +180,7 @@ impl Cluster {
             tracing::warn!("the cluster could not be told that this node stops");
             return false;
         }
-        let gone = view.wait_for(|view| view.planned.is_empty() || !owns(view, node));
+        let gone = view.wait_for(|view| !owns(view, node));
         if !matches!(tokio::time::timeout_at(until, gone).await, Ok(Ok(_))) {
             tracing::warn!(
                 "not every partition was handed over in time: other nodes wait for the leases' end"
@@ -193,7 +193,7 @@ impl Cluster {
     pub async fn farewell(self, limit: Duration) {
         self.task.abort();
         self.shared.leaving.send_replace(true);
-        let beat = self.shared.beat(false);
+        let beat = self.shared.beat(false, Vec::new());
         match tokio::time::timeout(limit, self.shared.log.heartbeat(&beat, Duration::ZERO)).await {
             Ok(Ok(_)) => {}
             // It is silent from now on, which says the same a little later.
@@ -209,12 +209,14 @@ impl Drop for Cluster {
     }
 }
 
+/// Whether a node has something that somebody else could take.
 fn owns(view: &View, node: &str) -> bool {
-    view.cluster.partitions.iter().any(|row| row.owner.as_deref() == Some(node) && !row.remaining.is_zero())
+    let has = |row: &&PartitionRow| row.owner.as_deref() == Some(node) && !row.remaining.is_zero();
+    view.cluster.partitions.iter().filter(has).any(|row| view.planned_for(row.partition).is_some())
 }
 
 impl Shared {
-    fn beat(&self, joins: bool) -> NodeBeat {
+    fn beat(&self, joins: bool, servers: Vec<String>) -> NodeBeat {
         NodeBeat {
             node: self.config.node.clone(),
             instance: self.instance,
@@ -222,6 +224,7 @@ impl Shared {
             address: self.config.address.clone(),
             version: self.config.version.clone(),
             formats: self.config.formats,
+            servers,
             leaving: *self.leaving.borrow(),
         }
     }
@@ -262,7 +265,7 @@ impl Member {
     async fn look(&mut self) -> Result<(), log::Error> {
         let Self { shared, .. } = &*self;
         let lease = shared.config.lease;
-        let beat = shared.beat(!self.joined);
+        let beat = shared.beat(!self.joined, shared.log.servers().await);
         let asked = Instant::now();
         let seen = match tokio::time::timeout(lease, shared.log.heartbeat(&beat, lease)).await {
             Ok(seen) => seen,
@@ -314,9 +317,15 @@ impl Member {
         let shared = Arc::clone(&self.shared);
         let me = shared.config.node.as_str();
         for row in &view.cluster.partitions {
-            // Without anybody to own it, who has it keeps it.
-            let Some(planned) = view.planned_for(row.partition) else { continue };
             let is_ours = row.owner.as_deref() == Some(me);
+            let is_kept = is_ours && shared.assignments.of(row.partition).is_some_and(|now| now.is_mine());
+            let Some(planned) = view.planned_for(row.partition) else {
+                // Without anybody to own it, who has it keeps it.
+                if !is_kept && let Some(why) = view.unserved(row.partition) {
+                    shared.assignments.tell(row.partition, Assignment::Nobodys { why });
+                }
+                continue;
+            };
             if planned == me {
                 self.heirs.remove(&row.partition);
                 let free = is_ours || row.owner.is_none() || row.remaining.is_zero();
@@ -324,12 +333,11 @@ impl Member {
                 continue;
             }
             let Some(heir) = view.row(planned) else { continue };
-            let keeps = is_ours && shared.assignments.of(row.partition).is_some_and(|now| now.is_mine());
-            if keeps && !self.heir_knows(row.partition, heir, asked) {
+            if is_kept && !self.heir_knows(row.partition, heir, asked) {
                 continue;
             }
             let to = Heir { node: heir.node.clone(), address: heir.address.clone() };
-            if shared.assignments.tell(row.partition, Assignment::NotMine { to: Some(to) }) && keeps {
+            if shared.assignments.tell(row.partition, Assignment::NotMine { to: Some(to) }) && is_kept {
                 tracing::info!(partition = %row.partition, to = heir.node, "partition is handed over");
             }
         }

@@ -47,6 +47,20 @@ impl View {
         Some((row.owner.as_deref()?, row.address.as_deref().unwrap_or_default()))
     }
 
+    /// Why there is no node for a partition, where there are nodes (protocol H10).
+    #[must_use]
+    pub fn unserved(&self, partition: PartitionId) -> Option<String> {
+        let row = self.cluster.partitions.iter().find(|row| row.partition == partition)?;
+        if self.planned.contains_key(&partition) || !self.living().any(|node| !node.leaving) {
+            return None;
+        }
+        Some(format!(
+            "its log is on server {:?}, which no living node reaches: mend the way there, or add it to \
+             database.servers",
+            row.server
+        ))
+    }
+
     /// Who is to own a partition.
     #[must_use]
     pub fn planned_for(&self, partition: PartitionId) -> Option<&str> {

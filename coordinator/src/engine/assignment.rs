@@ -18,6 +18,11 @@ pub enum Assignment {
         /// To whom, if there is somebody.
         to: Option<Heir>,
     },
+    /// No node's that lives: one that has it keeps it, and the others leave it alone.
+    Nobodys {
+        /// Why.
+        why: String,
+    },
 }
 
 /// The node that is to have a partition next.
@@ -34,7 +39,7 @@ impl Assignment {
     pub(super) const fn turn(&self) -> Turn {
         match self {
             Self::Mine { .. } => Turn::Here,
-            Self::NotMine { to: Some(_) } => Turn::Elsewhere,
+            Self::NotMine { to: Some(_) } | Self::Nobodys { .. } => Turn::Elsewhere,
             Self::NotMine { to: None } => Turn::Nobody,
         }
     }

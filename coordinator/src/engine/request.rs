@@ -304,7 +304,7 @@ impl PartitionInfo {
 pub enum Turn {
     /// This node's.
     Here,
-    /// Another node's.
+    /// Another node's, or none's that lives: this one could do nothing for it.
     Elsewhere,
     /// Nobody's that is known: the node has not seen its cluster, or the cluster does not have it.
     Nobody,

@@ -361,6 +361,10 @@ impl TransactionLog for FaultyLog {
         Box::pin(self.pass(Fault::BeatFailed, self.shared.inner.set_draining(node, draining)))
     }
 
+    fn servers(&self) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>> {
+        self.shared.inner.servers()
+    }
+
     fn check_move<'a>(&'a self, partition: PartitionId, server: &'a str) -> LogFuture<'a, ()> {
         Box::pin(self.pass(Fault::ReadFailed, self.shared.inner.check_move(partition, server)))
     }

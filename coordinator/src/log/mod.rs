@@ -230,6 +230,12 @@ pub trait TransactionLog: fmt::Debug + Send + Sync + 'static {
     /// Says that a node is to own nothing, or that it may again. Answers whether there is such a node.
     fn set_draining<'a>(&'a self, node: &'a str, draining: bool) -> LogFuture<'a, bool>;
 
+    /// The further servers of the log, beside the home, that this node knows and could open lately: for its beat. Asked
+    /// for the first time it may take a second. A log with one place has none.
+    fn servers(&self) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     /// Whether the partition's log could be moved to the server of that name: it is another one, is there, and is
     /// this log's (protocol H10).
     ///

@@ -32,6 +32,8 @@ pub struct NodeBeat {
     pub version: String,
     /// The highest block format that it reads and writes (protocol M18).
     pub formats: u32,
+    /// The further servers of the log, beside the home, that it knows and could open lately (protocol H10).
+    pub servers: Vec<String>,
     /// Whether it stops, and hands over what it owns.
     pub leaving: bool,
 }
@@ -58,6 +60,8 @@ pub struct NodeRow {
     pub version: String,
     /// The highest block format that it knows.
     pub formats: u32,
+    /// The further servers of the log that it reaches. A version that does not say is believed to reach all.
+    pub servers: Option<Vec<String>>,
     /// An operator wants it to own nothing.
     pub draining: bool,
     /// It stops, and hands over what it owns.
@@ -68,6 +72,15 @@ pub struct NodeRow {
     pub silent_for: Duration,
     /// How long it counts as living without a further word.
     pub remaining: Duration,
+}
+
+impl NodeRow {
+    /// Whether it can serve what lies on this server of the log. Who is heard of reaches the home.
+    #[must_use]
+    pub fn reaches(&self, server: &str) -> bool {
+        server == HOME_SERVER
+            || self.servers.as_ref().is_none_or(|servers| servers.iter().any(|known| known == server))
+    }
 }
 
 /// A partition's lease and place.

@@ -148,6 +148,7 @@ async fn m18_a_node_that_knows_too_little_does_not_join() {
         address: String::new(),
         version: "99".to_owned(),
         formats: 99,
+        servers: Vec::new(),
         leaving: false,
     };
     world.log.heartbeat(&later, Duration::from_secs(6)).await.unwrap();

@@ -75,6 +75,7 @@ impl Lost {
             address: node.url.clone(),
             version: String::new(),
             formats: 1,
+            servers: None,
             draining: false,
             leaving: false,
             alive: true,

@@ -17,6 +17,7 @@ mod postgres;
 mod rolling;
 mod routes;
 mod served;
+mod servers;
 #[allow(dead_code, reason = "shared with the engine's tests")]
 #[path = "../engine/support.rs"]
 mod support;

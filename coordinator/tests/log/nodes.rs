@@ -20,6 +20,7 @@ fn beat(node: &str, formats: u32) -> NodeBeat {
         address: format!("http://{node}:7460"),
         version: "1.2.3".to_owned(),
         formats,
+        servers: Vec::new(),
         leaving: false,
     }
 }

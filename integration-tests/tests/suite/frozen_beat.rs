@@ -20,6 +20,7 @@ fn beat(node: &str) -> NodeBeat {
         address: format!("http://{node}:7460"),
         version: "1".to_owned(),
         formats: 2,
+        servers: Vec::new(),
         leaving: false,
     }
 }

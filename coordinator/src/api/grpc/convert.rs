@@ -239,6 +239,7 @@ pub(super) fn cluster(census: Census, log_id: LogId) -> v1::Cluster {
         state: node.state.to_owned(),
         silent_ms: in_ms(node.silent_for),
         partitions: node.partitions,
+        servers: node.servers,
     });
     let partitions = census.partitions.into_iter().map(|place| v1::PartitionPlace {
         partition: u32::from(place.partition.0),
@@ -246,6 +247,7 @@ pub(super) fn cluster(census: Census, log_id: LogId) -> v1::Cluster {
         planned: place.planned,
         lease_ms: in_ms(place.remaining),
         server: place.server,
+        unserved: place.unserved,
         info: place.info.map(|says| v1::PartitionInfo {
             partition: u32::from(place.partition.0),
             state: says.state,

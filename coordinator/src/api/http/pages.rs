@@ -6,6 +6,7 @@ use http::{StatusCode, header};
 use serde::Serialize;
 
 use super::State;
+use crate::log::PartitionRow;
 use crate::telemetry::{state_detail, state_word};
 
 /// OpenMetrics' own content type.
@@ -55,7 +56,7 @@ struct Readiness {
     /// The partitions that are to work here and do not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     partitions: Vec<NotRunning>,
-    /// What the log's database says that will hurt: it is ready all the same.
+    /// What will hurt, and no restart of this node would mend: it is ready all the same.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -83,7 +84,13 @@ pub(super) async fn readyz(Shared(state): Shared<State>) -> Response {
     let leaves = state.handlers.router().is_some_and(|router| router.is_leaving());
     let reason = (leaves || state.closing.is_cancelled()).then_some("this node is shutting down");
     let ready = partitions.is_empty() && reason.is_none();
-    let warnings = state.warnings.borrow().clone();
+    let mut warnings = state.warnings.borrow().clone();
+    warnings.extend(state.handlers.router().map(|router| router.view()).into_iter().flat_map(|view| {
+        let unserved = |row: &PartitionRow| {
+            Some(format!("nobody can serve partition {}: {}", row.partition, view.unserved(row.partition)?))
+        };
+        view.cluster.partitions.iter().filter_map(unserved).collect::<Vec<_>>()
+    }));
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, axum::Json(Readiness { ready, reason, partitions, warnings })).into_response()
 }

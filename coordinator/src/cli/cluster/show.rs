@@ -50,6 +50,7 @@ fn text(cluster: &v1::Cluster) -> String {
             let number =
                 |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
             let why = match info.map_or("", |info| &info.detail) {
+                "" if !place.unserved.is_empty() => place.unserved.clone(),
                 "" if place.owner != place.planned && !place.planned.is_empty() => {
                     format!("goes to {}", place.planned)
                 }
@@ -95,6 +96,7 @@ fn value(cluster: &v1::Cluster) -> serde_json::Value {
                 "address": node.address,
                 "version": node.version,
                 "formats": node.formats,
+                "servers": node.servers,
                 "state": node.state,
                 "silent_ms": node.silent_ms,
                 "partitions": node.partitions,
@@ -114,6 +116,7 @@ fn value(cluster: &v1::Cluster) -> serde_json::Value {
                 "planned": place.planned,
                 "lease_ms": place.lease_ms,
                 "server": place.server,
+                "unserved": place.unserved,
                 "detail": info.map(|info| info.detail.clone()),
                 "epoch": position.map(|position| position.epoch),
                 "seq": position.map(|position| position.seq),

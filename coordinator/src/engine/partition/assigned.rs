@@ -41,12 +41,21 @@ impl PartitionTask {
                     || "no node at this moment".to_owned(),
                     |heir| format!("{} at {}", heir.node, heir.address),
                 );
-                self.set_state(PartitionState::Waiting(who));
-                self.give_away(to.as_ref()).await;
-                while !*self.shutdown.borrow() && !self.wait(CLAIM_ANYWAY).await {}
+                self.leave_alone(who, to.as_ref()).await;
+                false
+            }
+            Assignment::Nobodys { why } => {
+                self.leave_alone(format!("a node that can serve it: {why}"), None).await;
                 false
             }
         }
+    }
+
+    /// It is not this node's: waits until that changes.
+    async fn leave_alone(&mut self, who: String, to: Option<&Heir>) {
+        self.set_state(PartitionState::Waiting(who));
+        self.give_away(to).await;
+        while !*self.shutdown.borrow() && !self.wait(CLAIM_ANYWAY).await {}
     }
 
     /// Waits so long, or until the assignment changes or the node shuts down; answers whether it did. What comes

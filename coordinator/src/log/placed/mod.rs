@@ -14,6 +14,7 @@
 mod history;
 mod moving;
 mod places;
+mod server;
 
 pub(super) use places::Place;
 
@@ -23,27 +24,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
 use unanimity_types::{PartitionId, Seq, Timestamp, Xid};
 
 use self::places::Places;
+use self::server::Server;
 use super::{
     Appended, Block, ClusterView, Error, HOME_SERVER, HistoryBatch, HistoryFilter, HistoryKept, HistoryPage,
     HistoryRow, HistoryWatermark, Lease, LogFuture, LogIdentity, NodeBeat, PostgresLog, PostgresOptions, Tip,
     TransactionLog,
 };
 
-/// A further server, opened when it is first needed: one that is away holds up nobody else's partitions.
-struct Server {
-    url: String,
-    opened: OnceCell<Arc<PostgresLog>>,
-}
-
 /// A log whose partitions lie on several servers.
 pub struct PlacedLog {
     home: Arc<PostgresLog>,
-    servers: BTreeMap<String, Server>,
-    limits: PostgresOptions,
+    servers: BTreeMap<String, Arc<Server>>,
     places: Places,
 }
 
@@ -67,10 +61,11 @@ impl PlacedLog {
             );
             return Err(Error::Refused(what));
         }
-        let server = |url| Server { url, opened: OnceCell::new() };
-        let servers = servers.into_iter().map(|(name, url)| (name, server(url))).collect();
-        let places = Places::new(home.identity().partitions);
-        Ok(Self { home, servers, limits, places })
+        let identity = home.identity();
+        let server = |name: String, url| (name.clone(), Server::new(name, url, identity, limits));
+        let servers = servers.into_iter().map(|(name, url)| server(name, url)).collect();
+        let places = Places::new(identity.partitions);
+        Ok(Self { home, servers, places })
     }
 
     /// One server of the log, alone: for tools that look at it.
@@ -82,23 +77,7 @@ impl PlacedLog {
         if name == HOME_SERVER {
             return Ok(Arc::clone(&self.home));
         }
-        let server = self.servers.get(name).ok_or_else(|| unknown_server(name))?;
-        let opened = server.opened.get_or_try_init(|| self.open_server(name, &server.url)).await?;
-        Ok(Arc::clone(opened))
-    }
-
-    async fn open_server(&self, name: &str, url: &str) -> Result<Arc<PostgresLog>, Error> {
-        let opened = PostgresLog::open(url, self.limits).await?;
-        let (ours, theirs) = (self.home.identity(), opened.identity());
-        if theirs.log_id != ours.log_id {
-            let what = format!("{} belongs to another log ({})", opened.describe(), theirs.log_id);
-            return Err(Error::Refused(what));
-        }
-        if opened.server() != name {
-            let what = format!("{} is server {:?}, not {name:?}", opened.describe(), opened.server());
-            return Err(Error::Refused(what));
-        }
-        Ok(Arc::new(opened))
+        self.servers.get(name).ok_or_else(|| unknown_server(name))?.open().await
     }
 
     /// The names that this node can reach.
@@ -209,6 +188,10 @@ impl TransactionLog for PlacedLog {
         self.home.set_draining(node, draining)
     }
 
+    fn servers(&self) -> Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>> {
+        Box::pin(server::reached(self.servers.values()))
+    }
+
     fn check_move<'a>(&'a self, partition: PartitionId, server: &'a str) -> LogFuture<'a, ()> {
         Box::pin(self.check_target(partition, server))
     }
@@ -269,7 +252,7 @@ impl TransactionLog for PlacedLog {
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async {
-            let opened = self.servers.values().filter_map(|server| server.opened.get());
+            let opened = self.servers.values().filter_map(|server| server.opened());
             tokio::join!(self.home.close(), futures::future::join_all(opened.map(|server| server.close())));
         })
     }

@@ -30,14 +30,15 @@ const FORGET: &str = "/* forget_nodes */ \
     DELETE FROM nodes WHERE heard_at < clock_timestamp() - $1 * interval '1 millisecond' AND NOT draining";
 
 const BEAT: &str = "/* heartbeat */ \
-    INSERT INTO nodes (node, instance, address, version, formats, leaving, heard_at, alive_until) \
-    VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp(), clock_timestamp() + $7 * interval '1 millisecond') \
+    INSERT INTO nodes (node, instance, address, version, formats, leaving, servers, heard_at, alive_until) \
+    VALUES ($1, $2, $3, $4, $5, $6, $8, clock_timestamp(), clock_timestamp() + $7 * interval '1 millisecond') \
     ON CONFLICT (node) DO UPDATE SET instance = excluded.instance, address = excluded.address, \
         version = excluded.version, formats = excluded.formats, leaving = excluded.leaving, \
+        servers = excluded.servers, \
         heard_at = excluded.heard_at, alive_until = excluded.alive_until";
 
 const NODES: &str = "/* list_nodes */ \
-    SELECT node, address, version, formats, draining, leaving, alive_until > clock_timestamp() AS alive, \
+    SELECT node, address, version, formats, servers, draining, leaving, alive_until > clock_timestamp() AS alive, \
         (extract(epoch FROM clock_timestamp() - heard_at) * 1000)::bigint AS silent_ms, \
         (extract(epoch FROM alive_until - clock_timestamp()) * 1000)::bigint AS remaining_ms \
     FROM nodes";
@@ -57,6 +58,7 @@ struct NodeRecord {
     address: String,
     version: String,
     formats: i32,
+    servers: Option<Vec<String>>,
     draining: bool,
     leaving: bool,
     alive: bool,
@@ -98,7 +100,8 @@ pub(super) async fn beat(
         .bind(&beat.version)
         .bind(i32::try_from(beat.formats).unwrap_or(i32::MAX))
         .bind(beat.leaving)
-        .bind(milliseconds(duration));
+        .bind(milliseconds(duration))
+        .bind(&beat.servers);
     write_limited(limit, beating.execute(lent.connection())).await?;
     let listing = sqlx::query_as::<_, NodeRecord>(NODES);
     let records = read_limited(limit, listing.fetch_all(lent.connection())).await?;
@@ -139,6 +142,7 @@ fn node(record: NodeRecord) -> NodeRow {
         address: record.address,
         version: record.version,
         formats: u32::try_from(record.formats).unwrap_or(0),
+        servers: record.servers,
         draining: record.draining,
         leaving: record.leaving,
         alive: record.alive,

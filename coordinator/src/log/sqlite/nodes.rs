@@ -107,6 +107,8 @@ fn node(record: NodeRecord, now: Timestamp) -> NodeRow {
         address,
         version,
         formats: u32::try_from(formats).unwrap_or(0),
+        // The file is the only place.
+        servers: Some(Vec::new()),
         draining,
         leaving,
         alive: alive_until > now,

@@ -28,6 +28,9 @@ pub(crate) struct NodeBody {
     pub(crate) version: String,
     /// The highest block format that it knows.
     pub(crate) formats: u32,
+    /// The further servers of the log that it reaches.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) servers: Vec<String>,
     /// `alive`, `draining`, `leaving`, `silent` (not heard of for a lease), `gone` (it said so).
     pub(crate) state: String,
     /// How long ago it was heard of.
@@ -50,6 +53,9 @@ pub(crate) struct PlaceBody {
     pub(crate) lease_ms: u64,
     /// The server that holds its log.
     pub(crate) server: String,
+    /// Why no node can have it; missing if one can.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) unserved: String,
     /// `recovering`, `running`, `waiting`, `unavailable`, `stopped`, `closed`; missing if its owner did not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) state: Option<String>,
@@ -84,6 +90,7 @@ impl From<NodeState> for NodeBody {
             address: node.address,
             version: node.version,
             formats: node.formats,
+            servers: node.servers,
             state: node.state.to_owned(),
             silent_ms: in_ms(node.silent_for),
             partitions: node.partitions,
@@ -105,6 +112,7 @@ impl From<PartitionPlace> for PlaceBody {
             owner: place.owner,
             planned: place.planned,
             server: place.server,
+            unserved: place.unserved,
         }
     }
 }
