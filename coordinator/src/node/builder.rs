@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -174,7 +176,7 @@ impl NodeBuilder {
             None => None,
         };
         let patience = Patience::new(config.timeouts.start());
-        let log = patience.keep(async || open(&source, config.servers()).await).await?;
+        let log = patience.keep(|| open(&source, config.servers()).boxed()).await?;
         let config = Arc::new(config);
         let delivery = Delivery::new(DeliveryConfig {
             allow: allow.clone(),
@@ -199,9 +201,13 @@ impl NodeBuilder {
         let dispatcher: Arc<dyn Dispatcher> = Arc::clone(&delivery) as Arc<dyn Dispatcher>;
         let EngineConfig { node, address, lease, .. } = &engine_config;
         let member = ClusterConfig::new(node.clone(), address.clone(), *lease);
-        let join = async || {
-            let joined = Cluster::join(member.clone(), Arc::clone(&log)).await;
-            joined.map_err(|source| Error::Log { place: log.describe(), source })
+        let join = || {
+            let (member, log) = (member.clone(), Arc::clone(&log));
+            async move {
+                let joined = Cluster::join(member, Arc::clone(&log)).await;
+                joined.map_err(|source| Error::Log { place: log.describe(), source })
+            }
+            .boxed()
         };
         let cluster = patience.keep(join).await?;
         engine_config.format = cluster.format();
@@ -289,7 +295,7 @@ impl Patience {
     }
 
     /// Tries until it works, fails for a reason that does not pass, or time is up.
-    async fn keep<T>(&self, attempt: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+    async fn keep<'a, T>(&self, attempt: impl Fn() -> BoxFuture<'a, Result<T, Error>>) -> Result<T, Error> {
         loop {
             let error = match attempt().await {
                 Err(Error::Log { place, source }) if source.is_transient() => Error::Log { place, source },
