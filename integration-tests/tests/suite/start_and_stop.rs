@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use integration_tests::coordinator::{CoordinatorProcess, migrate};
-use integration_tests::output::Scratch;
+use integration_tests::output::{Scratch, say};
 use integration_tests::postgres::{Kind, Options, TestPostgres};
 use integration_tests::wait::until;
 use serde_json::{Value, json};
