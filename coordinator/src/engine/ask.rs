@@ -10,8 +10,9 @@ use super::detail;
 use super::error::Error;
 use super::handle::{ANSWER_WAIT_MAX, Coordinator, Partition};
 use super::mailbox::{Mail, Outcome, Reply, Unknown};
+use super::open_row;
 use super::plan;
-use super::refuse::{open_elsewhere, too_busy, unavailable, went_elsewhere};
+use super::refuse::{too_busy, unavailable, went_elsewhere};
 use super::request::{Claim, TransactionView, Wait};
 
 impl Coordinator {
@@ -67,7 +68,7 @@ impl Coordinator {
                         if !view.status.is_terminal() {
                             // Begun meanwhile? Then memory knows it by now.
                             if open_in_history {
-                                return Err(open_elsewhere(partition, &view));
+                                Box::pin(open_row::settle(self, partition, xid, as_of)).await?;
                             }
                             open_in_history = true;
                             unknown = Unknown::AskHistory;

@@ -3,17 +3,18 @@
 //! "Nobody knows it" is evidence only as far back as history goes: what an asker has had for longer than that
 //! is forgotten, not aborted (protocol C8).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use unanimity_types::{Decision, InquiryAnswer, PartitionId, Status, Timestamp, Xid};
+use unanimity_types::{Decision, ErrorCode, InquiryAnswer, PartitionId, Status, Timestamp, Xid};
 
 use super::error::Error;
 use super::handle::Coordinator;
 use super::mailbox::Mail;
+use super::open_row;
 use super::partition::contact::minted_at;
-use super::refuse::{open_elsewhere, unavailable};
+use super::refuse::unavailable;
 use super::request::{Asked, Inquiry};
 
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
@@ -82,7 +83,7 @@ pub(super) async fn ask(coordinator: &Coordinator, asked: Vec<Asked>) -> Result<
     let partition = coordinator.partition(*first)?;
     let mut found = Vec::with_capacity(asked.len());
     let mut as_of = None;
-    let mut open_in_history = false;
+    let mut open_in_history = HashSet::new();
     while !asked.is_empty() {
         let (reply, answer) = oneshot::channel();
         coordinator.send(partition, Mail::Inquire { xids: asked, as_of, reply })?;
@@ -93,13 +94,23 @@ pub(super) async fn ask(coordinator: &Coordinator, asked: Vec<Asked>) -> Result<
             break;
         }
         let rows = coordinator.history(&asked).await?;
-        let open = rows.iter().find(|(view, _)| !view.status.is_terminal());
-        if let Some((view, _)) = open {
-            // Begun meanwhile? Then memory knows it by now.
-            if open_in_history {
-                return Err(open_elsewhere(partition, view));
+        let open: Vec<Xid> =
+            rows.iter().filter(|(view, _)| !view.status.is_terminal()).map(|(view, _)| view.xid).collect();
+        if !open.is_empty() {
+            for xid in open {
+                // Begun meanwhile? Then memory knows it by now.
+                if open_in_history.insert(xid) {
+                    continue;
+                }
+                match open_row::settle(coordinator, partition, xid, inquired.as_of).await {
+                    Ok(()) => {}
+                    Err(error) if error.code == ErrorCode::Forgotten => {
+                        asked.retain(|asked| *asked != xid);
+                        found.push(Inquiry { xid, answer: InquiryAnswer::Forgotten, settled: false });
+                    }
+                    Err(error) => return Err(error),
+                }
             }
-            open_in_history = true;
             as_of = None;
             continue;
         }

@@ -8,7 +8,7 @@ use unanimity_types::{AbortReason, Digest, Epoch, LogPosition, Name, Status, Tic
 
 use super::error::Error;
 use super::request::{Claim, Inquiry, ListFilter, OperatorAction, Standing, TransactionView, Wait};
-use crate::log::Seal;
+use crate::log::{HistoryRow, Seal};
 
 /// A moment in a partition's life: so many transactions had left its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -124,6 +124,12 @@ pub(super) enum Mail {
         position: LogPosition,
         reply: ReplyTo<()>,
     },
+    /// History has a transaction as open that memory did not hold at that moment. The answer: look again.
+    OpenRow {
+        row: Box<HistoryRow>,
+        as_of: AsOf,
+        reply: ReplyTo<()>,
+    },
     AcceptLoss {
         action: OperatorAction,
         reply: ReplyTo<LogPosition>,
@@ -150,7 +156,9 @@ impl Mail {
             Self::Get { reply, .. } => drop(reply.send(Err(error))),
             Self::List { reply, .. } => drop(reply.send(Err(error))),
             Self::Inquire { reply, .. } => drop(reply.send(Err(error))),
-            Self::Lock { reply, .. } | Self::Witness { reply, .. } => drop(reply.send(Err(error))),
+            Self::Lock { reply, .. } | Self::Witness { reply, .. } | Self::OpenRow { reply, .. } => {
+                drop(reply.send(Err(error)));
+            }
             Self::AcceptLoss { reply, .. } | Self::Move { reply, .. } | Self::Restored { reply, .. } => {
                 drop(reply.send(Err(error)));
             }

@@ -23,6 +23,7 @@ mod inquire;
 mod list;
 mod locks;
 mod mailbox;
+mod open_row;
 mod operate;
 mod ownership;
 mod partition;

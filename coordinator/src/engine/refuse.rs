@@ -13,31 +13,12 @@ pub(super) fn too_busy(partition: &Partition) -> Error {
     Error::new(ErrorCode::TooBusy, message).retry_after(Duration::from_millis(100))
 }
 
-/// History has it as open, its partition does not hold it. If a later owner wrote that, this one is
-/// stale and does not know yet.
-pub(super) fn open_elsewhere(partition: &Partition, view: &TransactionView) -> Error {
-    let own = partition.state.borrow().position.map(|position| position.epoch);
-    if own.is_some_and(|own| view.position.epoch > own) {
-        return went_elsewhere(partition.id, view.xid);
-    }
-    forgotten_by_log(view)
-}
-
 /// Another owner lives, who knows the transaction.
 pub(super) fn went_elsewhere(partition: PartitionId, xid: Xid) -> Error {
     Error::new(ErrorCode::NotOwner, format!("partition {partition} went to another owner"))
         .about(xid)
         .retry_after(Duration::from_millis(500))
         .elsewhere()
-}
-
-/// History has it as open, its partition does not hold it: blocks are missing from the log.
-fn forgotten_by_log(view: &TransactionView) -> Error {
-    let message =
-        format!("history has {} as {}, but its partition's log does not hold it", view.xid, view.status);
-    let mut error = Error::new(ErrorCode::LogLostTail, message).about(view.xid);
-    error.status = Some(view.status);
-    error
 }
 
 pub(super) fn outcome_unknown(partition: PartitionId, why: &str) -> Error {

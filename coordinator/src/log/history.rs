@@ -2,6 +2,8 @@
 
 use unanimity_types::{AbortReason, Decision, Digest, Epoch, Mode, PartitionId, Seq, Status, Timestamp, Xid};
 
+use super::Checksum;
+
 /// One transaction as history has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryRow {
@@ -89,6 +91,10 @@ pub struct HistoryBatch {
     pub rows: Vec<HistoryRow>,
     /// Applied only upwards, by (epoch, seq).
     pub watermark: HistoryWatermark,
+    /// A block that the writer knows to be durable. Rows and watermark speak of the log that holds it, and are written
+    /// beside no other: an owner that has not seen yet that the log lost its tail does not write about what is gone
+    /// (protocol C8, H6).
+    pub line: (Seq, Checksum),
 }
 
 /// What to list. All conditions hold together.

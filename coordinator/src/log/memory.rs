@@ -346,8 +346,7 @@ impl TransactionLog for MemoryLog {
     fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()> {
         Box::pin(async move {
             rules::check_batch(self.shared.identity.partitions, &batch)?;
-            self.storage().write_history(batch);
-            Ok(())
+            self.storage().write_history(batch)
         })
     }
 

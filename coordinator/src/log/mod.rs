@@ -264,6 +264,9 @@ pub trait TransactionLog: fmt::Debug + Send + Sync + 'static {
     /// Writes history rows and the watermark up to which they speak, atomically. A row replaces one
     /// of the same xid only if its (epoch, seq) is higher, and never a terminal one except by a
     /// recorded heuristic (protocol H12).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the log does not hold the block that the batch names, now.
     fn write_history(&self, batch: HistoryBatch) -> LogFuture<'_, ()>;
 
     /// The watermark of a partition's history.

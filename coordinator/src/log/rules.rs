@@ -58,6 +58,14 @@ pub(super) fn no_partition(partition: PartitionId) -> Error {
     Error::Refused(format!("this log has no partition {partition}"))
 }
 
+/// The error for rows about a log that is not this one, or not any more (protocol C8, H6).
+pub(super) fn not_on_this_line(partition: PartitionId, seq: Seq) -> Error {
+    Error::Refused(format!(
+        "history is not written: partition {partition} does not hold the block {seq} that it would speak of; the log \
+         lost its tail, or another owner went on and trimmed it"
+    ))
+}
+
 /// The error for a trim of blocks that no durable block says are not needed (protocol H17).
 pub(super) fn trim_above_floor(partition: PartitionId, floor: Seq, recorded: Seq) -> Error {
     Error::Refused(format!(

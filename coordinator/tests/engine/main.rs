@@ -11,6 +11,7 @@ mod forgotten;
 mod forward;
 mod history;
 mod locks;
+mod lost_rows;
 mod ownership;
 mod plans;
 mod recovery;

@@ -142,8 +142,9 @@ async fn i12_every_fault_is_hit_and_the_chain_stays_whole() {
         }
         tip = block;
         let watermark = HistoryWatermark { epoch: Epoch(1), seq: tip.seq };
+        let line = (tip.seq, tip.checksum);
         // Whether these succeed is the dice's affair.
-        let _ = faulty.write_history(HistoryBatch { partition: P, rows: Vec::new(), watermark }).await;
+        let _ = faulty.write_history(HistoryBatch { partition: P, rows: Vec::new(), watermark, line }).await;
         let _ = faulty.trim(P, tip.floor).await;
         let _ = faulty.lease(P, "a", "x", Duration::from_secs(1)).await;
         let _ = faulty.set_draining("a", false).await;

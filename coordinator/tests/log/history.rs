@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use unanimity_coordinator::log::{
-    Error, HistoryBatch, HistoryFilter, HistoryRow, HistoryWatermark, TransactionLog, UNSTORABLE_TEXT,
+    Checksum, Error, HistoryBatch, HistoryFilter, HistoryRow, HistoryWatermark, TransactionLog,
+    UNSTORABLE_TEXT,
 };
 use unanimity_types::{AbortReason, Decision, Digest, Epoch, Mode, PartitionId, Seq, Status, Timestamp, Xid};
 use uuid::Uuid;
@@ -45,7 +46,34 @@ pub(crate) type CompactBranch = (String, String, i64, Option<String>, Option<Str
 
 pub(crate) async fn write(log: &dyn TransactionLog, rows: Vec<HistoryRow>, epoch: u64, seq: u64) {
     let watermark = HistoryWatermark { epoch: Epoch(epoch), seq: Seq(seq) };
-    log.write_history(HistoryBatch { partition: P, rows, watermark }).await.expect("write_history");
+    let line = birth(log).await;
+    log.write_history(HistoryBatch { partition: P, rows, watermark, line }).await.expect("write_history");
+}
+
+/// A block that stays for ever.
+async fn birth(log: &dyn TransactionLog) -> (Seq, Checksum) {
+    let block = log.block_at(P, Seq(0)).await.expect("block_at").expect("born");
+    (block.seq, block.checksum)
+}
+
+/// An owner that does not know yet that the log lost its tail, and one whose blocks somebody trimmed.
+pub(crate) async fn c8_h6_nothing_is_written_beside_a_log_without_the_block(subject: &Subject) {
+    let log = &*subject.log;
+    let (seq, checksum) = birth(log).await;
+    write(log, vec![row(1, Status::Active)], 1, 5).await;
+    let mut other = checksum;
+    other.0[0] ^= 1;
+    for line in [(seq, other), (Seq(7), checksum)] {
+        let watermark = HistoryWatermark { epoch: Epoch(2), seq: Seq(9) };
+        let mut over = row(1, Status::Committed);
+        over.epoch = Epoch(2);
+        let batch = HistoryBatch { partition: P, rows: vec![over, row(2, Status::Active)], watermark, line };
+        let refused = log.write_history(batch).await;
+        assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    }
+    assert_eq!(find(log, 1).await.unwrap().status, Status::Active);
+    assert_eq!(find(log, 2).await, None);
+    assert_eq!(log.history_watermark(P).await.unwrap().seq, Seq(5));
 }
 
 pub(crate) async fn find(log: &dyn TransactionLog, number: u128) -> Option<HistoryRow> {
@@ -82,7 +110,8 @@ pub(crate) async fn rows_come_back_as_they_went_in(subject: &Subject) {
     let watermark = HistoryWatermark { epoch: Epoch(9), seq: Seq(9) };
     for rows in [vec![row(61, Status::Active), wrong], vec![row(62, Status::Active), row(62, Status::Active)]]
     {
-        let refused = log.write_history(HistoryBatch { partition: P, rows, watermark }).await;
+        let line = birth(log).await;
+        let refused = log.write_history(HistoryBatch { partition: P, rows, watermark, line }).await;
         assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
     }
     assert_eq!(find(log, 61).await, None);

@@ -64,6 +64,7 @@ for_every_log! {
     crowds::h18_two_claimants_of_one_partition_among_many,
     crowds::h18_a_definite_error_is_not_blamed_on_the_innocent,
     history::h12_rows_and_watermarks_change_upwards_only,
+    history::c8_h6_nothing_is_written_beside_a_log_without_the_block,
     history::m5_unstorable_text_does_not_stop_the_projection,
     history::rows_come_back_as_they_went_in,
     history::pages_and_filters,

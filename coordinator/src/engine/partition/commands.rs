@@ -45,6 +45,7 @@ impl Life {
             Mail::Lock { key, xid, wait, reply } => self.lock(key, xid, wait, reply),
             Mail::Unlock { xid, keys } => self.unlock(xid, keys),
             Mail::Witness { position, reply } => self.witness(position, reply),
+            Mail::OpenRow { row, as_of, reply } => self.open_row(row, as_of, reply),
             Mail::Restored { action, reply } => self.was_restored(action, reply),
             Mail::Move { seal, reply } => self.asked_to_move(seal, reply),
             Mail::AcceptLoss { reply, .. } => drop(reply.send(Err(nothing_lost()))),
@@ -116,7 +117,7 @@ impl Life {
         (crowded || heavy).then(|| self.full())
     }
 
-    fn full(&self) -> Error {
+    pub(super) fn full(&self) -> Error {
         let message = format!(
             "partition {} holds {} transactions with {} bytes, which is as much as it may",
             self.partition,
@@ -293,27 +294,30 @@ impl Life {
         match self.epochs.hear(&position, self.writer.durable()) {
             _ if mutant::is(Mutant::WitnessIgnored) => drop(reply.send(Ok(()))),
             Testimony::Fits => drop(reply.send(Ok(()))),
-            Testimony::LostTail(why) => {
-                let error = Error::new(
-                    ErrorCode::LogLostTail,
-                    format!("partition {} of this log lost its tail: {why}", self.partition),
-                );
-                // No second one comes before the first is on record: nothing is taken meanwhile.
-                self.losing = true;
-                let event = PartitionEvent::LostTailFound {
-                    epoch: position.epoch,
-                    epoch_tag: position.epoch_tag,
-                    seq: position.seq,
-                };
-                let now = self.clock.now();
-                let pushed = self.writer.push(now, true, |body| Some(body.partition_event(now, &event)));
-                // A stale owner does not know its successor's places: only its own block, durable,
-                // makes what it says true.
-                if let Some((seq, _)) = pushed {
-                    self.release(seq, Release::Heard(reply, error));
-                    self.release(seq, Release::Stop);
-                }
-            }
+            Testimony::LostTail(why) => self.lost_tail(&position, &why, reply),
+        }
+    }
+
+    /// A place that somebody saw is not in the log: that goes on record, and the partition stops.
+    pub(super) fn lost_tail(&mut self, position: &LogPosition, why: &str, reply: ReplyTo<()>) {
+        let error = Error::new(
+            ErrorCode::LogLostTail,
+            format!("partition {} of this log lost its tail: {why}", self.partition),
+        );
+        // No second one comes before the first is on record: nothing is taken meanwhile.
+        self.losing = true;
+        let event = PartitionEvent::LostTailFound {
+            epoch: position.epoch,
+            epoch_tag: position.epoch_tag,
+            seq: position.seq,
+        };
+        let now = self.clock.now();
+        let pushed = self.writer.push(now, true, |body| Some(body.partition_event(now, &event)));
+        // A stale owner does not know its successor's places: only its own block, durable, makes what it says
+        // true.
+        if let Some((seq, _)) = pushed {
+            self.release(seq, Release::Heard(reply, error));
+            self.release(seq, Release::Stop);
         }
     }
 

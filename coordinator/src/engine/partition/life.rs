@@ -13,6 +13,7 @@ use super::clean::Cleaner;
 use super::locks::Locks;
 use super::memory::Memory;
 use super::moving::Moving;
+use super::open_row::LostRows;
 use super::project::Projector;
 use super::recover::{Recovered, Restored};
 use super::settle::{Settled, settle};
@@ -99,6 +100,8 @@ pub(super) struct Life {
     pub(super) moving: Option<Moving>,
     /// The last restore from a backup.
     pub(super) restored: Option<Restored>,
+    /// What was open when the log lost it, and is aborted.
+    pub(super) lost_rows: LostRows,
     owed: Vec<(Xid, Effect)>,
     /// Whether what no decision stands behind may still be sent (protocol H3).
     pub(super) ownership: Ownership,
@@ -151,6 +154,7 @@ impl Life {
             ending: false,
             moving: None,
             restored: recovered.restored,
+            lost_rows: LostRows::default(),
             owed: recovered.owed,
             ownership,
             // At once, if the recovery took long.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use unanimity_core::{Acquire, IllegalLock, LockEvent, LockTable};
-use unanimity_types::{ErrorCode, Limits, Name, Seq, Timestamp, Xid};
+use unanimity_types::{ErrorCode, InquiryAnswer, Limits, Name, Seq, Timestamp, Xid};
 
 use super::Internal;
 use super::life::{Exit, Life};
@@ -275,13 +275,22 @@ impl Life {
     /// What the holders' partitions said.
     pub(super) fn holders(&mut self, asked: &[Xid], answers: &[Inquiry]) {
         self.locks.asking = false;
-        let over: BTreeSet<Xid> =
-            answers.iter().filter(|inquiry| inquiry.settled).map(|inquiry| inquiry.xid).collect();
+        // What is forgotten is neither in its partition's log nor, over, in history, and an operator's word says why: it
+        // will never be known to be over, and whoever waits is not to wait for ever.
+        let is_over = |inquiry: &&Inquiry| inquiry.settled || inquiry.answer == InquiryAnswer::Forgotten;
+        let over: BTreeSet<Xid> = answers.iter().filter(is_over).map(|inquiry| inquiry.xid).collect();
         let again = self.clock.now().after(self.config.lock_ask_after);
         for xid in asked {
             if over.contains(xid) {
                 let keys: Vec<Name> = self.locks.table.of(*xid).cloned().collect();
-                tracing::debug!(partition = %self.partition, %xid, keys = keys.len(), "locks of what is over");
+                let is_lost = answers
+                    .iter()
+                    .any(|inquiry| inquiry.xid == *xid && inquiry.answer == InquiryAnswer::Forgotten);
+                if is_lost {
+                    tracing::warn!(partition = %self.partition, %xid, ?keys, "locks of a transaction that the log lost are freed: see what it left at its participants");
+                } else {
+                    tracing::debug!(partition = %self.partition, %xid, keys = keys.len(), "locks of what is over");
+                }
                 self.unlock(*xid, keys);
             } else {
                 self.locks.ask_at.insert((again, *xid));

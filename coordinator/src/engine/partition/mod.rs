@@ -19,6 +19,7 @@ mod life;
 mod locks;
 mod memory;
 mod moving;
+mod open_row;
 mod project;
 mod recover;
 mod release;

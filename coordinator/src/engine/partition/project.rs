@@ -132,7 +132,8 @@ impl Life {
                 continue;
             }
             if let Some(transaction) = self.memory.transaction(xid) {
-                rows.push(row_of(transaction, self.partition, self.epoch, seq));
+                let row = row_of(transaction, self.partition, self.epoch, seq);
+                rows.push(self.lost_rows.settle(row));
                 ended.push((seq, xid));
             }
         }
@@ -145,7 +146,8 @@ impl Life {
             return;
         }
         let watermark = HistoryWatermark { epoch: self.epoch, seq: self.projector.watermark(durable) };
-        let batch = HistoryBatch { partition: self.partition, rows, watermark };
+        let line = (durable, self.writer.durable_checksum());
+        let batch = HistoryBatch { partition: self.partition, rows, watermark, line };
         let bytes = batch.rows.iter().map(HistoryRow::stored_bytes).sum();
         self.projector.writing = Some(Writing { ended, rows: batch.rows.len() as u64, bytes });
         let log = std::sync::Arc::clone(&self.log);
@@ -221,7 +223,10 @@ impl Life {
             .filter(|until| *until > now);
         match until {
             Some(until) => self.projector.kept.push_back((until, xid)),
-            None => self.memory.evict(xid, now),
+            None => {
+                self.lost_rows.forget(xid);
+                self.memory.evict(xid, now);
+            }
         }
     }
 

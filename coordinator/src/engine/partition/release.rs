@@ -47,6 +47,7 @@ impl Life {
             Release::Views(reply, views) => drop(reply.send(Ok(views))),
             Release::Inquired(reply, inquired) => drop(reply.send(Ok(inquired))),
             Release::Heard(reply, error) => drop(reply.send(Err(error))),
+            Release::LookAgain(reply) => drop(reply.send(Ok(()))),
             Release::Locked(reply, answer) => drop(reply.send(answer)),
             Release::Dispatch { xid, branch_id, operation, attempt } => {
                 self.dispatch(xid, branch_id, operation, attempt);

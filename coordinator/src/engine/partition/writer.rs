@@ -28,6 +28,8 @@ pub(super) enum Release {
     Inquired(ReplyTo<Inquired>, Inquired),
     /// The answer to a witness that knows more than the log holds.
     Heard(ReplyTo<()>, Error),
+    /// What history has as open is settled: to be looked at again.
+    LookAgain(ReplyTo<()>),
     /// An answer to who wanted a lock.
     Locked(ReplyTo<()>, Result<(), Error>),
     /// An operation to be brought.
@@ -49,6 +51,7 @@ impl Release {
             | Self::Views(..)
             | Self::Inquired(..)
             | Self::Heard(..)
+            | Self::LookAgain(..)
             | Self::Locked(..) => true,
             Self::Dispatch { .. } | Self::Decided(_) | Self::Finished(_) | Self::Stop => false,
         }
@@ -62,7 +65,9 @@ impl Release {
             Self::View(reply, _) => drop(reply.send(Err(error.clone()))),
             Self::Views(reply, _) => drop(reply.send(Err(error.clone()))),
             Self::Inquired(reply, _) => drop(reply.send(Err(error.clone()))),
-            Self::Heard(reply, _) | Self::Locked(reply, _) => drop(reply.send(Err(error.clone()))),
+            Self::Heard(reply, _) | Self::LookAgain(reply) | Self::Locked(reply, _) => {
+                drop(reply.send(Err(error.clone())));
+            }
             Self::Dispatch { .. } | Self::Decided(_) | Self::Finished(_) | Self::Stop => {}
         }
     }

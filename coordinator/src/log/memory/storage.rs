@@ -206,7 +206,11 @@ impl Storage {
         self.nodes.set_draining(node, draining)
     }
 
-    pub(super) fn write_history(&mut self, batch: HistoryBatch) {
+    pub(super) fn write_history(&mut self, batch: HistoryBatch) -> Result<(), Error> {
+        let (seq, checksum) = batch.line;
+        if self.blocks(batch.partition).get(&seq).is_none_or(|block| block.checksum != checksum) {
+            return Err(rules::not_on_this_line(batch.partition, seq));
+        }
         for row in batch.rows {
             let row = rules::storable(row);
             if self.history.get(&row.xid).is_none_or(|old| rules::replaces(old, &row)) {
@@ -219,6 +223,7 @@ impl Storage {
                 *old = new;
             }
         }
+        Ok(())
     }
 
     pub(super) fn watermark(&self, partition: PartitionId) -> HistoryWatermark {

@@ -13,15 +13,18 @@ use super::connections::Lent;
 use super::error;
 use crate::log::row::{HistoryRecord, from_sql, to_sql};
 use crate::log::{
-    Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, codes, rules,
+    Checksum, Error, HistoryBatch, HistoryFilter, HistoryPage, HistoryRow, HistoryWatermark, codes, rules,
 };
 
 /// Rows and watermark in one statement: one round trip, one transaction. Rows go in the order of their
 /// key, so that two projectors do not lock each other out for ever. A row's begin never changes: its key
-/// finds the row that was there before (protocol H12). 4 and 6 are committed and aborted.
+/// finds the row that was there before (protocol H12). 4 and 6 are committed and aborted. Nothing is written beside a
+/// log without the block that the rows speak of (protocol C8, H6): answers how many such blocks there are, 0 or 1.
 const WRITE: &str = "/* write_history */ \
-    WITH offered AS ( \
-        SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[], $5::text[], \
+    WITH line AS ( \
+        SELECT seq FROM log_blocks WHERE partition = $17 AND seq = $20 AND checksum = $21 \
+    ), offered AS ( \
+        SELECT o.* FROM line, unnest($1::uuid[], $2::smallint[], $3::text[], $4::smallint[], $5::text[], \
             $6::bytea[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::text[], \
             $12::boolean[], $13::text[], $14::text[], $15::bigint[], $16::bigint[]) \
         AS o (xid, mode, name, status, abort_reason, digest, begun_at_ms, deadline_ms, \
@@ -43,10 +46,12 @@ const WRITE: &str = "/* write_history */ \
             epoch = excluded.epoch, seq = excluded.seq \
         WHERE (h.epoch, h.seq) < (excluded.epoch, excluded.seq) \
             AND (h.status NOT IN (4, 6) OR (excluded.heuristic AND excluded.status = h.status)) \
+    ), marked AS ( \
+        INSERT INTO history_watermarks AS w (partition, epoch, seq) SELECT $17, $18, $19 FROM line \
+        ON CONFLICT (partition) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq \
+        WHERE (w.epoch, w.seq) < (excluded.epoch, excluded.seq) \
     ) \
-    INSERT INTO history_watermarks AS w (partition, epoch, seq) VALUES ($17, $18, $19) \
-    ON CONFLICT (partition) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq \
-    WHERE (w.epoch, w.seq) < (excluded.epoch, excluded.seq)";
+    SELECT count(*) FROM line";
 
 const WATERMARK: &str =
     "/* history_watermark */ SELECT epoch, seq FROM history_watermarks WHERE partition = $1";
@@ -63,27 +68,39 @@ const BRIEF_DETAIL: &str = ", CASE WHEN attention IS NULL OR detail -> 'a' IS NU
     ELSE json_build_object('a', detail -> 'a')::text END AS detail";
 
 pub(super) async fn write(mut lent: Lent, batch: HistoryBatch, limit: Duration) -> Result<(), Error> {
-    let HistoryBatch { partition, rows, watermark } = batch;
+    let HistoryBatch { partition, rows, watermark, line } = batch;
     let rows: Vec<HistoryRow> = rows.into_iter().map(rules::storable).collect();
-    let whole = write_rows(&mut lent, partition, &rows, watermark);
+    let about = About { partition, line };
+    let whole = write_rows(&mut lent, about, &rows, watermark);
     match timeout(limit, whole).await {
-        Ok(Ok(())) => {
+        Ok(Ok(true)) => {
             lent.give_back();
             Ok(())
         }
+        Ok(Ok(false)) => {
+            lent.give_back();
+            Err(rules::not_on_this_line(partition, line.0))
+        }
         Ok(Err(e)) if error::is_about_data(&e) => {
-            write_one_by_one(lent, partition, &rows, watermark, limit).await
+            write_one_by_one(lent, about, &rows, watermark, limit).await
         }
         Ok(Err(e)) => Err(error::writing(&e)),
         Err(_) => Err(Error::Unknown(format!("no answer within {} s", limit.as_secs_f32()))),
     }
 }
 
+/// What rows speak of.
+#[derive(Debug, Clone, Copy)]
+struct About {
+    partition: PartitionId,
+    line: (Seq, Checksum),
+}
+
 /// One row holds something that the database does not take, and must not hold up the others, nor
 /// the trim behind them (protocol M5).
 async fn write_one_by_one(
     mut lent: Lent,
-    partition: PartitionId,
+    about: About,
     rows: &[HistoryRow],
     watermark: HistoryWatermark,
     limit: Duration,
@@ -93,36 +110,43 @@ async fn write_one_by_one(
     for row in rows {
         control(&mut lent, limit, "/* write_history */ SAVEPOINT poisoned_row").await?;
         let one = std::slice::from_ref(row);
-        let written = timeout(limit, write_rows(&mut lent, partition, one, nothing)).await;
+        let written = timeout(limit, write_rows(&mut lent, about, one, nothing)).await;
         match written {
-            Ok(Ok(())) => {}
+            // What is not written beside this log is seen by the watermark's statement, which ends it.
+            Ok(Ok(_)) => {}
             Ok(Err(e)) if error::is_about_data(&e) => {
                 tracing::warn!(xid = %row.xid, error = %error::describe(&e), "history row stored without its texts");
                 control(&mut lent, limit, "/* write_history */ ROLLBACK TO SAVEPOINT poisoned_row").await?;
                 let bare = [rules::bare(row)];
-                let call = write_rows(&mut lent, partition, &bare, nothing);
+                let call = write_rows(&mut lent, about, &bare, nothing);
                 write_limited(limit, call).await?;
             }
             Ok(Err(e)) => return Err(error::writing(&e)),
             Err(_) => return Err(Error::Unknown(format!("no answer within {} s", limit.as_secs_f32()))),
         }
     }
-    write_limited(limit, write_rows(&mut lent, partition, &[], watermark)).await?;
+    let is_on_line = write_limited(limit, write_rows(&mut lent, about, &[], watermark)).await?;
+    if !is_on_line {
+        // The connection goes, and its transaction with it.
+        return Err(rules::not_on_this_line(about.partition, about.line.0));
+    }
     // Every failed statement was rolled back to its savepoint or ended the function: this commits.
     control(&mut lent, limit, "/* write_history */ COMMIT").await?;
     lent.give_back();
     Ok(())
 }
 
+/// Answers whether the log holds the block that they speak of.
 async fn write_rows(
     lent: &mut Lent,
-    partition: PartitionId,
+    about: About,
     rows: &[HistoryRow],
     watermark: HistoryWatermark,
-) -> Result<(), sqlx::Error> {
+) -> Result<bool, sqlx::Error> {
     let column = |of: fn(&HistoryRow) -> i64| rows.iter().map(of).collect::<Vec<_>>();
     let moment = |of: fn(&HistoryRow) -> Option<i64>| rows.iter().map(of).collect::<Vec<_>>();
-    sqlx::query(WRITE)
+    let (line, checksum) = about.line;
+    let lines: i64 = sqlx::query_scalar(WRITE)
         .bind(rows.iter().map(|row| row.xid.uuid()).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.mode.map(codes::of_mode)).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>())
@@ -139,12 +163,14 @@ async fn write_rows(
         .bind(rows.iter().map(|row| row.detail.as_str()).collect::<Vec<_>>())
         .bind(column(|row| to_sql(row.epoch.0)))
         .bind(column(|row| to_sql(row.seq.0)))
-        .bind(i32::from(partition.0))
+        .bind(i32::from(about.partition.0))
         .bind(to_sql(watermark.epoch.0))
         .bind(to_sql(watermark.seq.0))
-        .execute(lent.connection())
-        .await
-        .map(drop)
+        .bind(to_sql(line.0))
+        .bind(&checksum.0[..])
+        .fetch_one(lent.connection())
+        .await?;
+    Ok(lines > 0)
 }
 
 pub(super) async fn watermark(

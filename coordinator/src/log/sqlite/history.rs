@@ -29,6 +29,10 @@ const UPSERT_WATERMARK: &str = "/* write_history */ \
     ON CONFLICT (partition) DO UPDATE SET epoch = excluded.epoch, seq = excluded.seq \
     WHERE (history_watermarks.epoch, history_watermarks.seq) < (excluded.epoch, excluded.seq)";
 
+/// Whether the log holds the block that the rows speak of (protocol C8, H6).
+const IS_ON_LINE: &str = "/* write_history */ \
+    SELECT EXISTS (SELECT 1 FROM log_blocks WHERE partition = $1 AND seq = $2 AND checksum = $3)";
+
 const WATERMARK: &str =
     "/* history_watermark */ SELECT epoch, seq FROM history_watermarks WHERE partition = $1";
 
@@ -47,6 +51,17 @@ const XIDS_PER_QUERY: usize = 1_000;
 
 pub(super) async fn write(connection: &mut SqliteConnection, batch: HistoryBatch) -> Result<(), Error> {
     in_transaction(connection, "/* write_history */ BEGIN IMMEDIATE", async |connection| {
+        let (seq, checksum) = batch.line;
+        let is_on_line = sqlx::query_scalar::<_, bool>(IS_ON_LINE)
+            .bind(i64::from(batch.partition.0))
+            .bind(to_sql(seq.0))
+            .bind(&checksum.0[..])
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(|e| error::writing(&e))?;
+        if !is_on_line {
+            return Err(rules::not_on_this_line(batch.partition, seq));
+        }
         for row in batch.rows {
             let row = rules::storable(row);
             match upsert(connection, batch.partition, &row).await {
