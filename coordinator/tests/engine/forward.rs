@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use unanimity_coordinator::engine::{Coordinator, PartitionState, Wait};
 use unanimity_coordinator::log::{FaultRates, FaultyLog, MemoryLog};
+use unanimity_core::ResultOutcome;
 use unanimity_types::{BranchKind, ErrorCode, Mode, Operation, Status, Xid};
 
 use crate::support::*;
@@ -142,4 +143,42 @@ async fn finished(coordinator: &Coordinator, xid: Xid) -> Status {
             Err(error) => panic!("{error:?}"),
         }
     }
+}
+
+/// A network that doubles an answer: attempt 1 is answered again while attempt 2 runs. Taken for the answer to that
+/// one, it would let the compensation go out beside it.
+#[tokio::test(start_paused = true)]
+async fn h3_a_doubled_answer_to_an_earlier_attempt_is_none_to_a_later_one() {
+    let (_memory, log) = memory();
+    let node = start(log).await;
+    let unknown = ResultOutcome::Unknown { error: "no answer".into(), retry_after: None };
+    let refused = ResultOutcome::Refused { error: "sold out".into() };
+    node.participants.say("a", Operation::Action, unknown.clone());
+    let xid = node.coordinator.begin(saga(new_xid(), vec![step("a", &[])])).await.unwrap().xid;
+    node.participants.set(Manner::Holding);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(node.participants.asked(Operation::Action), ["a", "a#2"]);
+    for outcome in [unknown, refused, ResultOutcome::Sealed { error: "sold out".into() }] {
+        node.participants.answer_attempt_again(1, &outcome);
+        settle_down().await;
+    }
+    let turned = tokio::spawn({
+        let coordinator = node.coordinator.clone();
+        async move { coordinator.abort(xid, Wait::Finished).await }
+    });
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    node.participants.answer_attempt_again(1, &ResultOutcome::Done);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(
+        node.participants.asked(Operation::Action),
+        ["a", "a#2"],
+        "no attempt beside the one that runs"
+    );
+    assert!(node.participants.asked(Operation::Compensate).is_empty(), "attempt 2 still runs");
+    node.participants.set(Manner::Willing);
+    node.participants.let_go();
+    let standing = turned.await.unwrap().unwrap();
+    assert_eq!(standing.status, Status::Aborted);
+    let done = node.participants.of(xid, "a");
+    assert!(done.acted && done.compensated, "{done:?}");
 }

@@ -93,6 +93,13 @@ impl Participants {
         self.0.lock().unwrap().held.clear();
     }
 
+    /// A second answer to an attempt that was answered before the calls that are held.
+    pub fn answer_attempt_again(&self, attempt: u32, outcome: &ResultOutcome) {
+        for (call, results) in &self.0.lock().unwrap().held {
+            results.send(BranchReply { attempt, ..reply(call, outcome.clone()) });
+        }
+    }
+
     /// Answers everything that is held.
     pub fn let_go(&self) {
         let held = std::mem::take(&mut self.0.lock().unwrap().held);

@@ -339,8 +339,12 @@ impl Life {
 
     /// A dispatched call came back.
     pub(super) fn result(&mut self, reply: BranchReply) {
+        let is_awaited = self.calls_out.returns(&reply);
         let BranchReply { xid, branch_id, operation, attempt, outcome, took, .. } = reply;
-        self.calls_out = self.calls_out.saturating_sub(1);
+        if !is_awaited {
+            tracing::warn!(%xid, branch = %branch_id, %operation, attempt, ?outcome, "a second result of one call counts for nothing");
+            return;
+        }
         // What may still be refused may be refused: that is an answer, no trouble.
         let decided = !operation.is_forward() && operation != Operation::CommitOnePhase;
         let trouble = match &outcome {

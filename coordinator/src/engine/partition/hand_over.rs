@@ -39,11 +39,11 @@ impl Life {
         let by = *self.leaving_by.get_or_insert_with(|| Instant::now() + longest);
         let is_late = Instant::now() >= by;
         // A log in trouble takes no closing block: better to keep the partition until it is back.
-        if !self.is_open_for_work() || (self.calls_out > 0 && !is_late) {
+        if !self.is_open_for_work() || (!self.calls_out.is_empty() && !is_late) {
             return None;
         }
-        if self.calls_out > 0 {
-            tracing::warn!(partition = %self.partition, calls = self.calls_out, "calls are still out: the next owner makes them again");
+        if !self.calls_out.is_empty() {
+            tracing::warn!(partition = %self.partition, calls = self.calls_out.len(), "calls are still out: the next owner makes them again");
         }
         let started = Instant::now();
         let to =

@@ -9,6 +9,7 @@ use unanimity_core::{Command, Effect};
 use unanimity_types::mutant::{self, Mutant};
 use unanimity_types::{AbortReason, Epoch, ErrorCode, LogPosition, PartitionId, Seq, Ticket, Xid};
 
+use super::calls::CallsOut;
 use super::clean::Cleaner;
 use super::locks::Locks;
 use super::memory::Memory;
@@ -112,7 +113,7 @@ pub(super) struct Life {
     append_in_trouble: bool,
     lease_in_trouble: bool,
     /// Calls whose results are to come.
-    pub(super) calls_out: usize,
+    pub(super) calls_out: CallsOut,
     /// It is another node's turn: no more calls are made, and those that are out are waited for until then.
     pub(super) leaving_by: Option<Instant>,
 }
@@ -163,7 +164,7 @@ impl Life {
             renewed_at: Seq(0),
             append_in_trouble: false,
             lease_in_trouble: false,
-            calls_out: 0,
+            calls_out: CallsOut::default(),
             leaving_by: None,
         };
         let now = life.clock.now();

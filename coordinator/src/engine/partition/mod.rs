@@ -11,6 +11,7 @@
 //! log.
 
 mod assigned;
+mod calls;
 mod clean;
 mod commands;
 pub(super) mod contact;

@@ -48,7 +48,7 @@ impl Life {
     pub(super) async fn move_if_due(&mut self, task: &PartitionTask) -> Option<Exit> {
         let is_late = self.moving.as_ref()?.by <= Instant::now();
         // A log in trouble takes no seal.
-        if !self.is_open_for_work() || (self.calls_out > 0 && !is_late) {
+        if !self.is_open_for_work() || (!self.calls_out.is_empty() && !is_late) {
             return None;
         }
         let moving = self.moving.take()?;

@@ -150,7 +150,7 @@ impl Life {
     fn not_sent(&mut self, xid: Xid, branch_id: BranchId, operation: Operation, attempt: u32, why: &str) {
         let outcome = ResultOutcome::NotSent { error: why.into(), retry_after: FORWARD_RETRY };
         let (position, took) = (self.position(), Duration::ZERO);
-        self.calls_out += 1;
+        self.calls_out.goes_as(xid, branch_id, operation, attempt);
         self.sink.send(BranchReply { xid, branch_id, operation, attempt, position, outcome, took });
     }
 
@@ -162,7 +162,9 @@ impl Life {
         }
         let calls = std::mem::take(&mut self.outgoing);
         let operations = failpoint::operations(&calls);
-        self.calls_out += calls.len();
+        for call in &calls {
+            self.calls_out.goes(call);
+        }
         self.dispatcher.dispatch_many(calls, &self.sink);
         for operation in operations {
             failpoint::operation("dispatch.after", operation);
