@@ -186,6 +186,12 @@ impl PostgresLog {
         detached(async move { placement::knows_server(work.lend().await?, name, limit).await }).await
     }
 
+    /// The further servers that each living node that stays says that it reaches; nothing from one that does not say.
+    pub(super) async fn reached_servers(&self) -> Result<Vec<Option<Vec<String>>>, Error> {
+        let (work, limit) = (Arc::clone(&self.work), self.limits.statement_limit);
+        detached(async move { placement::reached_servers(work.lend().await?, limit).await }).await
+    }
+
     /// Notes that a partition's log is on another server, unless somebody noted something later.
     pub(super) async fn flip(
         &self,

@@ -40,6 +40,11 @@ fn action() -> OperatorAction {
     OperatorAction { operator: "test".to_owned(), reason: "h10".to_owned() }
 }
 
+async fn reaches_b(node: &Node) {
+    let says = || node.cluster.view().row("sees").is_some_and(|row| row.reaches("b"));
+    until("it says that it reaches b", says).await;
+}
+
 /// H10: who does not know a server, or cannot open it, is not given what lies there; the rest is shared evenly.
 #[tokio::test(flavor = "multi_thread")]
 async fn h10_a_partition_goes_to_a_node_that_reaches_its_server() {
@@ -47,6 +52,7 @@ async fn h10_a_partition_goes_to_a_node_that_reaches_its_server() {
     let world = World::new();
     let sees = world.node_over("sees", two.open(Some(&two.b.url)).await).await;
     balanced(&[&sees]).await;
+    reaches_b(&sees).await;
     for partition in [MOVED, PartitionId(0)] {
         sees.coordinator.move_partition(partition, "b", action()).await.unwrap();
     }
@@ -88,6 +94,7 @@ async fn h10_a_partition_that_nobody_can_serve_is_told() {
     let world = World::new();
     let sees = world.node_over("sees", Arc::clone(&log)).await;
     balanced(&[&sees]).await;
+    reaches_b(&sees).await;
     sees.coordinator.move_partition(MOVED, "b", action()).await.unwrap();
     sees.stop().await;
     let blind = start(&two.open(None).await, "blind").await;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unanimity_coordinator::log::{
-    Appended, Block, BlockHeader, BlockKind, Error, HistoryFilter, HistoryRow, HistoryWatermark, PlacedLog,
-    PostgresLog, PostgresOptions, Seal, TransactionLog, migrate_postgres, migrate_postgres_server,
+    Appended, Block, BlockHeader, BlockKind, Error, HistoryFilter, HistoryRow, HistoryWatermark, NodeBeat,
+    PlacedLog, PostgresLog, PostgresOptions, Seal, TransactionLog, migrate_postgres, migrate_postgres_server,
 };
 use unanimity_types::{Epoch, Seq, Status, Timestamp, Xid};
 use uuid::Uuid;
@@ -196,6 +196,87 @@ async fn h10_a_mover_that_slept_does_not_take_the_partition_back() {
         .await;
     log.follow_seal(&there).await.unwrap();
     written(&log, &after(&back, BlockKind::Epoch, 3, 0, b"")).await;
+    log.close().await;
+    two.remove().await;
+}
+
+/// What another timeline left on the target would not fit to the copy, and behind the seal nobody could go on.
+#[tokio::test]
+async fn h10_a_target_with_rows_of_another_timeline_is_refused_before_the_seal() {
+    let two = Two::create().await;
+    let log = two.open().await;
+    let tip = fill(&log, 6, 3).await.pop().unwrap();
+    let end = seal(&tip, "b");
+    written(&log, &end).await;
+    log.follow_seal(&end).await.unwrap();
+    let claim = after(&end, BlockKind::Epoch, 2, 3, b"claim");
+    written(&log, &claim).await;
+    let there = after(&claim, BlockKind::Data, 2, 3, b"there");
+    written(&log, &there).await;
+    // What is left of an earlier stay is no hindrance, trimmed or not.
+    log.check_move(P, "home").await.expect("it can go back");
+    two.home.run("DELETE FROM log_blocks WHERE partition = 0 AND kind = 2 AND seq < 3").await;
+    log.check_move(P, "home").await.expect("it can go back");
+    let back = seal(&there, "home");
+    written(&log, &back).await;
+    log.follow_seal(&back).await.unwrap();
+    let claim = after(&back, BlockKind::Epoch, 3, 3, b"claim");
+    written(&log, &claim).await;
+    log.check_move(P, "b").await.expect("it can go there");
+    let refused = async |log: &PlacedLog, word: &str| {
+        let checked = log.check_move(P, "b").await;
+        assert!(
+            matches!(&checked, Err(Error::Refused(why)) if why.contains("another timeline")
+            && why.contains(word) && why.contains("delete")),
+            "{checked:?}"
+        );
+    };
+    // The home is restored to a moment before the partition was on b, and goes on from there by itself.
+    two.home.run("DELETE FROM log_blocks WHERE partition = 0 AND seq > 6").await;
+    two.home.run("UPDATE partitions SET epoch = NULL, server = 'home', placed_seq = 0").await;
+    let restored = two.open().await;
+    refused(&restored, "block 7").await;
+    written(&restored, &after(&tip, BlockKind::Epoch, 1_000_001, 3, b"restored")).await;
+    refused(&restored, "block 7").await;
+    assert_eq!(restored.tip(P).await.unwrap().seq, Seq(7), "nothing was sealed");
+    // Its blocks are deleted, and its history is forgotten about.
+    two.b.run("DELETE FROM log_blocks WHERE partition = 0").await;
+    two.b
+        .run("INSERT INTO history_watermarks VALUES (0, 2, 9) ON CONFLICT (partition) DO UPDATE SET seq = 9")
+        .await;
+    refused(&restored, "history").await;
+    two.b.run("DELETE FROM history_watermarks WHERE partition = 0").await;
+    restored.check_move(P, "b").await.expect("as on any other server");
+    for log in [log, restored] {
+        log.close().await;
+    }
+    two.remove().await;
+}
+
+/// H10: who is to serve it must know where it is.
+#[tokio::test]
+async fn h10_a_target_that_no_living_node_reaches_is_refused() {
+    let two = Two::create().await;
+    let log = two.open().await;
+    let mut beat = NodeBeat {
+        node: "a".to_owned(),
+        instance: Uuid::new_v4(),
+        joins: true,
+        address: String::new(),
+        version: "1".to_owned(),
+        formats: 2,
+        servers: Vec::new(),
+        leaving: false,
+    };
+    let long = Duration::from_secs(60);
+    log.heartbeat(&beat, long).await.unwrap();
+    let checked = log.check_move(P, "b").await;
+    assert!(matches!(&checked, Err(Error::Refused(why)) if why.contains("no node")), "{checked:?}");
+    beat.servers = log.servers().await;
+    assert_eq!(beat.servers, ["b"]);
+    let view = log.heartbeat(&beat, long).await.unwrap();
+    assert!(view.nodes[0].reaches("b") && view.nodes[0].reaches("home") && !view.nodes[0].reaches("c"));
+    log.check_move(P, "b").await.expect("it can go there");
     log.close().await;
     two.remove().await;
 }

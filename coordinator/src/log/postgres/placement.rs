@@ -18,6 +18,9 @@ const FORMER: &str = "/* read_former_places */ SELECT partition, server FROM par
 
 const KNOWS: &str = "/* knows_server */ SELECT EXISTS (SELECT 1 FROM log_servers WHERE name = $1)";
 
+const REACHED: &str = "/* read_reached_servers */ \
+    SELECT servers FROM nodes WHERE alive_until > clock_timestamp() AND NOT leaving";
+
 const LEFT: &str = "/* note_left_server */ \
     INSERT INTO partition_servers (partition, server) VALUES ($1, $2) \
     ON CONFLICT (partition, server) DO UPDATE SET left_at = clock_timestamp()";
@@ -88,6 +91,17 @@ pub(super) async fn knows_server(mut lent: Lent, name: String, limit: Duration) 
     let known = read_limited(limit, query.fetch_one(lent.connection())).await?;
     lent.give_back();
     Ok(known)
+}
+
+/// The servers that each living node that stays says that it reaches.
+pub(super) async fn reached_servers(
+    mut lent: Lent,
+    limit: Duration,
+) -> Result<Vec<Option<Vec<String>>>, Error> {
+    let query = sqlx::query_scalar::<_, Option<Vec<String>>>(REACHED);
+    let reached = read_limited(limit, query.fetch_all(lent.connection())).await?;
+    lent.give_back();
+    Ok(reached)
 }
 
 /// A partition's log is on another server now, unless somebody said something later.
