@@ -10,10 +10,12 @@ use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 use unanimity_types::{Epoch, PartitionId, Seq, Timestamp};
 
-use super::known_format;
-
 /// The newest version of the block's format that this binary writes; it reads those before it as well.
 pub const FORMAT_VERSION: u16 = 2;
+
+/// The format that a log is born with, and writes until every living node knows a later one (protocol M18): what
+/// `migrate` writes into `log_format`.
+pub const BIRTH_FORMAT: u16 = 1;
 
 /// Bytes that the header adds to the body where a block is measured (all its fixed fields).
 pub const HEADER_BYTES: usize = 2 + 1 + 2 + 8 + 8 + 8 + 8 + 16;
@@ -206,7 +208,7 @@ impl Block {
         Some(Epoch(u64::from_be_bytes(bytes)))
     }
 
-    /// The birth block of a partition.
+    /// The birth block of a partition: in the format that a new log has agreed on, whatever this binary knows.
     #[must_use]
     pub fn birth(partition: PartitionId, log_id: unanimity_types::LogId, time: Timestamp) -> Self {
         let header = BlockHeader {
@@ -218,7 +220,7 @@ impl Block {
             time,
             previous: Checksum::default(),
         };
-        Self::in_format(known_format(), header, Bytes::copy_from_slice(log_id.0.as_bytes()))
+        Self::in_format(BIRTH_FORMAT, header, Bytes::copy_from_slice(log_id.0.as_bytes()))
     }
 
     /// Checks that the contents have the checksum.
@@ -259,6 +261,12 @@ mod tests {
     use super::*;
     use unanimity_types::LogId;
     use uuid::Uuid;
+
+    #[test]
+    fn m18_a_birth_is_written_in_the_format_that_a_new_log_has_agreed_on() {
+        let block = Block::birth(PartitionId(3), LogId(Uuid::from_u128(7)), Timestamp(11));
+        assert_eq!((block.version, block.verify()), (BIRTH_FORMAT, Ok(())));
+    }
 
     #[test]
     fn every_field_is_under_the_checksum() {

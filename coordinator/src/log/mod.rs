@@ -30,7 +30,9 @@ mod schema;
 mod seal;
 mod sqlite;
 
-pub use block::{Block, BlockHeader, BlockKind, Checksum, DamagedBlock, FORMAT_VERSION, HEADER_BYTES};
+pub use block::{
+    BIRTH_FORMAT, Block, BlockHeader, BlockKind, Checksum, DamagedBlock, FORMAT_VERSION, HEADER_BYTES,
+};
 pub use chain::BLOCK_BYTES_MAX;
 pub(crate) use codes::{of_branch_status, to_branch_status};
 pub use faulty::{Fault, FaultRates, FaultyLog};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unanimity_coordinator::log::{ClusterView, Error, HOME_SERVER, NodeBeat, NodeRow};
-use unanimity_types::PartitionId;
+use unanimity_types::{PartitionId, Seq};
 use uuid::Uuid;
 
 use crate::subject::{Kind, P, Subject};
@@ -130,7 +130,12 @@ pub(crate) async fn two_processes_of_one_name_and_the_later_one_bears_it(subject
 pub(crate) async fn m18_the_agreed_format_only_grows_and_refuses_who_knows_less(subject: &Subject) {
     let log = &subject.log;
     let (mut old, mut new) = (beat("old", 1), beat("new", 3));
+    // Whoever is let in by that can read what is there already: also the births.
     assert_eq!(log.heartbeat(&old, SHORT).await.unwrap().format, 1);
+    for partition in (0..4).map(PartitionId) {
+        let birth = log.block_at(partition, Seq(0)).await.unwrap().unwrap();
+        assert_eq!(birth.version, 1, "{birth:?}");
+    }
     assert_eq!(log.heartbeat(&new, LONG).await.unwrap().format, 1, "as long as one knows only that");
     (old.joins, new.joins) = (false, false);
     assert_eq!(log.heartbeat(&beat("newer", 4), SHORT).await.unwrap().format, 1);
