@@ -76,8 +76,6 @@ struct Shared {
     view: watch::Sender<Arc<View>>,
     /// This process, among those that bear or bore the name.
     instance: Uuid,
-    /// Why the cluster does not have this node, if it does not.
-    refused: watch::Sender<Option<String>>,
     leaving: watch::Sender<bool>,
     /// Somebody wants a look now.
     look: Notify,
@@ -97,7 +95,6 @@ impl Cluster {
             assignments,
             instance: entropy::uuid(),
             view: watch::Sender::new(Arc::new(view)),
-            refused: watch::Sender::new(None),
             leaving: watch::Sender::new(false),
             look: Notify::new(),
         });
@@ -133,30 +130,10 @@ impl Cluster {
         self.shared.config.agreed.clone()
     }
 
-    /// Whether the cluster knows this node, and has not refused it.
-    #[must_use]
-    pub fn is_member(&self) -> bool {
-        let node = &self.shared.config.node;
-        self.refused().is_none() && self.shared.view.borrow().row(node).is_some()
-    }
-
-    /// Why the cluster does not have this node, if it does not: another one bears its name, or it knows too little.
-    #[must_use]
-    pub fn refused(&self) -> Option<String> {
-        self.shared.refused.borrow().clone()
-    }
-
     /// Whether the node is about to stop.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         *self.shared.leaving.borrow()
-    }
-
-    /// Waits until the node has seen its cluster, at most so long. Answers whether it has.
-    pub async fn joined(&self, limit: Duration) -> bool {
-        let mut view = self.shared.view.subscribe();
-        let seen = view.wait_for(|view| !view.cluster.nodes.is_empty());
-        matches!(tokio::time::timeout(limit, seen).await, Ok(Ok(_)))
     }
 
     /// Looks at the cluster now instead of later: something is known to have changed.
@@ -274,7 +251,6 @@ impl Member {
         match seen {
             Ok(cluster) => {
                 self.joined = true;
-                self.shared.refused.send_replace(None);
                 // Before anything is assigned: whoever writes writes what all read (protocol M18).
                 self.shared.config.agreed.raise(u16::try_from(cluster.format).unwrap_or(u16::MAX));
                 let view = View::new(&self.shared.config.node, cluster);
@@ -299,9 +275,11 @@ impl Member {
 
     /// The cluster does not have this node: nothing is to be its.
     fn stand_down(&self, why: &str) {
-        let news = self.shared.refused.send_if_modified(|known| {
-            let news = known.as_deref() != Some(why);
-            *known = Some(why.to_owned());
+        let news = self.shared.view.send_if_modified(|view| {
+            let news = view.refused.as_deref() != Some(why);
+            if news {
+                *view = Arc::new(View { refused: Some(why.to_owned()), ..View::clone(view) });
+            }
             news
         });
         if news {

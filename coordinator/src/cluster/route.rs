@@ -129,9 +129,13 @@ impl Router {
         TopologyNews::new(self.view.clone())
     }
 
-    /// Whether this node is about to stop, and was seen to be.
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.view.borrow().row(&self.node).is_some_and(|row| row.leaving)
+    /// Why no calls are to be sent to this node, whatever its partitions do: it stops, or its cluster does not have it.
+    pub(crate) fn out_of_service(&self) -> Option<String> {
+        let view = self.view.borrow();
+        if let Some(why) = &view.refused {
+            return Some(format!("the cluster does not have this node: {why}"));
+        }
+        view.row(&self.node).filter(|row| row.leaving).map(|_| "this node is shutting down".to_owned())
     }
 
     /// This node's engine.

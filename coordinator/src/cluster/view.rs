@@ -16,6 +16,9 @@ pub struct View {
     pub cluster: ClusterView,
     /// The node that each partition is planned for.
     pub planned: BTreeMap<PartitionId, String>,
+    /// Why the cluster does not have the node that looked, if it does not: another process bears its name, or it knows
+    /// too little.
+    pub refused: Option<String>,
 }
 
 impl View {
@@ -23,7 +26,7 @@ impl View {
     #[must_use]
     pub fn new(node: &str, cluster: ClusterView) -> Self {
         let planned = plan(&cluster);
-        Self { node: node.to_owned(), cluster, planned }
+        Self { node: node.to_owned(), cluster, planned, refused: None }
     }
 
     /// The nodes that live.

@@ -111,12 +111,12 @@ pub(super) fn check_format(beat: &NodeBeat, agreed: u32) -> Result<(), Error> {
     )))
 }
 
-/// A name is borne by one living process. Who finds another one under its name has been replaced, for as long as that
+/// A name is borne by one living process, which is at this address. Who finds another one under its name has been replaced, for as long as that
 /// one is heard of: after a failover that lost what nodes said, everybody finds the process that bore the name before.
-pub(super) fn check_instance(beat: &NodeBeat, bears: Option<Uuid>) -> Result<(), Error> {
+pub(super) fn check_instance(beat: &NodeBeat, bears: Option<(Uuid, String)>) -> Result<(), Error> {
     match bears {
-        Some(other) if other != beat.instance && !beat.joins => Err(Error::InUse(format!(
-            "another process has joined the cluster as the node {:?}: names are to be unique",
+        Some((other, address)) if other != beat.instance && !beat.joins => Err(Error::InUse(format!(
+            "another process, at {address:?}, has joined the cluster as the node {:?}: names are to be unique",
             beat.node
         ))),
         _ => Ok(()),

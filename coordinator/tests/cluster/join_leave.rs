@@ -124,8 +124,8 @@ async fn a_second_process_of_the_same_name_replaces_the_first() {
         second.running().len() == usize::from(PARTITIONS) && first.running().is_empty()
     })
     .await;
-    until("the first is told", || first.cluster.refused().is_some()).await;
-    assert!(!first.cluster.is_member() && second.cluster.is_member());
+    until("the first is told", || first.cluster.view().refused.is_some()).await;
+    assert!(second.cluster.view().refused.is_none());
     // No fight: the epochs stay what they are.
     let epochs = || -> Vec<_> {
         (0..PARTITIONS)

@@ -110,6 +110,50 @@ async fn m10_every_grpc_call_is_answered_alike_by_every_node() {
     served.stop().await;
 }
 
+/// A load balancer must not send calls to a node that has been replaced, and people want to know by whom.
+#[tokio::test(flavor = "multi_thread")]
+async fn m10_a_node_whose_name_another_process_bears_is_not_ready_and_says_who_has_it() {
+    let served = Served::start(&["a"]).await;
+    assert_eq!(served.get(0, "/readyz").await.status, 200);
+    let second = start(&served.log, "a").await;
+    let mut told = served.get(0, "/readyz").await;
+    for _ in 0..1_200 {
+        if told.body["reason"].is_string() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        told = served.get(0, "/readyz").await;
+    }
+    let reason = told.text("reason");
+    assert_eq!((told.status, &told.body["ready"]), (503, &json!(false)), "{told:?}");
+    assert!(reason.contains(&second.url().unwrap()) && reason.contains("\"a\""), "{reason}");
+    let mut health = tonic_health::pb::health_client::HealthClient::connect(served.url(0, "")).await.unwrap();
+    let asked =
+        async |health: &mut tonic_health::pb::health_client::HealthClient<tonic::transport::Channel>| {
+            let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
+            health.check(request).await.unwrap().into_inner().status()
+        };
+    use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
+    for _ in 0..100 {
+        if asked(&mut health).await == NotServing {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(asked(&mut health).await, NotServing);
+    let mut health =
+        tonic_health::pb::health_client::HealthClient::connect(second.url().unwrap()).await.unwrap();
+    for _ in 0..1_200 {
+        if asked(&mut health).await == Serving {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(asked(&mut health).await, Serving);
+    second.shutdown().await;
+    served.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_begin_without_an_xid_stays_where_it_comes_in() {
     let served = Served::start(&["a", "b", "c"]).await;

@@ -1,5 +1,6 @@
-//! `grpc.health.v1`: SERVING only while every partition works and the node does not stop.
+//! `grpc.health.v1`: SERVING only while every partition works, the node does not stop and its cluster has it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -10,6 +11,7 @@ use unanimity_proto::v1::coordinator_server::CoordinatorServer;
 use unanimity_proto::v1::participants_server::ParticipantsServer;
 
 use super::service::CoordinatorService;
+use crate::cluster::Router;
 use crate::delivery::ParticipantsService;
 use crate::engine::Coordinator;
 
@@ -17,13 +19,18 @@ use crate::engine::Coordinator;
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The health service, kept up to date by a task that ends with the node.
-pub(super) fn service(coordinator: Coordinator, closing: CancellationToken) -> HealthServer<HealthService> {
+pub(super) fn service(
+    coordinator: Coordinator,
+    router: Option<Arc<Router>>,
+    closing: CancellationToken,
+) -> HealthServer<HealthService> {
     let (reporter, service) = reporter_and_service();
     tokio::spawn(async move {
         let mut told = None;
         loop {
             let is_closing = closing.is_cancelled();
-            let is_serving = !is_closing && coordinator.is_ready();
+            let is_out = router.as_ref().is_some_and(|router| router.out_of_service().is_some());
+            let is_serving = !is_closing && !is_out && coordinator.is_ready();
             if told != Some(is_serving) {
                 told = Some(is_serving);
                 let status = if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing };

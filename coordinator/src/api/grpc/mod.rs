@@ -78,7 +78,7 @@ pub(super) fn routes(
     let participants = ParticipantsServer::new(participants).max_decoding_message_size(max);
     let peers = PeersServer::new(peers::PeersService::new(handlers.coordinator().clone()))
         .max_decoding_message_size(max);
-    let health = health::service(handlers.coordinator().clone(), closing);
+    let health = health::service(handlers.coordinator().clone(), handlers.router().cloned(), closing);
     let mut routes =
         Routes::new(coordinator).add_service(participants).add_service(peers).add_service(health);
     match tonic_reflection::server::Builder::configure()

@@ -52,7 +52,7 @@ pub(super) async fn healthz() -> &'static str {
 struct Readiness {
     ready: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
+    reason: Option<String>,
     /// The partitions that are to work here and do not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     partitions: Vec<NotRunning>,
@@ -81,8 +81,11 @@ pub(super) async fn readyz(Shared(state): Shared<State>) -> Response {
             detail: state_detail(&info.state).to_owned(),
         })
         .collect();
-    let leaves = state.handlers.router().is_some_and(|router| router.is_leaving());
-    let reason = (leaves || state.closing.is_cancelled()).then_some("this node is shutting down");
+    let reason = if state.closing.is_cancelled() {
+        Some("this node is shutting down".to_owned())
+    } else {
+        state.handlers.router().and_then(|router| router.out_of_service())
+    };
     let ready = partitions.is_empty() && reason.is_none();
     let mut warnings = state.warnings.borrow().clone();
     warnings.extend(state.handlers.router().map(|router| router.view()).into_iter().flat_map(|view| {

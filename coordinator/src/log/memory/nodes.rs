@@ -40,7 +40,8 @@ impl Nodes {
         let agreed = self.raised + 1;
         nodes::check_format(beat, agreed)?;
         let old = self.nodes.get(&beat.node);
-        let bears = old.filter(|node| node.alive_until > now).map(|node| node.instance);
+        let bears =
+            old.filter(|node| node.alive_until > now).map(|node| (node.instance, node.address.clone()));
         nodes::check_instance(beat, bears)?;
         let draining = old.is_some_and(|node| node.draining);
         if beat.joins {

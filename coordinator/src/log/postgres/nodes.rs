@@ -24,7 +24,7 @@ const COMMIT: &str = "/* heartbeat */ COMMIT";
 const LOCK: &str = "/* heartbeat */ SELECT format FROM log_format FOR UPDATE";
 
 const BEARS: &str = "/* heartbeat */ \
-    SELECT instance FROM nodes WHERE node = $1 AND alive_until > clock_timestamp()";
+    SELECT instance, address FROM nodes WHERE node = $1 AND alive_until > clock_timestamp()";
 
 const FORGET: &str = "/* forget_nodes */ \
     DELETE FROM nodes WHERE heard_at < clock_timestamp() - $1 * interval '1 millisecond' AND NOT draining";
@@ -86,7 +86,7 @@ pub(super) async fn beat(
     let agreed = write_limited(limit, locking.fetch_one(lent.connection())).await?;
     let agreed = u32::try_from(agreed).unwrap_or(u32::MAX);
     nodes::check_format(&beat, agreed)?;
-    let bearing = sqlx::query_scalar::<_, Uuid>(BEARS).bind(&beat.node);
+    let bearing = sqlx::query_as::<_, (Uuid, String)>(BEARS).bind(&beat.node);
     let bears = read_limited(limit, bearing.fetch_optional(lent.connection())).await?;
     nodes::check_instance(&beat, bears)?;
     if beat.joins {

@@ -13,7 +13,8 @@ use crate::log::{ClusterView, Error, NodeBeat, NodeRow, PartitionRow};
 
 const FORMAT: &str = "/* heartbeat */ SELECT format FROM log_format";
 
-const BEARS: &str = "/* heartbeat */ SELECT instance FROM nodes WHERE node = $1 AND alive_until_ms > $2";
+const BEARS: &str =
+    "/* heartbeat */ SELECT instance, address FROM nodes WHERE node = $1 AND alive_until_ms > $2";
 
 const FORGET: &str = "/* forget_nodes */ DELETE FROM nodes WHERE heard_at_ms < $1 AND draining = 0";
 
@@ -48,13 +49,14 @@ pub(super) async fn beat(
         let agreed: i64 = sqlx::query_scalar(FORMAT).fetch_one(&mut *connection).await.map_err(reading)?;
         let agreed = u32::try_from(agreed).unwrap_or(u32::MAX);
         nodes::check_format(&beat, agreed)?;
-        let bears: Option<String> = sqlx::query_scalar(BEARS)
+        let bears: Option<(String, String)> = sqlx::query_as(BEARS)
             .bind(&beat.node)
             .bind(to_sql(now.0))
             .fetch_optional(&mut *connection)
             .await
             .map_err(reading)?;
-        nodes::check_instance(&beat, bears.and_then(|text| Uuid::try_parse(&text).ok()))?;
+        let bears = bears.and_then(|(instance, address)| Some((Uuid::try_parse(&instance).ok()?, address)));
+        nodes::check_instance(&beat, bears)?;
         if beat.joins {
             let before = Timestamp(now.0.saturating_sub(in_ms(FORGET_AFTER)));
             let forgetting = sqlx::query(FORGET).bind(to_sql(before.0)).execute(&mut *connection).await;
