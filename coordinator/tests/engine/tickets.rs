@@ -7,9 +7,9 @@ use std::time::Duration;
 use unanimity_coordinator::engine::{
     Begin, Claim, Commit, Coordinator, ListFilter, OperatorAction, PartitionCounters, PartitionState, Wait,
 };
-use unanimity_coordinator::log::TransactionLog;
+use unanimity_coordinator::log::{BlockKind, FaultRates, FaultyLog, TransactionLog};
 use unanimity_types::{
-    AbortReason, Birth, DecideHash, Epoch, ErrorCode, GENERATION, LogId, Mode, Name, Status,
+    AbortReason, Birth, DecideHash, Epoch, ErrorCode, GENERATION, LogId, Mode, Name, PartitionId, Status,
     TICKETED_TIMEOUT_MAX, Ticket, Xid,
 };
 
@@ -189,6 +189,54 @@ async fn t1_2_a_clean_end_loses_nothing() {
     let node = start_with(log, config("c"), participants).await;
     let refused = node.coordinator.register_as(branch(new_xid(), "stock"), seen(old)).await.unwrap_err();
     assert_eq!(refused.abort_reason, Some(AbortReason::OwnerChanged));
+}
+
+/// A take-over that stumbles between its epoch block and its life has answered nobody: a clean end stays one, and an
+/// unclean one does not become clean by that.
+#[tokio::test(start_paused = true)]
+async fn t1_2_a_take_over_that_stumbles_neither_spoils_a_clean_end_nor_cleans_an_unclean_one() {
+    let seed = fastrand::u64(..);
+    let mut stumbled = [0, 0];
+    for round in 0..40 {
+        let what = format!("seed {seed} round {round}");
+        let (memory, log) = memory();
+        let node = start(log.clone()).await;
+        let (known, late) = (new_xid(), new_xid());
+        let old = ticket(&node.coordinator);
+        register(&node.coordinator, known, &["stock"], old).await;
+        settle_down().await;
+        let clean = round % 2 == 0;
+        let participants = if clean {
+            node.engine.shutdown(Duration::from_secs(10)).await;
+            node.participants
+        } else {
+            node.kill()
+        };
+        let faulty = FaultyLog::over_memory(memory.clone(), seed.wrapping_add(round));
+        faulty.set_rates(FaultRates {
+            read_failed: 0.3,
+            append_failed: 0.2,
+            append_done_unknown: 0.2,
+            ..FaultRates::default()
+        });
+        let epochs =
+            || memory.raw_blocks(PartitionId(0)).iter().filter(|b| b.kind == BlockKind::Epoch).count();
+        let before = epochs();
+        let node = start_with(Arc::new(faulty.clone()), config("b"), participants).await;
+        faulty.set_rates(FaultRates::default());
+        stumbled[usize::from(clean)] += usize::from(epochs() > before + 1);
+        let c = &node.coordinator;
+        let commit = c.commit_as(naming(known, &["stock"]), own(old)).await;
+        let joined = c.register_as(branch(late, "stock"), seen(old)).await;
+        if clean {
+            assert!(commit.is_ok() && joined.is_ok(), "{what}: {commit:?} {joined:?}");
+        } else {
+            for error in [commit.unwrap_err(), joined.unwrap_err()] {
+                assert_eq!(error.abort_reason, Some(AbortReason::OwnerChanged), "{what}: {error:?}");
+            }
+        }
+    }
+    assert!(stumbled.iter().all(|count| *count > 3), "seed {seed}: {stumbled:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -108,6 +108,7 @@ impl PartitionTask {
         let mut pause = PAUSE_MIN;
         let mut inject = Vec::new();
         let mut accepting: Option<ReplyTo<LogPosition>> = None;
+        let mut unlived = None;
         while !*self.shutdown.borrow() {
             if !self.is_assigned().await {
                 continue;
@@ -127,7 +128,15 @@ impl PartitionTask {
             self.set_state(PartitionState::Recovering);
             let started = Instant::now();
             let trouble = self.trouble();
-            let recovery = recover(&self.log, self.partition, &self.config, asked, inject.clone(), &trouble);
+            let recovery = recover(
+                &self.log,
+                self.partition,
+                &self.config,
+                asked,
+                inject.clone(),
+                &mut unlived,
+                &trouble,
+            );
             let recovered = tokio::select! {
                 biased;
                 recovered = recovery => recovered,
@@ -160,6 +169,8 @@ impl PartitionTask {
                 (inject, accepting) = self.stopped(StopReason::LostTail(lost.why), lost.epoch).await;
                 continue;
             }
+            // From now on answers go out that no block holds yet.
+            unlived = None;
             let life = Life::new(&self, recovered, asked);
             if let Some(reply) = accepting.take() {
                 // The caller may have given up; the loss is accepted all the same.

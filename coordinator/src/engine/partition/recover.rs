@@ -21,7 +21,7 @@ use crate::engine::config::{EngineConfig, Timing};
 use crate::engine::request::StopReason;
 use crate::entropy;
 use crate::failpoint;
-use crate::log::{Block, BlockHeader, BlockKind, Error, Tip, TransactionLog, known_format};
+use crate::log::{Block, BlockHeader, BlockKind, Checksum, Error, Tip, TransactionLog, known_format};
 
 /// A recovery that takes long says how far it is so often.
 const TELL_EVERY: Duration = Duration::from_secs(3);
@@ -84,6 +84,24 @@ pub(super) struct LostTail {
     pub(super) epoch: Epoch,
 }
 
+/// Ends of the log that this task's own attempts left behind, and that no life followed: nobody was answered between a
+/// clean end and here, so it is still a clean one (protocol 1.2). Lost with the process, which costs little.
+#[derive(Debug)]
+pub(super) struct Unlived {
+    valid_since: Epoch,
+    ends: Vec<Checksum>,
+}
+
+/// Attempts leave an epoch block each while a log is in trouble; the last ones count.
+const UNLIVED_MAX: usize = 16;
+
+impl Unlived {
+    /// Since when tickets are valid behind this block, if it is an end of ours.
+    fn behind(&self, tip: Checksum) -> Option<Epoch> {
+        self.ends.contains(&tip).then_some(self.valid_since)
+    }
+}
+
 /// Why a recovery did not succeed.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -118,17 +136,19 @@ pub(super) type Trouble = Arc<dyn Fn(String) + Send + Sync>;
 ///
 /// First its epoch block: a synchronous write, so all before it is durable, and whoever owned it
 /// before fails from now on. Then the reading. `inject` is put on record right after the epoch block. The lease was asked
-/// for at `asked`: who slept, or copied a log, beyond its end leaves the next owner alone.
+/// for at `asked`: who slept, or copied a log, beyond its end leaves the next owner alone. `unlived` is what earlier
+/// attempts left, since the last life.
 pub(super) async fn recover(
     log: &Arc<dyn TransactionLog>,
     partition: PartitionId,
     config: &EngineConfig,
     asked: Instant,
     inject: Vec<PartitionEvent>,
+    unlived: &mut Option<Unlived>,
     trouble: &Trouble,
 ) -> Result<Recovered, Failure> {
     let leased_until = asked + config.lease;
-    let mut last = append_epoch(log, partition, config, leased_until, &inject, trouble).await?;
+    let mut last = append_epoch(log, partition, config, leased_until, &inject, unlived, trouble).await?;
     failpoint::reach("recover.after_epoch");
     let epoch = last.epoch;
     let inject: Vec<_> = inject.into_iter().map(|event| dated(event, &last)).collect();
@@ -170,6 +190,7 @@ async fn append_epoch(
     config: &EngineConfig,
     leased_until: Instant,
     inject: &[PartitionEvent],
+    unlived: &mut Option<Unlived>,
     trouble: &Trouble,
 ) -> Result<Block, Failure> {
     let now = log.now().await?;
@@ -197,10 +218,27 @@ async fn append_epoch(
         previous: tip.checksum,
     };
     // Tickets of before a restore are worth nothing, however the backup's last owner ended.
-    let valid_since = before.closed_since().filter(|_| !is_restored).unwrap_or(header.epoch);
+    let inherited = unlived.as_ref().and_then(|unlived| unlived.behind(tip.checksum));
+    let clean_since = before.closed_since().or(inherited).filter(|_| !is_restored);
+    let valid_since = clean_since.unwrap_or(header.epoch);
     let block = Block::in_format(config.format.get(), header, epoch_body(entropy::uuid(), valid_since));
+    remember(unlived, &block, clean_since);
     append(log, &block, trouble).await?;
     Ok(block)
+}
+
+/// Notes the ends that this epoch block may leave, before it is offered: whatever becomes of the offer, an end with that
+/// checksum is ours. The abort that an unclean end asks for is owed until a life has made it.
+fn remember(unlived: &mut Option<Unlived>, block: &Block, clean_since: Option<Epoch>) {
+    let Some(valid_since) = clean_since else {
+        *unlived = None;
+        return;
+    };
+    let known = unlived.take().filter(|unlived| unlived.valid_since == valid_since);
+    let mut ends = known.map(|unlived| unlived.ends).unwrap_or_default();
+    ends.extend([block.checksum, barrier_after(block).checksum]);
+    ends.drain(..ends.len().saturating_sub(UNLIVED_MAX));
+    *unlived = Some(Unlived { valid_since, ends });
 }
 
 /// The last block, on the server where the log goes on: a seal that somebody left unfinished is followed first
@@ -261,18 +299,7 @@ async fn append(log: &Arc<dyn TransactionLog>, block: &Block, trouble: &Trouble)
     match settle(Arc::clone(log), block.clone(), tell()).await {
         Settled::Written => Ok(()),
         Settled::AlreadyThere => {
-            let barrier = BlockHeader {
-                kind: BlockKind::Data,
-                partition: block.partition,
-                seq: block.seq.next(),
-                epoch: block.epoch,
-                floor: block.floor,
-                time: block.time,
-                previous: block.checksum,
-            };
-            match settle(Arc::clone(log), Block::in_format(block.version, barrier, Bytes::new()), tell())
-                .await
-            {
+            match settle(Arc::clone(log), barrier_after(block), tell()).await {
                 // The chain goes on behind the barrier: start over from there.
                 Settled::Written | Settled::AlreadyThere | Settled::Conflict => Err(Failure::Overtaken),
                 Settled::Refused { why, .. } => Err(Failure::Later(why)),
@@ -281,6 +308,20 @@ async fn append(log: &Arc<dyn TransactionLog>, block: &Block, trouble: &Trouble)
         Settled::Conflict => Err(Failure::Overtaken),
         Settled::Refused { why, .. } => Err(Failure::Later(why)),
     }
+}
+
+/// An empty block that makes the one before durable (protocol C4).
+fn barrier_after(block: &Block) -> Block {
+    let header = BlockHeader {
+        kind: BlockKind::Data,
+        partition: block.partition,
+        seq: block.seq.next(),
+        epoch: block.epoch,
+        floor: block.floor,
+        time: block.time,
+        previous: block.checksum,
+    };
+    Block::in_format(block.version, header, Bytes::new())
 }
 
 async fn replay(
