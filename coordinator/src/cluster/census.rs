@@ -30,6 +30,8 @@ pub struct Census {
     pub partitions: Vec<PartitionPlace>,
     /// Owners that did not say how their partitions are.
     pub missing: Vec<String>,
+    /// Why the node has not seen its cluster for a lease; empty if it has.
+    pub stale: String,
 }
 
 /// A node.
@@ -143,7 +145,8 @@ impl Router {
         });
         let partitions: Vec<PartitionPlace> = partitions.collect();
         let nodes = view.cluster.nodes.iter().map(|row| node(row, &partitions)).collect();
-        Census { node: view.node.clone(), format: view.cluster.format, nodes, partitions, missing }
+        let stale = view.stale.clone().unwrap_or_default();
+        Census { node: view.node.clone(), format: view.cluster.format, nodes, partitions, missing, stale }
     }
 }
 

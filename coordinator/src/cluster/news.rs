@@ -38,9 +38,16 @@ impl TopologyNews {
         news.due |= news.told.as_ref() != Some(&news.now());
     }
 
-    /// Whether something is owed at this moment.
+    /// Whether something is owed at this moment. A node that has not seen its cluster for a lease tells nothing: others
+    /// may know better, and their word must not be covered up.
     pub fn is_due(&mut self, now: Instant) -> bool {
-        self.due |= now >= self.again_at;
+        if now >= self.again_at {
+            self.due = true;
+        }
+        if self.view.borrow().stale.is_some() {
+            self.again_at = self.again_at.max(now + AGAIN_INTERVAL);
+            return false;
+        }
         self.due
     }
 
@@ -120,5 +127,27 @@ mod tests {
         tokio::time::advance(AGAIN_INTERVAL).await;
         assert_eq!(take(&mut news).expect("again").nodes.len(), 1);
         assert_eq!(news.expect("there").due_at(), Instant::now() + AGAIN_INTERVAL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn m10_a_node_that_does_not_see_its_cluster_tells_no_topology() {
+        let seen = view(true);
+        let views = watch::Sender::new(Arc::clone(&seen));
+        let mut news = Some(TopologyNews::new(views.subscribe()));
+        let take = |news: &mut Option<TopologyNews>| news.as_mut().and_then(|news| news.take(Instant::now()));
+        assert_eq!(take(&mut news).expect("the first").nodes.len(), 1);
+        views.send_replace(Arc::new(View { stale: Some("cut off".to_owned()), ..View::clone(&seen) }));
+        TopologyNews::changed(&mut news).await;
+        for _ in 0..3 {
+            assert_eq!(take(&mut news), None);
+            assert!(
+                news.as_ref().expect("there").due_at() > Instant::now(),
+                "nobody waits for it in a circle"
+            );
+            tokio::time::advance(AGAIN_INTERVAL).await;
+        }
+        views.send_replace(seen);
+        TopologyNews::changed(&mut news).await;
+        assert_eq!(take(&mut news).expect("it sees again").nodes.len(), 1);
     }
 }

@@ -193,6 +193,27 @@ fn owns(view: &View, node: &str) -> bool {
 }
 
 impl Shared {
+    fn is_stale(&self) -> bool {
+        self.view.borrow().stale.is_some()
+    }
+
+    /// The cluster was not seen for a lease: what was seen then is told to nobody any more.
+    fn grow_stale(&self, why: &str) {
+        let grew = self.view.send_if_modified(|view| {
+            let grows = view.stale.is_none();
+            if grows {
+                *view = Arc::new(View { stale: Some(why.to_owned()), ..View::clone(view) });
+            }
+            grows
+        });
+        if grew {
+            tracing::warn!(
+                why,
+                "the cluster was not seen for a lease: who owns what is not known until it is"
+            );
+        }
+    }
+
     fn beat(&self, joins: bool, servers: Vec<String>) -> NodeBeat {
         NodeBeat {
             node: self.config.node.clone(),
@@ -217,12 +238,14 @@ struct Member {
     /// Since when something is on its way from or to us.
     moving_since: Option<Instant>,
     next_at: Instant,
+    /// When the last good look was asked for.
+    seen_at: Instant,
 }
 
 impl Member {
     fn new(shared: Arc<Shared>) -> Self {
-        let next_at = Instant::now();
-        Self { shared, joined: false, heirs: BTreeMap::new(), moving_since: None, next_at }
+        let now = Instant::now();
+        Self { shared, joined: false, heirs: BTreeMap::new(), moving_since: None, next_at: now, seen_at: now }
     }
 
     async fn run(mut self) {
@@ -244,13 +267,26 @@ impl Member {
         let lease = shared.config.lease;
         let beat = shared.beat(!self.joined, shared.log.servers().await);
         let asked = Instant::now();
-        let seen = match tokio::time::timeout(lease, shared.log.heartbeat(&beat, lease)).await {
-            Ok(seen) => seen,
-            Err(_) => Err(log::Error::Unavailable("no answer within a lease".to_owned())),
+        let mut beating = std::pin::pin!(tokio::time::timeout(lease, shared.log.heartbeat(&beat, lease)));
+        let answered = tokio::select! {
+            biased;
+            answered = &mut beating => answered,
+            () = tokio::time::sleep_until(self.seen_at + lease), if !shared.is_stale() => {
+                shared.grow_stale("the log's database does not answer");
+                beating.await
+            }
         };
+        let no_answer = |_| Err(log::Error::Unavailable("no answer within a lease".to_owned()));
+        let seen = answered.unwrap_or_else(no_answer);
+        if let Err(error) = &seen
+            && self.seen_at.elapsed() >= lease
+        {
+            shared.grow_stale(&error.to_string());
+        }
         match seen {
             Ok(cluster) => {
                 self.joined = true;
+                self.seen_at = asked;
                 // Before anything is assigned: whoever writes writes what all read (protocol M18).
                 self.shared.config.agreed.raise(u16::try_from(cluster.format).unwrap_or(u16::MAX));
                 let view = View::new(&self.shared.config.node, cluster);

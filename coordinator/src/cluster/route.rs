@@ -238,6 +238,13 @@ impl Router {
                 return call.here().await.map(|answer| Carried { answer, owner: None });
             };
             let place = self.place(to, &state, tries.hint.take());
+            if place == Place::Nobody
+                && by.hops == 0
+                && let Some(error) = self.not_known(to)
+            {
+                // Another node may see more.
+                return Err(tries.give_up(error));
+            }
             let look_again = Instant::now() + LOOK_INTERVAL;
             match &place {
                 Place::Here => match call.here().await {
@@ -404,14 +411,31 @@ impl Router {
         (node != self.node && !address.is_empty()).then(|| address.to_owned())
     }
 
+    /// What a caller is told while this node does not see its cluster.
+    fn not_known(&self, partition: PartitionId) -> Option<Error> {
+        let view = self.view.borrow();
+        let why = view.stale.as_ref()?;
+        let message = format!(
+            "this node has not seen its cluster for a lease ({why}), so who owns partition {partition} is not known \
+             here; ask another node, or this one later"
+        );
+        Some(Error::new(ErrorCode::Unavailable, message).retry_after(Duration::from_millis(500)))
+    }
+
     /// What a node is told that passed a call on: it was not taken, and that node asks again.
     fn not_here(&self, partition: PartitionId) -> Error {
         Error { code: ErrorCode::NotOwner, ..self.nobody(partition) }
     }
 
     fn nobody(&self, partition: PartitionId) -> Error {
-        let message =
-            format!("nobody takes calls for partition {partition} at the moment; nothing is lost, try again");
+        let message = match self.view.borrow().unserved(partition) {
+            Some(why) => format!("nobody can serve partition {partition}: {why}; nothing is lost, try again"),
+            None => {
+                format!(
+                    "nobody takes calls for partition {partition} at the moment; nothing is lost, try again"
+                )
+            }
+        };
         let error = Error::new(ErrorCode::Unavailable, message).retry_after(Duration::from_millis(500));
         match self.known_owner(partition) {
             Some(address) => error.owned_by(address),

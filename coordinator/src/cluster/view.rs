@@ -19,6 +19,9 @@ pub struct View {
     /// Why the cluster does not have the node that looked, if it does not: another process bears its name, or it knows
     /// too little.
     pub refused: Option<String>,
+    /// Why the node has not seen its cluster for a lease, if so: owners may have changed since without a word, so who owns
+    /// what is not known any more.
+    pub stale: Option<String>,
 }
 
 impl View {
@@ -26,7 +29,7 @@ impl View {
     #[must_use]
     pub fn new(node: &str, cluster: ClusterView) -> Self {
         let planned = plan(&cluster);
-        Self { node: node.to_owned(), cluster, planned, refused: None }
+        Self { node: node.to_owned(), cluster, planned, refused: None, stale: None }
     }
 
     /// The nodes that live.
@@ -40,9 +43,13 @@ impl View {
         self.cluster.nodes.iter().find(|row| row.node == node)
     }
 
-    /// Who holds a partition's lease: name and address. A partition that nobody holds has none.
+    /// Who holds a partition's lease: name and address. A partition that nobody holds has none, and of a stale view
+    /// none is known.
     #[must_use]
     pub fn owner(&self, partition: PartitionId) -> Option<(&str, &str)> {
+        if self.stale.is_some() {
+            return None;
+        }
         let row = self.cluster.partitions.iter().find(|row| row.partition == partition)?;
         if row.remaining.is_zero() {
             return None;

@@ -114,6 +114,29 @@ async fn a_node_whose_beat_cannot_be_written_keeps_what_it_has() {
     assert_eq!((a.running(), b.running()), (had_a, had_b));
 }
 
+/// M10: a node that is cut off from the database knows for a lease who owns what, and then says that it does not.
+#[tokio::test(start_paused = true)]
+async fn m10_a_node_that_does_not_see_its_cluster_for_a_lease_names_no_owner() {
+    let world = World::new();
+    let faulty = FaultyLog::over_memory(world.memory.clone(), 1);
+    let (a, b) = (world.node("a").await, world.node_over("b", Arc::new(faulty.clone())).await);
+    balanced(&[&a, &b]).await;
+    let theirs = a.running()[0];
+    until("b has seen that", || b.cluster.view().owner(theirs).is_some_and(|(node, _)| node == "a")).await;
+    faulty.set_unavailable(true);
+    let cut = tokio::time::Instant::now();
+    tokio::time::sleep(LEASE / 2).await;
+    assert!(b.cluster.view().owner(theirs).is_some(), "a moment says nothing");
+    until("b owns up", || b.cluster.view().stale.is_some()).await;
+    assert!(cut.elapsed() <= LEASE + Duration::from_secs(1), "{:?}", cut.elapsed());
+    let view = b.cluster.view();
+    assert!(view.cluster.partitions.iter().all(|row| view.owner(row.partition).is_none()));
+    faulty.set_unavailable(false);
+    until("b sees again", || b.cluster.view().stale.is_none()).await;
+    balanced(&[&a, &b]).await;
+    assert!(b.cluster.view().owner(theirs).is_some());
+}
+
 /// A node that starts while the database is away joins when it is back.
 #[tokio::test(start_paused = true)]
 async fn a_node_joins_when_the_database_is_back() {

@@ -99,6 +99,23 @@ fn begin() -> v1::BeginRequest {
     v1::BeginRequest { mode: v1::Mode::Tcc.into(), xid: Uuid::now_v7().to_string(), ..Default::default() }
 }
 
+/// M10: what was true a lease ago leads nobody to an owner that may be long dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn m10_a_node_that_does_not_see_its_cluster_refuses_at_once_and_names_nobody() {
+    let (a, b) = (Lost::start("a", 100).await, Lost::start("b", 100).await);
+    a.believes_in(&b);
+    a.view.send_modify(|view| {
+        *view = Arc::new(View { stale: Some("the database is away".to_owned()), ..View::clone(view) });
+    });
+    let mut client = CoordinatorClient::connect(a.url.clone()).await.unwrap();
+    let mut patient = tonic::Request::new(begin());
+    patient.set_timeout(Duration::from_secs(600));
+    let refused = client.begin(patient).await.unwrap_err();
+    let detail = unanimity_proto::error_from_status(&refused).unwrap();
+    assert_eq!((detail.code.as_str(), detail.owner_address.as_str()), ("unavailable", ""), "{detail:?}");
+    assert!(detail.retry_after_ms > 0 && refused.message().contains("the database is away"), "{refused:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn m10_two_nodes_that_believe_in_each_other_pass_a_call_on_twice() {
     let (a, b) = (Lost::start("a", 100).await, Lost::start("b", 100).await);

@@ -265,6 +265,7 @@ pub(super) fn cluster(census: Census, log_id: LogId) -> v1::Cluster {
         nodes: nodes.collect(),
         partitions: partitions.collect(),
         missing_nodes: census.missing,
+        stale: census.stale,
     }
 }
 

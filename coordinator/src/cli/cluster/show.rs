@@ -83,6 +83,13 @@ fn text(cluster: &v1::Cluster) -> String {
     if !cluster.missing_nodes.is_empty() {
         text.push_str(&format!("\nno answer from {}", safe(&cluster.missing_nodes.join(", "))));
     }
+    if !cluster.stale.is_empty() {
+        text.push_str(&format!(
+            "\nas it was a while ago: {} has not seen its cluster for a lease ({})",
+            safe(&cluster.node),
+            safe(&cluster.stale)
+        ));
+    }
     text
 }
 
@@ -132,5 +139,6 @@ fn value(cluster: &v1::Cluster) -> serde_json::Value {
         "nodes": nodes,
         "partitions": partitions,
         "missing_nodes": cluster.missing_nodes,
+        "stale": cluster.stale,
     })
 }

@@ -18,6 +18,9 @@ pub(crate) struct ClusterBody {
     /// Owners that did not say how their partitions are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) missing_nodes: Vec<String>,
+    /// Why the node that answers has not seen its cluster for a lease; missing if it has.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) stale: String,
 }
 
 /// A node.
@@ -79,6 +82,7 @@ impl From<Census> for ClusterBody {
             nodes: census.nodes.into_iter().map(NodeBody::from).collect(),
             partitions: census.partitions.into_iter().map(PlaceBody::from).collect(),
             missing_nodes: census.missing,
+            stale: census.stale,
         }
     }
 }
