@@ -7,8 +7,8 @@ use std::time::Duration;
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::timeout;
 use unanimity_coordinator::log::{
-    Appended, Block, BlockKind, Error, PARTITIONS_DEFAULT, PostgresLog, PostgresOptions, TransactionLog,
-    migrate_postgres,
+    Appended, Block, BlockKind, Error, NodeBeat, PARTITIONS_DEFAULT, PostgresLog, PostgresOptions,
+    TransactionLog, migrate_postgres,
 };
 use unanimity_types::{Seq, Status};
 
@@ -372,4 +372,94 @@ async fn the_views_unpack_the_detail() {
     assert_eq!(rows[2], ("k".into(), "a_later_word".into(), 0, None, None));
     connection.close().await.unwrap();
     subject.finish().await;
+}
+
+async fn opened(database: &Database) -> PostgresLog {
+    PostgresLog::open(&database.url, PostgresOptions::default()).await.unwrap()
+}
+
+fn beat(node: &str) -> NodeBeat {
+    NodeBeat {
+        node: node.to_owned(),
+        instance: uuid::Uuid::new_v4(),
+        joins: true,
+        address: format!("http://{node}"),
+        version: "1".to_owned(),
+        formats: 2,
+        servers: Vec::new(),
+        leaving: false,
+    }
+}
+
+/// A beat of a node that lives waits for nobody who joins or raises; and whoever has to wait gives up in time.
+#[tokio::test]
+async fn f1_a_beat_does_not_wait_for_others_and_nobody_hangs_behind_a_stuck_one() {
+    let database = Database::create().await;
+    migrate_postgres(&database.url, Some(1)).await.unwrap();
+    let log = opened(&database).await;
+    let (lease, patience) = (Duration::from_secs(6), Duration::from_secs(60));
+    let (mut a, b) = (beat("a"), beat("b"));
+    assert_eq!(log.heartbeat(&a, lease * 10).await.unwrap().format, 2);
+    a.joins = false;
+    // Somebody sits on the format, and is not frozen: the server does not take its lock back.
+    let mut other = PgConnection::connect(&database.url).await.unwrap();
+    let mut stuck = other.begin().await.unwrap();
+    sqlx::query("SELECT format FROM log_format FOR UPDATE").execute(&mut *stuck).await.unwrap();
+    let view = tokio::time::timeout(patience, log.heartbeat(&a, lease * 10)).await.expect("no wait").unwrap();
+    assert!(view.format == 2 && view.nodes[0].alive);
+    let joining = tokio::time::timeout(patience, log.heartbeat(&b, lease)).await.expect("it gives up");
+    assert!(matches!(joining, Err(Error::Unavailable(_))), "{joining:?}");
+    stuck.rollback().await.unwrap();
+    // And on the node's own row.
+    let mut stuck = other.begin().await.unwrap();
+    sqlx::query("SELECT node FROM nodes FOR UPDATE").execute(&mut *stuck).await.unwrap();
+    let waiting = tokio::time::timeout(patience, log.heartbeat(&a, lease * 10)).await.expect("it gives up");
+    assert!(matches!(waiting, Err(Error::Unavailable(_))), "{waiting:?}");
+    stuck.rollback().await.unwrap();
+    assert_eq!(log.heartbeat(&b, lease).await.unwrap().nodes.len(), 2);
+    log.close().await;
+    database.remove().await;
+}
+
+/// M18: a node whose beat was on its way while the others raised the format without it finds that out at once, and its
+/// refused word keeps it alive for nobody.
+#[tokio::test]
+async fn m18_a_beat_that_was_under_way_during_a_raise_is_refused() {
+    let database = Database::create().await;
+    migrate_postgres(&database.url, Some(1)).await.unwrap();
+    let log = opened(&database).await;
+    let long = Duration::from_secs(60);
+    let mut old = NodeBeat { formats: 1, ..beat("old") };
+    assert_eq!(log.heartbeat(&old, long).await.unwrap().format, 1);
+    assert_eq!(log.heartbeat(&beat("new"), long).await.unwrap().format, 1, "one knows only that");
+    old.joins = false;
+    // A raise that takes its time, by somebody who saw the old node as silent already.
+    let mut other = PgConnection::connect(&database.url).await.unwrap();
+    let mut raise = other.begin().await.unwrap();
+    sqlx::query("SELECT format FROM log_format FOR UPDATE").execute(&mut *raise).await.unwrap();
+    sqlx::query("SELECT node FROM nodes ORDER BY node FOR UPDATE").execute(&mut *raise).await.unwrap();
+    let beating = {
+        let (log, old) = (opened(&database).await, old.clone());
+        tokio::spawn(async move { log.heartbeat(&old, long).await })
+    };
+    let mut look = PgConnection::connect(&database.url).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                 AND datname = current_database()";
+    while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut look).await.unwrap() == 0 {
+        assert!(!beating.is_finished(), "it did not wait");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sqlx::query("UPDATE log_format SET format = 2").execute(&mut *raise).await.unwrap();
+    raise.commit().await.unwrap();
+    let refused = beating.await.unwrap();
+    assert!(matches!(refused, Err(Error::Schema(_))), "{refused:?}");
+    let until = "SELECT alive_until FROM nodes WHERE node = 'old'";
+    let until = format!("SELECT ({until})::text");
+    let before: String =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(until.clone())).fetch_one(&mut look).await.unwrap();
+    assert!(matches!(log.heartbeat(&old, long).await, Err(Error::Schema(_))));
+    let after: String = sqlx::query_scalar(sqlx::AssertSqlSafe(until)).fetch_one(&mut look).await.unwrap();
+    assert_eq!(before, after);
+    log.close().await;
+    database.remove().await;
 }

@@ -1,11 +1,16 @@
 //! Nodes, and who owns what.
 //!
-//! Every beat locks the one row of `log_format`: a node that joins and one that would raise the format wait for
-//! one another, so nobody joins unseen that does not know what is agreed.
+//! Two who must not miss one another lock the one row of `log_format`: a node that joins, so that nobody is let in who
+//! does not know what is agreed, and one that raises the format. A plain beat of a node that lives waits for nobody: it
+//! changes the node's own row, and only while that row lives and its format is enough. Whoever raises locks the nodes'
+//! rows as well before it counts them: a beat that is under way is waited for, and one that comes later looks at the
+//! format once more behind its own word.
 
 use std::time::Duration;
 
-use sqlx::FromRow;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{FromRow, Postgres};
 use unanimity_types::PartitionId;
 use uuid::Uuid;
 
@@ -15,13 +20,28 @@ use crate::log::nodes::{self, FORGET_AFTER};
 use crate::log::row::{from_sql, to_sql};
 use crate::log::{ClusterView, Error, NodeBeat, NodeRow, PartitionRow};
 
-/// Each statement is to see what the one that held the lock before has written. The lock is everybody's: of a node that
-/// is frozen or cut off in the middle of its beat, the server takes it back, long before the others' leases are over.
+/// Each statement is to see what the one that held a lock before has written. Locks are others' too: of a node that is
+/// frozen or cut off in the middle of its beat, the server takes them back, long before the others' leases are over; and
+/// whoever waits for one gives up in time to try again.
 const BEGIN: &str = "/* heartbeat */ BEGIN ISOLATION LEVEL READ COMMITTED; \
-    SET LOCAL idle_in_transaction_session_timeout = 1500";
+    SET LOCAL idle_in_transaction_session_timeout = 1500; SET LOCAL lock_timeout = 2000";
 const COMMIT: &str = "/* heartbeat */ COMMIT";
 
+/// What one statement of a beat may take: half of a lease.
+const STATEMENT_MAX: Duration = Duration::from_secs(3);
+
 const LOCK: &str = "/* heartbeat */ SELECT format FROM log_format FOR UPDATE";
+
+/// In one order: whoever locks several of them waits in one direction.
+const LOCK_NODES: &str = "/* heartbeat */ SELECT node FROM nodes ORDER BY node FOR UPDATE";
+
+const FORMAT: &str = "/* heartbeat */ SELECT format FROM log_format";
+
+const LIVE_ON: &str = "/* heartbeat */ \
+    UPDATE nodes SET address = $3, version = $4, formats = $5, leaving = $6, servers = $8, \
+        heard_at = clock_timestamp(), alive_until = clock_timestamp() + $7 * interval '1 millisecond' \
+    WHERE node = $1 AND instance = $2 AND alive_until > clock_timestamp() \
+        AND $5 >= (SELECT format FROM log_format)";
 
 const BEARS: &str = "/* heartbeat */ \
     SELECT instance, address FROM nodes WHERE node = $1 AND alive_until > clock_timestamp()";
@@ -81,19 +101,91 @@ pub(super) async fn beat(
     duration: Duration,
     limit: Duration,
 ) -> Result<ClusterView, Error> {
-    control(&mut lent, limit, BEGIN).await?;
-    let locking = sqlx::query_scalar::<_, i32>(LOCK);
-    let agreed = write_limited(limit, locking.fetch_one(lent.connection())).await?;
+    let limit = limit.min(STATEMENT_MAX);
+    if beat.joins || !live_on(&mut lent, &beat, duration, limit).await? {
+        join(&mut lent, &beat, duration, limit).await?;
+    }
+    let nodes = list(&mut lent, limit).await?;
+    let listing = sqlx::query_as::<_, PartitionRecord>(PARTITIONS);
+    let records = read_limited(limit, listing.fetch_all(lent.connection())).await?;
+    // Last: what was raised before our word was heard is seen here.
+    let reading = sqlx::query_scalar::<_, i32>(FORMAT);
+    let agreed = read_limited(limit, reading.fetch_one(lent.connection())).await?;
     let agreed = u32::try_from(agreed).unwrap_or(u32::MAX);
     nodes::check_format(&beat, agreed)?;
+    let format = if nodes::agree(agreed, &nodes) > agreed {
+        match raise(&mut lent, limit).await {
+            Ok(format) => {
+                lent.give_back();
+                format
+            }
+            // The next beat tries again.
+            Err(error) => {
+                tracing::debug!(%error, "the block format could not be raised");
+                agreed
+            }
+        }
+    } else {
+        lent.give_back();
+        agreed
+    };
+    Ok(ClusterView { nodes, partitions: records.into_iter().map(partition).collect(), format })
+}
+
+/// The word of a node that lives. Answers whether it was taken: if not, it is for [`join`] to say why.
+async fn live_on(
+    lent: &mut Lent,
+    beat: &NodeBeat,
+    duration: Duration,
+    limit: Duration,
+) -> Result<bool, Error> {
+    control(lent, limit, BEGIN).await?;
+    let living = bind(sqlx::query(LIVE_ON), beat, duration);
+    let taken = write_limited(limit, living.execute(lent.connection())).await?.rows_affected() == 1;
+    control(lent, limit, COMMIT).await?;
+    Ok(taken)
+}
+
+/// The word of a node that comes, or comes back: alone with the format.
+async fn join(lent: &mut Lent, beat: &NodeBeat, duration: Duration, limit: Duration) -> Result<(), Error> {
+    control(lent, limit, BEGIN).await?;
+    let locking = sqlx::query_scalar::<_, i32>(LOCK);
+    let agreed = write_limited(limit, locking.fetch_one(lent.connection())).await?;
+    nodes::check_format(beat, u32::try_from(agreed).unwrap_or(u32::MAX))?;
     let bearing = sqlx::query_as::<_, (Uuid, String)>(BEARS).bind(&beat.node);
     let bears = read_limited(limit, bearing.fetch_optional(lent.connection())).await?;
-    nodes::check_instance(&beat, bears)?;
+    nodes::check_instance(beat, bears)?;
     if beat.joins {
         let forgetting = sqlx::query(FORGET).bind(milliseconds(FORGET_AFTER));
         write_limited(limit, forgetting.execute(lent.connection())).await?;
     }
-    let beating = sqlx::query(BEAT)
+    let beating = bind(sqlx::query(BEAT), beat, duration);
+    write_limited(limit, beating.execute(lent.connection())).await?;
+    control(lent, limit, COMMIT).await
+}
+
+/// Raises the format to what every living node knows. Answers the format.
+async fn raise(lent: &mut Lent, limit: Duration) -> Result<u32, Error> {
+    control(lent, limit, BEGIN).await?;
+    let locking = sqlx::query_scalar::<_, i32>(LOCK);
+    let agreed = write_limited(limit, locking.fetch_one(lent.connection())).await?;
+    let agreed = u32::try_from(agreed).unwrap_or(u32::MAX);
+    let locking = sqlx::query_scalar::<_, String>(LOCK_NODES);
+    write_limited(limit, locking.fetch_all(lent.connection())).await?;
+    let format = nodes::agree(agreed, &list(lent, limit).await?);
+    let raising = sqlx::query(RAISE).bind(i32::try_from(format).unwrap_or(i32::MAX));
+    write_limited(limit, raising.execute(lent.connection())).await?;
+    control(lent, limit, COMMIT).await?;
+    Ok(format)
+}
+
+/// What [`BEAT`] and [`LIVE_ON`] say of a node.
+fn bind<'q>(
+    query: Query<'q, Postgres, PgArguments>,
+    beat: &'q NodeBeat,
+    duration: Duration,
+) -> Query<'q, Postgres, PgArguments> {
+    query
         .bind(&beat.node)
         .bind(beat.instance)
         .bind(&beat.address)
@@ -101,23 +193,16 @@ pub(super) async fn beat(
         .bind(i32::try_from(beat.formats).unwrap_or(i32::MAX))
         .bind(beat.leaving)
         .bind(milliseconds(duration))
-        .bind(&beat.servers);
-    write_limited(limit, beating.execute(lent.connection())).await?;
+        .bind(&beat.servers)
+}
+
+async fn list(lent: &mut Lent, limit: Duration) -> Result<Vec<NodeRow>, Error> {
     let listing = sqlx::query_as::<_, NodeRecord>(NODES);
     let records = read_limited(limit, listing.fetch_all(lent.connection())).await?;
     let mut nodes: Vec<NodeRow> = records.into_iter().map(node).collect();
     // Not by the database's collation: every node is to see the same order.
     nodes.sort_unstable_by(|one, other| one.node.cmp(&other.node));
-    let format = nodes::agree(agreed, &nodes);
-    if format > agreed {
-        let raising = sqlx::query(RAISE).bind(i32::try_from(format).unwrap_or(i32::MAX));
-        write_limited(limit, raising.execute(lent.connection())).await?;
-    }
-    let listing = sqlx::query_as::<_, PartitionRecord>(PARTITIONS);
-    let records = read_limited(limit, listing.fetch_all(lent.connection())).await?;
-    control(&mut lent, limit, COMMIT).await?;
-    lent.give_back();
-    Ok(ClusterView { nodes, partitions: records.into_iter().map(partition).collect(), format })
+    Ok(nodes)
 }
 
 pub(super) async fn set_draining(
