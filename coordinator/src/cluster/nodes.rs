@@ -263,7 +263,7 @@ impl Member {
 
     /// Beats, looks, plans, and tells the partitions.
     async fn look(&mut self) -> Result<(), log::Error> {
-        let Self { shared, .. } = &*self;
+        let shared = Arc::clone(&self.shared);
         let lease = shared.config.lease;
         let beat = shared.beat(!self.joined, shared.log.servers().await);
         let asked = Instant::now();
