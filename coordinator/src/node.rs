@@ -58,7 +58,7 @@ pub struct Node {
     server: Option<Server>,
     closing: CancellationToken,
     /// Ends with the node.
-    _looking: AbortOnDropHandle<()>,
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 #[derive(Debug)]

@@ -24,6 +24,7 @@ mod nodes;
 mod pool;
 mod remote;
 mod route;
+mod tidings;
 mod view;
 
 pub use balance::plan;
@@ -35,4 +36,5 @@ pub use nodes::{Cluster, ClusterConfig};
 pub(crate) use pool::Lane;
 pub use route::Router;
 pub(crate) use route::{By, Call, Carried, closing};
+pub use tidings::Tidings;
 pub use view::View;

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use unanimity_types::PartitionId;
 use uuid::Uuid;
 
+use super::tidings::Tidings;
 use super::view::View;
 use crate::engine::{Assignment, Assignments, Heir};
 use crate::entropy;
@@ -23,6 +24,8 @@ const LOOK_WHILE_MOVING: Duration = Duration::from_millis(100);
 /// A move that takes longer than this waits for something that takes its time: nodes look less often then.
 const MOVING_SOON: Duration = Duration::from_secs(5);
 const LOOK_WHILE_WAITING: Duration = Duration::from_millis(500);
+/// Between two looks that others ask for: they move partitions in crowds, and each tells.
+const LOOK_GAP: Duration = Duration::from_millis(25);
 /// After a lease's end, so that the look does not come just before it.
 const PAST_THE_END: Duration = Duration::from_millis(5);
 /// How often a beat is tried that could not be written.
@@ -77,8 +80,8 @@ struct Shared {
     /// This process, among those that bear or bore the name.
     instance: Uuid,
     leaving: watch::Sender<bool>,
-    /// Somebody wants a look now.
-    look: Notify,
+    /// Words from and to other nodes.
+    tidings: Arc<Tidings>,
 }
 
 impl Cluster {
@@ -96,13 +99,15 @@ impl Cluster {
             instance: entropy::uuid(),
             view: watch::Sender::new(Arc::new(view)),
             leaving: watch::Sender::new(false),
-            look: Notify::new(),
+            tidings: Arc::default(),
         });
         let mut member = Member::new(Arc::clone(&shared));
         // Whatever else went wrong is tried again.
         if let Err(error @ log::Error::Schema(_)) = member.look().await {
             return Err(error);
         }
+        // Whoever is to hand something over to this node need not wait for its own next look.
+        shared.tidings.tell(None);
         Ok(Self { shared, task: task::spawn(member.run()) })
     }
 
@@ -124,6 +129,12 @@ impl Cluster {
         self.shared.view.subscribe()
     }
 
+    /// Words from and to other nodes: for the router.
+    #[must_use]
+    pub fn tidings(&self) -> Arc<Tidings> {
+        Arc::clone(&self.shared.tidings)
+    }
+
     /// The block format that the cluster agreed on: for the engine's configuration.
     #[must_use]
     pub fn format(&self) -> AgreedFormat {
@@ -138,7 +149,7 @@ impl Cluster {
 
     /// Looks at the cluster now instead of later: something is known to have changed.
     pub fn look_now(&self) {
-        self.shared.look.notify_one();
+        self.shared.tidings.look_here();
     }
 
     /// The node is to stop: it gives up what it owns. Each partition is handed over as soon as the node that it is
@@ -157,6 +168,8 @@ impl Cluster {
             tracing::warn!("the cluster could not be told that this node stops");
             return false;
         }
+        // The heirs: what they are to have is handed over when they have looked.
+        self.shared.tidings.tell(None);
         let gone = view.wait_for(|view| !owns(view, node));
         if !matches!(tokio::time::timeout_at(until, gone).await, Ok(Ok(_))) {
             tracing::warn!(
@@ -238,6 +251,8 @@ struct Member {
     /// Since when something is on its way from or to us.
     moving_since: Option<Instant>,
     next_at: Instant,
+    /// When the last look began.
+    looked_at: Instant,
     /// When the last good look was asked for.
     seen_at: Instant,
 }
@@ -245,7 +260,15 @@ struct Member {
 impl Member {
     fn new(shared: Arc<Shared>) -> Self {
         let now = Instant::now();
-        Self { shared, joined: false, heirs: BTreeMap::new(), moving_since: None, next_at: now, seen_at: now }
+        Self {
+            shared,
+            joined: false,
+            heirs: BTreeMap::new(),
+            moving_since: None,
+            next_at: now,
+            looked_at: now,
+            seen_at: now,
+        }
     }
 
     async fn run(mut self) {
@@ -253,7 +276,7 @@ impl Member {
         loop {
             tokio::select! {
                 biased;
-                () = shared.look.notified() => {}
+                () = shared.tidings.asked_to_look() => tokio::time::sleep_until(self.looked_at + LOOK_GAP).await,
                 () = tokio::time::sleep_until(self.next_at) => {}
             }
             // What went wrong was said.
@@ -267,6 +290,7 @@ impl Member {
         let lease = shared.config.lease;
         let beat = shared.beat(!self.joined, shared.log.servers().await);
         let asked = Instant::now();
+        self.looked_at = asked;
         let mut beating = std::pin::pin!(tokio::time::timeout(lease, shared.log.heartbeat(&beat, lease)));
         let answered = tokio::select! {
             biased;

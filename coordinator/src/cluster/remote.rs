@@ -97,6 +97,13 @@ impl Peers for Router {
         .boxed()
     }
 
+    fn look(&self, whom: Option<&str>) {
+        if whom.is_none() {
+            self.look_here();
+        }
+        self.tidings().tell(whom);
+    }
+
     fn open(&self, filter: ListFilter) -> BoxFuture<'_, Elsewhere> {
         async move {
             let parts = self.others().into_iter().map(|(node, address)| {

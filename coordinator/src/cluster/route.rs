@@ -26,6 +26,7 @@ use super::failure::{Failure, broke};
 use super::gates::Gates;
 use super::news::TopologyNews;
 use super::pool::{Lane, Pool};
+use super::tidings::Tidings;
 use super::view::View;
 use crate::engine::{Coordinator, Error, PartitionState};
 use crate::wall_clock;
@@ -100,12 +101,13 @@ pub struct Router {
     view: watch::Receiver<Arc<View>>,
     pool: Pool,
     gates: Gates,
+    tidings: Arc<Tidings>,
 }
 
 impl Router {
     /// A router for the node whose engine `here` is.
     #[must_use]
-    pub fn new(here: Coordinator, view: watch::Receiver<Arc<View>>) -> Self {
+    pub fn new(here: Coordinator, view: watch::Receiver<Arc<View>>, tidings: Arc<Tidings>) -> Self {
         let info = here.info();
         Self {
             here,
@@ -114,6 +116,7 @@ impl Router {
             view,
             pool: Pool::default(),
             gates: Gates::default(),
+            tidings,
         }
     }
 
@@ -136,6 +139,10 @@ impl Router {
             return Some(format!("the cluster does not have this node: {why}"));
         }
         view.row(&self.node).filter(|row| row.leaving).map(|_| "this node is shutting down".to_owned())
+    }
+
+    pub(super) fn tidings(&self) -> &Tidings {
+        &self.tidings
     }
 
     /// This node's engine.

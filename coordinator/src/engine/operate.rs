@@ -124,6 +124,9 @@ impl Coordinator {
             let message = format!("the cluster knows no node {node:?}: see `unanimity cluster`");
             return Err(Error::new(ErrorCode::InvalidRequest, message));
         }
+        if let Some(peers) = self.peers() {
+            peers.look(None);
+        }
         let OperatorAction { operator, reason } = action;
         tracing::warn!(node, draining, operator, reason, "an operator said whether a node is to be drained");
         Ok(())

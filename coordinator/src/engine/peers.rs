@@ -56,6 +56,12 @@ pub trait Peers: std::fmt::Debug + Send + Sync + 'static {
     /// shows them again. An error says that a log lost its tail, or is not ours.
     fn witness(&self, positions: Vec<LogPosition>) -> BoxFuture<'_, Result<(), Error>>;
 
+    /// Something about the cluster changed: the node at this address, or every one, this included, is to look now.
+    /// Best effort, and without a wait: a node that is not told finds out at its next look. Where nodes are not told of one another that is all there is.
+    fn look(&self, whom: Option<&str>) {
+        let _ = whom;
+    }
+
     /// The open transactions of all other living nodes that a list asks for, the newest of each.
     fn open(&self, filter: ListFilter) -> BoxFuture<'_, Elsewhere>;
 }

@@ -213,7 +213,8 @@ impl NodeBuilder {
         engine_config.format = cluster.format();
         let engine =
             Engine::start_assigned(engine_config, Arc::clone(&log), &dispatcher, cluster.assignments());
-        let router = Arc::new(Router::new(engine.coordinator(), cluster.watch()));
+        let router = Arc::new(Router::new(engine.coordinator(), cluster.watch(), cluster.tidings()));
+        let telling = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&router).spread_tidings()));
         engine.coordinator().join(Arc::clone(&router) as Arc<dyn Peers>);
         let closing = CancellationToken::new();
         let (told, warnings) = watch::channel(Vec::new());
@@ -240,7 +241,7 @@ impl NodeBuilder {
             ));
             Server { address, task }
         });
-        Ok(Node { engine, cluster, delivery, log, config, server, closing, _looking: looking })
+        Ok(Node { engine, cluster, delivery, log, config, server, closing, _tasks: [looking, telling] })
     }
 }
 

@@ -41,7 +41,7 @@ impl Lost {
         let assignments = Assignments::none(1);
         let engine = Engine::start_assigned(engine_config, log, &dispatcher, assignments.listen());
         let view = watch::Sender::new(Arc::new(View::new(name, ClusterView::default())));
-        let router = Arc::new(Router::new(engine.coordinator(), view.subscribe()));
+        let router = Arc::new(Router::new(engine.coordinator(), view.subscribe(), Arc::default()));
         let home = MemberHome { coordinator: engine.coordinator(), router: Arc::clone(&router) };
         let closing = CancellationToken::new();
         let assembled = api::assemble(Parts {

@@ -21,3 +21,4 @@ mod servers;
 #[allow(dead_code, reason = "shared with the engine's tests")]
 #[path = "../engine/support.rs"]
 mod support;
+mod told;

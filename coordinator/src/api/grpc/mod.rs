@@ -56,6 +56,7 @@ pub(super) const METHODS: &[&str] = &[
     "/unanimity.v1.Peers/InquirePartition",
     "/unanimity.v1.Peers/Witness",
     "/unanimity.v1.Peers/ListOpen",
+    "/unanimity.v1.Peers/Look",
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
 ];
@@ -76,8 +77,11 @@ pub(super) fn routes(
         CoordinatorServer::new(service::CoordinatorService::new(handlers.clone(), Arc::new(commands)))
             .max_decoding_message_size(max);
     let participants = ParticipantsServer::new(participants).max_decoding_message_size(max);
-    let peers = PeersServer::new(peers::PeersService::new(handlers.coordinator().clone()))
-        .max_decoding_message_size(max);
+    let peers = PeersServer::new(peers::PeersService::new(
+        handlers.coordinator().clone(),
+        handlers.router().cloned(),
+    ))
+    .max_decoding_message_size(max);
     let health = health::service(handlers.coordinator().clone(), handlers.router().cloned(), closing);
     let mut routes =
         Routes::new(coordinator).add_service(participants).add_service(peers).add_service(health);

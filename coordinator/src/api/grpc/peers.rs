@@ -1,5 +1,6 @@
 //! The service `unanimity.v1.Peers`: what this node's partitions answer to the engines of other nodes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::{Request, Response, Status};
@@ -9,17 +10,19 @@ use unanimity_types::{ErrorCode, Limits, LogPosition, Mode, Name, SLOTS, Timesta
 
 use super::service::{named, optional_name};
 use super::{convert, status};
+use crate::cluster::Router;
 use crate::engine::{Asked, Coordinator, Error, ListFilter};
 
 /// The service. Nothing that it is asked is passed on: whoever asks waits and asks again.
 #[derive(Debug, Clone)]
 pub(super) struct PeersService {
     coordinator: Coordinator,
+    router: Option<Arc<Router>>,
 }
 
 impl PeersService {
-    pub(super) fn new(coordinator: Coordinator) -> Self {
-        Self { coordinator }
+    pub(super) fn new(coordinator: Coordinator, router: Option<Arc<Router>>) -> Self {
+        Self { coordinator, router }
     }
 }
 
@@ -111,6 +114,13 @@ impl Peers for PeersService {
             refused.map_or(Ok(v1::WitnessResponse {}), Err)
         })
         .await
+    }
+
+    async fn look(&self, _: Request<v1::LookRequest>) -> Result<Response<v1::LookResponse>, Status> {
+        if let Some(router) = &self.router {
+            router.look_here();
+        }
+        Ok(Response::new(v1::LookResponse {}))
     }
 
     async fn list_open(

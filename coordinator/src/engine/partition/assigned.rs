@@ -89,9 +89,16 @@ impl PartitionTask {
                 None => self.log.release(partition, node).await,
             }
         };
-        // The lease ends by itself if this fails.
-        if let Ok(Err(error)) = tokio::time::timeout(RELEASE_MAX, given).await {
-            tracing::debug!(%partition, %error, "the lease could not be given away");
+        match tokio::time::timeout(RELEASE_MAX, given).await {
+            // Who is to have it need not wait for the next look.
+            Ok(Ok(())) => {
+                if let Some(peers) = self.coordinator.peers() {
+                    peers.look(to.map(|heir| heir.address.as_str()));
+                }
+            }
+            // The lease ends by itself.
+            Ok(Err(error)) => tracing::debug!(%partition, %error, "the lease could not be given away"),
+            Err(_) => tracing::debug!(%partition, "the lease could not be given away in time"),
         }
     }
 

@@ -172,6 +172,10 @@ impl PartitionTask {
             // From now on answers go out that no block holds yet.
             unlived = None;
             let life = Life::new(&self, recovered, asked);
+            // Calls that wait elsewhere are to be led here.
+            if let Some(peers) = self.coordinator.peers() {
+                peers.look(None);
+            }
             if let Some(reply) = accepting.take() {
                 // The caller may have given up; the loss is accepted all the same.
                 let _ = reply.send(Ok(life.position()));
