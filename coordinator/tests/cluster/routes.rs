@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use unanimity_proto::v1;
 use unanimity_types::Xid;
 use uuid::Uuid;
@@ -121,37 +124,30 @@ async fn m10_a_node_whose_name_another_process_bears_is_not_ready_and_says_who_h
         if told.body["reason"].is_string() {
             break;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         told = served.get(0, "/readyz").await;
     }
     let reason = told.text("reason");
     assert_eq!((told.status, &told.body["ready"]), (503, &json!(false)), "{told:?}");
     assert!(reason.contains(&second.url().unwrap()) && reason.contains("\"a\""), "{reason}");
-    let mut health = tonic_health::pb::health_client::HealthClient::connect(served.url(0, "")).await.unwrap();
-    let asked =
-        async |health: &mut tonic_health::pb::health_client::HealthClient<tonic::transport::Channel>| {
-            let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
-            health.check(request).await.unwrap().into_inner().status()
-        };
-    use tonic_health::pb::health_check_response::ServingStatus::{NotServing, Serving};
-    for _ in 0..100 {
-        if asked(&mut health).await == NotServing {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    assert_eq!(asked(&mut health).await, NotServing);
-    let mut health =
-        tonic_health::pb::health_client::HealthClient::connect(second.url().unwrap()).await.unwrap();
-    for _ in 0..1_200 {
-        if asked(&mut health).await == Serving {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    assert_eq!(asked(&mut health).await, Serving);
+    becomes(&served.url(0, ""), ServingStatus::NotServing).await;
+    becomes(&second.url().unwrap(), ServingStatus::Serving).await;
     second.shutdown().await;
     served.stop().await;
+}
+
+/// Waits until a node's health is this.
+async fn becomes(url: &str, wanted: ServingStatus) {
+    let channel = tonic::transport::Channel::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+    let mut health = HealthClient::new(channel);
+    for _ in 0..1_200 {
+        let request = HealthCheckRequest { service: String::new() };
+        if health.check(request).await.unwrap().into_inner().status() == wanted {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{url} never became {wanted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

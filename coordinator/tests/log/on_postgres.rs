@@ -405,15 +405,15 @@ async fn f1_a_beat_does_not_wait_for_others_and_nobody_hangs_behind_a_stuck_one(
     let mut other = PgConnection::connect(&database.url).await.unwrap();
     let mut stuck = other.begin().await.unwrap();
     sqlx::query("SELECT format FROM log_format FOR UPDATE").execute(&mut *stuck).await.unwrap();
-    let view = tokio::time::timeout(patience, log.heartbeat(&a, lease * 10)).await.expect("no wait").unwrap();
+    let view = timeout(patience, log.heartbeat(&a, lease * 10)).await.expect("no wait").unwrap();
     assert!(view.format == 2 && view.nodes[0].alive);
-    let joining = tokio::time::timeout(patience, log.heartbeat(&b, lease)).await.expect("it gives up");
+    let joining = timeout(patience, log.heartbeat(&b, lease)).await.expect("it gives up");
     assert!(matches!(joining, Err(Error::Unavailable(_))), "{joining:?}");
     stuck.rollback().await.unwrap();
     // And on the node's own row.
     let mut stuck = other.begin().await.unwrap();
     sqlx::query("SELECT node FROM nodes FOR UPDATE").execute(&mut *stuck).await.unwrap();
-    let waiting = tokio::time::timeout(patience, log.heartbeat(&a, lease * 10)).await.expect("it gives up");
+    let waiting = timeout(patience, log.heartbeat(&a, lease * 10)).await.expect("it gives up");
     assert!(matches!(waiting, Err(Error::Unavailable(_))), "{waiting:?}");
     stuck.rollback().await.unwrap();
     assert_eq!(log.heartbeat(&b, lease).await.unwrap().nodes.len(), 2);
