@@ -37,6 +37,8 @@ use crate::delivery::Delivery;
 use crate::engine::{self, Coordinator, Engine};
 use crate::log::TransactionLog;
 
+/// A node that others take over from still takes calls for so long after it began to stop: they may have been on their way.
+const LINGER: Duration = Duration::from_millis(500);
 /// Left to the engine's last block even if delivery used up the time to stop.
 const ENGINE_STOP_MIN: Duration = Duration::from_secs(2);
 /// A node that says nothing is missed a lease later.
@@ -118,7 +120,10 @@ impl Node {
     pub async fn shutdown(self) {
         let started = Instant::now();
         let limit = self.config.timeouts.shutdown();
-        self.cluster.leave(limit / 2).await;
+        if self.cluster.leave(limit / 2).await {
+            // A hand-over takes less time than a call that was sent before its sender heard of this.
+            tokio::time::sleep(LINGER.saturating_sub(started.elapsed())).await;
+        }
         // The server's signal; readiness, health and long polls see it too.
         self.closing.cancel();
         // The server waits for delivery, whose answers come over its connections.
