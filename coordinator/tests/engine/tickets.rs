@@ -222,7 +222,8 @@ async fn t1_2_a_take_over_that_stumbles_neither_spoils_a_clean_end_nor_cleans_an
         let epochs =
             || memory.raw_blocks(PartitionId(0)).iter().filter(|b| b.kind == BlockKind::Epoch).count();
         let before = epochs();
-        let node = start_with(Arc::new(faulty.clone()), config("b"), participants).await;
+        let node = start_unready(Arc::new(faulty.clone()), config("b"), participants);
+        node.coordinator.ready(Duration::from_secs(3_600)).await.unwrap();
         faulty.set_rates(FaultRates::default());
         stumbled[usize::from(clean)] += usize::from(epochs() > before + 1);
         let c = &node.coordinator;
