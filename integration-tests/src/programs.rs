@@ -1,11 +1,13 @@
 //! The binaries under test: `unanimity` and the services of the examples, as cargo built them.
 //!
 //! They lie beside the test executable. `cargo test --workspace` builds them with the tests; `cargo test -p
-//! integration-tests` does not, so what is missing or older than its sources is built here, once for all tests.
+//! integration-tests` does not, so what a test asks for and is missing or older than its sources is built here, once for
+//! all tests.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, bail};
 
@@ -55,37 +57,60 @@ impl Program {
         }
     }
 
+    /// The package that makes it.
+    const fn package(self) -> &'static str {
+        match self {
+            Self::Unanimity => "unanimity-coordinator",
+            Self::Order | Self::Payment | Self::Inventory => "order-payment",
+            Self::Bank | Self::Teller => "bank-transfer",
+            Self::Trips => "trip-saga",
+            Self::Outbox => "outbox-example",
+        }
+    }
+
     fn file(self, directory: &Path) -> PathBuf {
         directory.join(format!("{}{}", self.name(), std::env::consts::EXE_SUFFIX))
     }
 
-    /// Where it is; built if it is not there.
+    /// Where it is; built if it is not there, or is old.
     ///
     /// # Errors
     /// It cannot be built.
     pub fn path(self) -> anyhow::Result<PathBuf> {
-        static DIRECTORY: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-        let directory = DIRECTORY.get_or_init(|| prepare().map_err(|error| format!("{error:#}")));
-        match directory {
-            Ok(directory) => Ok(self.file(directory)),
+        /// What became of each package; whoever needs one that is being built waits.
+        static BUILT: Mutex<BTreeMap<&str, Result<(), String>>> = Mutex::new(BTreeMap::new());
+        let directory = directory()?;
+        let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+        let package = built.entry(self.package()).or_insert_with(|| {
+            let made = Self::ALL.into_iter().filter(|other| other.package() == self.package());
+            prepare(self.package(), made, &directory).map_err(|error| format!("{error:#}"))
+        });
+        match package {
+            Ok(()) => Ok(self.file(&directory)),
             Err(error) => bail!("there is no binary {} to test: {error}", self.name()),
         }
     }
 }
 
-/// Makes sure that all binaries are there and fresh; answers where.
-fn prepare() -> anyhow::Result<PathBuf> {
+/// Where the test and the binaries are.
+fn directory() -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe().context("the test's own executable")?;
     // target/debug/deps/suite-…
     let directory = test
         .parent()
         .and_then(Path::parent)
         .with_context(|| format!("{} is not where cargo puts tests", test.display()))?;
-    let fresh = Program::ALL.iter().all(|program| is_fresh(&program.file(directory)));
-    if !fresh || !has_failpoints(&Program::Unanimity.file(directory))? {
-        build(directory)?;
-    }
     Ok(directory.to_owned())
+}
+
+/// Makes sure that a package's binaries are there and fresh.
+fn prepare(package: &str, mut made: impl Iterator<Item = Program>, directory: &Path) -> anyhow::Result<()> {
+    let all_good = made.try_fold(true, |good, program| {
+        let binary = program.file(directory);
+        let has_points = || if program == Program::Unanimity { has_failpoints(&binary) } else { Ok(true) };
+        anyhow::Ok(good && is_fresh(&binary) && has_points()?)
+    });
+    if all_good? { Ok(()) } else { build(package, directory) }
 }
 
 /// Whether the binary is there, and no source that cargo noted for it is newer.
@@ -110,7 +135,7 @@ fn has_failpoints(unanimity: &Path) -> anyhow::Result<bool> {
     Ok(!String::from_utf8_lossy(&output.stderr).contains("UNANIMITY_FAILPOINT"))
 }
 
-fn build(directory: &Path) -> anyhow::Result<()> {
+fn build(package: &str, directory: &Path) -> anyhow::Result<()> {
     let target = directory.parent().context("a target directory")?;
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
@@ -119,26 +144,22 @@ fn build(directory: &Path) -> anyhow::Result<()> {
     // `cargo test` names itself. Without it, the one in PATH: it may be rustup's, which chooses the toolchain.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
+    // As `cargo test` builds them, whose test crates ask for it.
+    let mut features = "unanimity-sdk/failpoints".to_owned();
+    if package == "unanimity-coordinator" {
+        features.push_str(",unanimity-coordinator/failpoints");
+    }
     command
         .args(["build", "--bins", "--profile", profile])
-        .args([
-            "-p",
-            "unanimity-coordinator",
-            "-p",
-            "order-payment",
-            "-p",
-            "bank-transfer",
-            "-p",
-            "trip-saga",
-            "-p",
-            "outbox-example",
-        ])
-        // As `cargo test --workspace` builds them, whose test crates ask for it.
-        .args(["--features", "unanimity-coordinator/failpoints,unanimity-sdk/failpoints"])
+        // With this package, whose features are those of the test: else all would be built a second time.
+        .args(["-p", "integration-tests", "-p", package])
+        .args(["--features", &features])
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    crate::output::say("building the binaries under test: `cargo test --workspace` has them at once");
+    crate::output::say(&format!(
+        "building the binaries of {package}: `cargo test --workspace` has them at once"
+    ));
     let output = command.output().context("running cargo build")?;
     if !output.status.success() {
         bail!("{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));

@@ -12,6 +12,7 @@
 mod bench;
 mod check;
 mod files;
+mod matrix;
 mod model;
 mod mutants;
 mod simulate;
@@ -59,6 +60,8 @@ enum Chore {
     },
     /// Transfers over a cluster under faults of all kinds, for as long as one likes: docs/testing.md.
     Soak(soak::Options),
+    /// Kills processes at every point of the crash matrix, in rounds: docs/testing.md.
+    Matrix(matrix::Options),
     /// Plants bugs one by one, and says which tests caught each.
     Mutants {
         /// Only these.
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Chore::Model { big } => model::run(big),
         Chore::Simulate { arguments } => simulate::run(&arguments),
         Chore::Soak(options) => soak::run(&options),
+        Chore::Matrix(options) => matrix::run(&options),
         Chore::Mutants { names } => mutants::run(&names),
         Chore::Migrations { record } => check::migrations::run(record),
     };

@@ -51,27 +51,31 @@ pub(crate) fn run(only: &[String]) -> anyhow::Result<bool> {
     let programs = build(&root, &chosen)?;
     println!("built after {:.0} s", started.elapsed().as_secs_f64());
     without(&root, &programs, &chosen)?;
-    println!("{:<30} {:<8} {:>6}  caught by", "planted bug", "", "");
-    let mut survived = Vec::new();
-    for planted in &chosen {
+    println!("without a bug they pass, after {:.0} s", started.elapsed().as_secs_f64());
+    let mut ended = Vec::new();
+    for (number, planted) in chosen.iter().enumerate() {
         let begun = Instant::now();
         let caught = planted.caught_by.iter().find_map(|(suite, tests)| {
             let failed = failing(&root, &programs, *suite, tests, Some(planted.name));
-            failed.map(|failed| failed.first().cloned()).transpose()
+            let named = |test: &String| format!("{}::{test}", suite.package());
+            failed.map(|failed| failed.first().map(named)).transpose()
         });
-        let took = begun.elapsed().as_secs_f64();
-        match caught.transpose()? {
-            Some(test) => println!("{:<30} {:<8} {took:>5.1}s  {test}", planted.name, "caught"),
-            None => {
-                println!("{:<30} {:<8} {took:>5.1}s", planted.name, "SURVIVED");
-                survived.push(planted.name);
-            }
-        }
+        let (caught, took) = (caught.transpose()?, begun.elapsed().as_secs_f64());
+        let verdict = if caught.is_some() { "caught" } else { "SURVIVED" };
+        println!("{:>3} of {}: {} {verdict}, {took:.1} s", number + 1, chosen.len(), planted.name);
+        ended.push((planted.name, caught));
     }
+    println!("\n| planted bug | caught by |\n| --- | --- |");
+    for (name, caught) in &ended {
+        let by = caught.as_ref().map_or_else(|| "**survived**".to_owned(), |test| format!("`{test}`"));
+        println!("| `{name}` | {by} |");
+    }
+    let survived: Vec<&str> =
+        ended.iter().filter(|(_, caught)| caught.is_none()).map(|(name, _)| *name).collect();
     println!(
-        "{} of {} caught, {:.0} s",
-        chosen.len() - survived.len(),
-        chosen.len(),
+        "\n{} of {} caught, {:.0} s",
+        ended.len() - survived.len(),
+        ended.len(),
         started.elapsed().as_secs_f64()
     );
     if !survived.is_empty() {

@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::clients::{Clients, Place, Story, Wanted};
 use super::{ACCOUNTS, OPENING, Stack};
-use crate::orders::{Heard, Told};
+use crate::one_story::{of_hearsay, of_history};
+use crate::orders::Told;
 
 /// How long the rest may take once everything works again.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
@@ -211,20 +212,7 @@ fn judge(
                 continue;
             }
         };
-        if heard.has(Told::Committed) && heard.has(Told::Aborted) {
-            problem("its client saw two outcomes");
-        }
-        if heard.has(if committed { Told::Aborted } else { Told::Committed }) {
-            problem("its client heard something else than what is");
-        }
-        if !heard.has(Told::Committed) && !heard.has(Told::Aborted) {
-            problem("its client never heard");
-        }
-        match recorded {
-            Some((status, false)) if status == if committed { "committed" } else { "aborted" } => {}
-            Some((_, true)) => problem("a heuristic outcome that nobody asked for"),
-            _ => problem("history says something else"),
-        }
+        of_hearsay(heard, committed).into_iter().chain(of_history(recorded, committed)).for_each(problem);
     }
     let strangers = entries.keys().filter(|xid| !xid.parse().is_ok_and(|xid| stories.contains_key(&xid)));
     problems.extend(strangers.map(|xid| format!("nobody ordered {xid}")));
@@ -246,6 +234,7 @@ async fn read_history(stack: &Stack) -> anyhow::Result<HashMap<String, (String, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::orders::Heard;
 
     fn wanted() -> Wanted {
         Wanted { from: ("north", "a".to_owned()), to: ("east", "b".to_owned()), cents: 5 }

@@ -14,12 +14,12 @@ const PAUSE: Duration = Duration::from_millis(15);
 
 /// What callers heard.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     pub(super) calls: usize,
     /// Whose outcome is commit: told, or asked for until somebody knew.
     pub(super) committed: usize,
     /// Transactions that did not commit at once, and why.
-    pub(super) failed: Vec<String>,
+    pub(crate) failed: Vec<String>,
 }
 
 /// Callers that count with a transaction each: begun without a call, with one branch, and decided.

@@ -10,6 +10,7 @@
 mod callers;
 mod counter;
 mod pumps;
+pub(crate) mod steps;
 mod stories;
 mod web;
 
@@ -27,28 +28,28 @@ use self::counter::Counter;
 use self::web::Web;
 use crate::orders::{Customers, Plan, Stack, seed, verdict};
 
-const NODES: usize = 3;
-const PARTITIONS: u16 = 16;
+pub(crate) const NODES: usize = 3;
+pub(crate) const PARTITIONS: u16 = 16;
 /// Longer than a partition is ever without an owner here: nothing shall end by its deadline.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a node may take to start, and to stop.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const READY_LIMIT: Duration = Duration::from_secs(60);
 
-/// What everybody was told while the story went on.
-struct Load {
+/// Who works while the story goes on, and what they were told.
+pub(crate) struct Load {
     customers: Arc<Customers>,
     callers: Arc<Callers>,
-    web: Arc<Web>,
+    pub(crate) web: Arc<Web>,
 }
 
 /// A story's end.
-struct Ended {
+pub(crate) struct Ended {
     /// What orders came to that neither committed nor were refused by the business.
-    orders_failed: Vec<String>,
-    sdk: callers::Heard,
-    http: web::Heard,
+    pub(crate) orders_failed: Vec<String>,
+    pub(crate) sdk: callers::Heard,
+    pub(crate) http: web::Heard,
     /// Aborts with the reason `owner_changed`.
-    owner_changed: i64,
+    pub(crate) owner_changed: i64,
 }
 
 /// Runs a story over three nodes under load, and judges how it ended.
@@ -57,11 +58,26 @@ async fn survives(
     set: impl Fn(usize, CoordinatorProcess) -> CoordinatorProcess,
     story: impl AsyncFnOnce(&mut Stack, &Load) -> anyhow::Result<String>,
 ) -> Ended {
+    survives_from(test, None, set, story).await
+}
+
+/// The same over a log that was made by a binary that knows no more than this block format.
+pub(crate) async fn survives_from(
+    test: &str,
+    format: Option<u16>,
+    set: impl Fn(usize, CoordinatorProcess) -> CoordinatorProcess,
+    story: impl AsyncFnOnce(&mut Stack, &Load) -> anyhow::Result<String>,
+) -> Ended {
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     say(&format!("{test}: UNANIMITY_SEED={seed} repeats it"));
-    let plan =
-        Plan { orders: 6_000, partitions: PARTITIONS, coordinators: NODES, timeout: TRANSACTION_TIMEOUT };
+    let plan = Plan {
+        orders: 6_000,
+        partitions: PARTITIONS,
+        coordinators: NODES,
+        timeout: TRANSACTION_TIMEOUT,
+        format,
+    };
     let mut stack = Stack::start(test, plan, set).await.unwrap();
     let urls: Vec<_> = stack.coordinators.iter().map(CoordinatorProcess::url).collect();
     let counter = Counter::open(stack.scratch.path(), &urls.join(",")).await.unwrap();

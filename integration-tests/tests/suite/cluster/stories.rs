@@ -9,8 +9,8 @@ use tokio::time::sleep;
 use unanimity_sdk::Client;
 
 use super::pumps::Pumps;
-use super::{Load, NODES, PARTITIONS, READY_LIMIT, survives};
-use crate::orders::Stack;
+use super::steps::{owned_by, restart, stop, whole, work};
+use super::{NODES, PARTITIONS, READY_LIMIT, survives};
 
 /// The node's lease, as `EngineConfig` has it.
 const LEASE: Duration = Duration::from_secs(6);
@@ -18,46 +18,6 @@ const LEASE: Duration = Duration::from_secs(6);
 const TAKEOVER: Duration = Duration::from_secs(2);
 /// What a machine that is busy with other tests may add to that; the figure is printed.
 const NOISE: Duration = Duration::from_secs(4);
-
-/// Waits until every node has its share, everybody who works for the shop is attached, and the counter to all nodes.
-async fn whole(stack: &mut Stack, load: &Load) -> anyhow::Result<()> {
-    stack.heal().await?;
-    until("a session with every node", READY_LIMIT, async || {
-        let attached = load.callers.counter().attached().await?;
-        ensure!(attached == NODES, "{attached} of {NODES}");
-        Ok(())
-    })
-    .await?;
-    until("every node has its share", READY_LIMIT, async || {
-        for place in 0..NODES {
-            let owned = owned_by(stack, place).await?;
-            let least = usize::from(PARTITIONS) / NODES;
-            ensure!((least..=least + 1).contains(&owned.len()), "coordinator-{place} owns {owned:?}");
-        }
-        Ok(())
-    })
-    .await
-}
-
-/// Lets everybody work for a while: so much that each restart is one under load, however slow the machine is.
-async fn work(load: &Load) -> anyhow::Result<()> {
-    let done = || (load.callers.heard().calls, load.web.heard().calls, load.customers.placed());
-    let (sdk, http, orders) = done();
-    until("everybody works", READY_LIMIT, async || {
-        let now = done();
-        ensure!(now.0 >= sdk + 40 && now.1 >= http + 80 && now.2 >= orders + 10, "{now:?}");
-        Ok(())
-    })
-    .await
-}
-
-/// The partitions that work at a node.
-async fn owned_by(stack: &Stack, place: usize) -> anyhow::Result<Vec<u16>> {
-    let (_, info) = stack.coordinators[place].get("/v1/info").await?;
-    let partitions = info["partition_states"].as_array().with_context(|| format!("no partitions: {info}"))?;
-    let running = partitions.iter().filter(|partition| partition["state"] == "running");
-    Ok(running.filter_map(|partition| partition["partition"].as_u64()?.try_into().ok()).collect())
-}
 
 /// Each node is stopped and started, one after the other, while everybody goes on: nobody notices.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,17 +30,8 @@ async fn a_rolling_restart_fails_no_call() {
             work(load).await?;
             let mut took = Vec::new();
             for place in 0..NODES {
-                load.web.take_out(place);
-                let started = Instant::now();
-                stack.coordinators[place].process.terminate()?;
-                let exit = stack.coordinators[place].process.exit(READY_LIMIT).await?;
-                ensure!(exit.success(), "coordinator-{place} ended with {exit}");
-                stack.coordinators[place].process.start()?;
-                stack.coordinators[place].ready(READY_LIMIT).await?;
-                load.web.take_in(place);
-                took.push(format!("{:.1} s", started.elapsed().as_secs_f32()));
-                whole(stack, load).await?;
-                work(load).await?;
+                let away = restart(stack, load, place, |_| {}).await?;
+                took.push(format!("{:.1} s", away.as_secs_f32()));
             }
             Ok(format!("restarts took {}", took.join(", ")))
         },
@@ -197,9 +148,7 @@ async fn m2_wall_clocks_that_are_ten_minutes_apart_change_nothing() {
             // A take-over between clocks that are apart: from the one that is behind to the others, and back.
             let victim = 1;
             load.web.take_out(victim);
-            stack.coordinators[victim].process.terminate()?;
-            let exit = stack.coordinators[victim].process.exit(READY_LIMIT).await?;
-            ensure!(exit.success(), "{exit}");
+            stop(stack, victim).await?;
             stack.coordinators[victim].process.start()?;
             whole(stack, load).await?;
             load.web.take_in(victim);

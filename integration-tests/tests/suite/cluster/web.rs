@@ -17,14 +17,14 @@ const PAUSE: Duration = Duration::from_millis(25);
 
 /// What callers heard.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Heard {
+pub(crate) struct Heard {
     pub(super) calls: usize,
-    pub(super) failed: Vec<String>,
+    pub(crate) failed: Vec<String>,
 }
 
 /// The callers and their load balancer.
 #[derive(Debug)]
-pub(super) struct Web {
+pub(crate) struct Web {
     http: reqwest::Client,
     urls: Vec<String>,
     /// By the nodes' places.
@@ -43,12 +43,12 @@ impl Web {
     }
 
     /// A node stops: new calls go to the others. Those that it has are its own to answer.
-    pub(super) fn take_out(&self, place: usize) {
+    pub(crate) fn take_out(&self, place: usize) {
         self.in_rotation.write().unwrap().retain(|other| *other != place);
     }
 
     /// A node is ready: it gets its share.
-    pub(super) fn take_in(&self, place: usize) {
+    pub(crate) fn take_in(&self, place: usize) {
         self.in_rotation.write().unwrap().push(place);
     }
 

@@ -1,7 +1,7 @@
 //! Clients who make transfers in all modes all the time, ask again, and remember everything that they hear.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tokio::task::JoinHandle;
 use unanimity_sdk::{Client, ClientError, Decision, ErrorCode, Xid};
 use uuid::Uuid;
 
+use super::plan::Plan;
 use super::stack::{Map, Stack};
 use crate::orders::{Heard, Told};
 
-pub(super) const CLIENTS: usize = 16;
 /// Longer than anybody takes for an answer of its own.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// How long the SDK repeats a commit: unknown outcomes shall happen.
@@ -91,10 +91,10 @@ impl Wanted {
         let mode = *random.choice(&Mode::ALL).expect("there are modes");
         // A message must be deliverable: what cannot be is a matter for a person.
         let nobody = mode.may_abort() && random.u32(..NOBODY_EVERY) == 0;
-        let account = if nobody { "nobody".to_owned() } else { Stack::account(random) };
+        let account = if nobody { "nobody".to_owned() } else { map.account(random) };
         Self {
             mode,
-            from: (map.banks[from].0, Stack::account(random)),
+            from: (map.banks[from].0, map.account(random)),
             to: (map.banks[to].0, account),
             cents: random.i64(1..=CENTS_MAX),
             approved: random.u32(..8) > 0,
@@ -117,6 +117,9 @@ pub(super) struct Clients {
     /// One for every four clients, each told of the coordinators in another order, the last one of a single one.
     pub(super) sdk: Vec<Client>,
     stories: Mutex<HashMap<Uuid, Story>>,
+    /// Stories of which something was heard, and those of a commit.
+    made: AtomicUsize,
+    committed: AtomicUsize,
     closed: AtomicBool,
 }
 
@@ -133,11 +136,19 @@ impl Clients {
             sdk.push(Client::builder(doors).commit_retry_for(COMMIT_RETRY_FOR).connect()?);
         }
         let http = http_client(ANSWER_LIMIT)?;
-        Ok(Arc::new(Self { map, http, sdk, stories: Mutex::default(), closed: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            map,
+            http,
+            sdk,
+            stories: Mutex::default(),
+            made: AtomicUsize::new(0),
+            committed: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+        }))
     }
 
     /// Lets all clients in.
-    pub(super) fn start(self: &Arc<Self>, random: &mut fastrand::Rng) -> Vec<JoinHandle<()>> {
+    pub(super) fn start(self: &Arc<Self>, plan: Plan, random: &mut fastrand::Rng) -> Vec<JoinHandle<()>> {
         let client = |number: usize| {
             let (clients, mut random) = (Arc::clone(self), random.fork());
             tokio::spawn(async move {
@@ -147,7 +158,7 @@ impl Clients {
                 }
             })
         };
-        (0..CLIENTS).map(client).collect()
+        (0..plan.clients()).map(client).collect()
     }
 
     /// Nobody orders any more; what is under way ends.
@@ -163,7 +174,7 @@ impl Clients {
 
     /// How many transfers have been answered, or given up.
     pub(super) fn made(&self) -> usize {
-        self.stories.lock().unwrap().values().filter(|story| !story.heard.0.is_empty()).count()
+        self.made.load(Ordering::Relaxed)
     }
 
     /// The modes in which no transfer committed: something is wrong with how they are made.
@@ -177,7 +188,7 @@ impl Clients {
 
     /// How many of them committed, as far as their clients know.
     pub(super) fn committed(&self) -> usize {
-        self.stories.lock().unwrap().values().filter(|story| story.heard.has(Told::Committed)).count()
+        self.committed.load(Ordering::Relaxed)
     }
 
     pub(super) fn all(&self) -> HashMap<Uuid, Story> {
@@ -271,6 +282,9 @@ impl Clients {
 
     pub(super) fn tell(&self, id: Uuid, whom: &'static str, told: Told) -> Told {
         if let Some(story) = self.stories.lock().unwrap().get_mut(&id) {
+            self.made.fetch_add(usize::from(story.heard.0.is_empty()), Ordering::Relaxed);
+            let commits = told == Told::Committed && !story.heard.has(Told::Committed);
+            self.committed.fetch_add(usize::from(commits), Ordering::Relaxed);
             story.heard.0.push((whom, told));
         }
         told

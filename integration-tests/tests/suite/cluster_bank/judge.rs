@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::clients::{Place, Story, Wanted};
+use crate::one_story::{of_hearsay, of_history};
 use crate::orders::Told;
 
 /// All entries of one transfer, in all banks.
@@ -53,22 +54,13 @@ pub(super) fn judge(
                 continue;
             }
         };
-        if heard.has(Told::Committed) && heard.has(Told::Aborted) {
-            problem("its clients saw two outcomes");
+        let is_named = wanted.mode.is_named();
+        if is_named || heard.has_outcome() {
+            of_hearsay(heard, committed).into_iter().for_each(&mut problem);
         }
-        if heard.has(if committed { Told::Aborted } else { Told::Committed }) {
-            problem("its client heard something else than what is");
-        }
-        if wanted.mode.is_named() && !heard.has(Told::Committed) && !heard.has(Told::Aborted) {
-            problem("its client never heard");
-        }
-        match recorded {
-            _ if !wanted.mode.is_named() => {}
-            Some((_, true)) => problem("a heuristic outcome that nobody asked for"),
-            Some((status, false)) if status == if committed { "committed" } else { "aborted" } => {}
-            // Aborted before anybody registered: nothing needs to be remembered.
-            None if !committed => {}
-            _ => problem("history says something else"),
+        // Aborted before anybody registered: nothing needs to be remembered.
+        if is_named && (committed || recorded.is_some()) {
+            of_history(recorded, committed).into_iter().for_each(&mut problem);
         }
     }
     let strangers = entries.keys().filter(|id| !id.parse().is_ok_and(|id| stories.contains_key(&id)));

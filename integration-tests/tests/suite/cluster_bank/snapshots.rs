@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
 use tokio::task::JoinHandle;
@@ -12,6 +12,8 @@ use super::stack::Stack;
 
 /// How often each bank is read.
 const EVERY: Duration = Duration::from_millis(500);
+/// Reading takes no more than so much of the time: the longer a run, the larger the books.
+const SHARE: u32 = 20;
 /// How long a read may take: a database that was killed says nothing.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Problems that are kept.
@@ -73,9 +75,10 @@ impl Readers {
         let reader = |(name, url): (&'static str, String)| {
             let record = Arc::clone(&record);
             tokio::spawn(async move {
-                let mut connection = None;
+                let (mut connection, mut pause) = (None, EVERY);
                 loop {
-                    tokio::time::sleep(EVERY).await;
+                    tokio::time::sleep(pause).await;
+                    let begun = Instant::now();
                     let looked = tokio::time::timeout(LIMIT, async {
                         let db = match &mut connection {
                             Some(db) => db,
@@ -83,8 +86,10 @@ impl Readers {
                         };
                         read(db).await
                     });
-                    let Ok(Ok(snapshot)) = looked.await else {
-                        connection = None;
+                    let looked = looked.await;
+                    pause = EVERY.max(begun.elapsed() * SHARE);
+                    let Ok(Ok(snapshot)) = looked else {
+                        (connection, pause) = (None, EVERY);
                         record.missed.fetch_add(1, Ordering::Relaxed);
                         continue;
                     };
@@ -95,7 +100,8 @@ impl Readers {
                 }
             })
         };
-        let tasks = stack.banks.iter().map(|bank| reader((bank.name, bank.database_url.clone()))).collect();
+        let tasks =
+            stack.stores.banks.iter().map(|bank| reader((bank.name, bank.database_url.clone()))).collect();
         Self { record, tasks }
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use futures::{StreamExt as _, TryStreamExt as _};
 use integration_tests::coordinator::log_verify;
 use integration_tests::wait::until;
 use sqlx::{Connection as _, PgConnection};
@@ -18,6 +19,8 @@ use crate::orders::Told;
 
 /// How long the rest may take once everything works again.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+/// Questions about transfers of unknown outcome at a time.
+const ASKED_AT_ONCE: usize = 8;
 /// Transfers that every coordinator is asked about in the end.
 const ASKED_MAX: usize = 200;
 /// Problems that are spelled out.
@@ -38,12 +41,12 @@ pub(super) async fn reach(stack: &mut Stack, clients: &Clients) -> anyhow::Resul
     // The aborts of those are transactions too.
     until("the last aborts are settled", SETTLE_LIMIT, async || settled(stack).await).await?;
     let mut problems = other_opinions(stack, clients).await?;
-    for node in 0..stack.nodes.len() {
-        faults::stop(stack, node).await?;
+    for node in 0..stack.cluster.nodes.len() {
+        faults::cluster::stop(&mut stack.cluster, node).await?;
     }
 
     let (mut entries, mut total) = (HashMap::<String, Entries>::new(), 0);
-    for bank in &stack.banks {
+    for bank in &stack.stores.banks {
         let mut db = PgConnection::connect(&bank.database_url).await?;
         let snapshot = snapshots::read(&mut db).await?;
         total += snapshot.total;
@@ -59,13 +62,13 @@ pub(super) async fn reach(stack: &mut Stack, clients: &Clients) -> anyhow::Resul
         }
         db.close().await?;
     }
-    let opening = i64::try_from(stack.banks.len())? * Stack::opening();
+    let opening = i64::try_from(stack.stores.banks.len())? * stack.opening();
     if total != opening {
         problems.push(format!("there were {opening} cents in all banks, and there are {total}"));
     }
     problems.extend(judge(&clients.all(), &entries, &history(stack).await?));
     problems.truncate(PROBLEMS_MAX);
-    let (code, verified) = log_verify(&stack.log_url).await?;
+    let (code, verified) = log_verify(&stack.cluster.log_url).await?;
     if code != Some(0) || verified["ok"] != true {
         problems.push(format!("log verify: {verified}"));
     }
@@ -75,10 +78,10 @@ pub(super) async fn reach(stack: &mut Stack, clients: &Clients) -> anyhow::Resul
 /// Nothing is open at the coordinators, prepared in a database, or undelivered in an outbox.
 async fn settled(stack: &Stack) -> anyhow::Result<()> {
     for status in ["active", "preparing", "committing", "aborting"] {
-        let open = stack.nodes[0].coordinator.list(status).await?;
+        let open = stack.cluster.nodes[0].coordinator.list(status).await?;
         ensure!(open.is_empty(), "{} transactions are {status}, {:?} for one", open.len(), open.first());
     }
-    for (place, bank) in stack.banks.iter().enumerate() {
+    for (place, bank) in stack.stores.banks.iter().enumerate() {
         let mut db = PgConnection::connect(&bank.database_url).await?;
         let sql = "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()";
         let prepared: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut db).await?;
@@ -91,7 +94,7 @@ async fn settled(stack: &Stack) -> anyhow::Result<()> {
     // The projection is asynchronous.
     let sql =
         "SELECT xid::text, status FROM transactions WHERE status NOT IN ('committed', 'aborted') LIMIT 5";
-    let mut db = PgConnection::connect(&stack.log_url).await?;
+    let mut db = PgConnection::connect(&stack.cluster.log_url).await?;
     let open: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(&mut db).await?;
     db.close().await?;
     ensure!(open.is_empty(), "history: {open:?}");
@@ -107,12 +110,12 @@ async fn settle_unknown(clients: &Clients) -> anyhow::Result<usize> {
         .map(|(id, story)| (*id, story.wanted.mode))
         .collect();
     unknown.sort();
-    for (number, (id, mode)) in unknown.iter().enumerate() {
+    let asked = unknown.iter().enumerate().map(async |(number, (id, mode))| {
         let sdk = &clients.sdk[number % clients.sdk.len()];
         // A message whose sender is over and that nobody knows was never prepared: it can be given up, too. What an
         // outbox took its bank's books tell, and the judge reads those.
         if *mode == Mode::Outbox {
-            continue;
+            return Ok(());
         }
         let mut told = Told::Unknown;
         if !mode.may_abort() {
@@ -121,8 +124,10 @@ async fn settle_unknown(clients: &Clients) -> anyhow::Result<usize> {
         if told == Told::Unknown {
             told = clients.settle(sdk, *id).await;
         }
-        ensure!(told != Told::Unknown, "the outcome of {id} is still unknown: {:?}", clients.all().get(id));
-    }
+        ensure!(told != Told::Unknown, "the outcome of {id} is still unknown: {:?}", stories.get(id));
+        Ok(())
+    });
+    futures::stream::iter(asked).buffer_unordered(ASKED_AT_ONCE).try_collect::<()>().await?;
     Ok(unknown.len())
 }
 
@@ -134,7 +139,7 @@ async fn other_opinions(stack: &Stack, clients: &Clients) -> anyhow::Result<Vec<
     named.sort_by_key(|(id, story)| (!story.heard.has(Told::Unknown), **id));
     let mut problems = Vec::new();
     for (id, story) in named.into_iter().take(ASKED_MAX) {
-        for node in &stack.nodes {
+        for node in &stack.cluster.nodes {
             let told = clients.ask_node(*id, &node.coordinator.url()).await;
             // An abort before anybody registered need not be remembered.
             if told == Told::Unknown && story.heard.has(Told::Committed) {
@@ -148,7 +153,7 @@ async fn other_opinions(stack: &Stack, clients: &Clients) -> anyhow::Result<Vec<
 
 /// What the log's history says: status, and whether an operator had a hand in it.
 async fn history(stack: &Stack) -> anyhow::Result<History> {
-    let mut db = PgConnection::connect(&stack.log_url).await?;
+    let mut db = PgConnection::connect(&stack.cluster.log_url).await?;
     let sql = "SELECT xid, status, heuristic FROM transactions";
     let rows: Vec<(Uuid, String, bool)> =
         sqlx::query_as(sql).fetch_all(&mut db).await.context("the coordinator's history")?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use integration_tests::coordinator::{CoordinatorProcess, migrate_to};
-use integration_tests::output::Scratch;
+use integration_tests::output::{Scratch, say};
 use integration_tests::postgres::{Options, TestPostgres};
 use integration_tests::process::Process;
 use unanimity_failpoints as failpoints;
@@ -107,6 +107,8 @@ pub(super) async fn died(process: &mut Process, point: &str, hit: u32) -> anyhow
         process.name(),
         process.tail()
     );
+    // Each in a line of its own: `cargo xtask matrix` counts them.
+    say(&format!("died at {point}@{hit}"));
     Ok(())
 }
 

@@ -39,6 +39,11 @@ impl Heard {
     pub(crate) fn has(&self, told: Told) -> bool {
         self.0.iter().any(|(_, heard)| *heard == told)
     }
+
+    /// Whether it came to be known whether it committed.
+    pub(crate) fn has_outcome(&self) -> bool {
+        self.has(Told::Committed) || self.has(Told::Aborted)
+    }
 }
 
 #[derive(Debug)]

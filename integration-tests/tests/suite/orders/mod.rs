@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use integration_tests::coordinator::{CoordinatorProcess, migrate_to};
+use integration_tests::coordinator::{CoordinatorProcess, migrate_with};
 use integration_tests::output::{Scratch, say};
 use integration_tests::postgres::{Kind, Options, TestPostgres};
 use integration_tests::shop::{Service, Shop};
@@ -20,6 +20,8 @@ use integration_tests::shop::{Service, Shop};
 pub(crate) use self::customers::{Customers, Heard, Told, told};
 use self::verdict::Verdict;
 
+/// Lets a binary play an older one, which knows no block format beyond this (protocol M18).
+pub(crate) const FORMAT_VARIABLE: &str = "UNANIMITY_TEST_FORMAT";
 /// How long a process may take until it works again: seconds on a busy machine, whose log is thousands of blocks.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// See [`Plan::timeout`].
@@ -50,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) coordinators: usize,
     /// Undecided for so long, an order is aborted: whoever died in the middle leaves a transaction for so long.
     pub(crate) timeout: Duration,
+    /// The block format that whoever makes the log knows; the newest unless said.
+    pub(crate) format: Option<u16>,
 }
 
 impl Stack {
@@ -63,7 +67,9 @@ impl Stack {
         let coordinator_db = TestPostgres::start(Options::default()).await?;
         let shop_db = TestPostgres::start(Options::default()).await?;
         let coordinator_db_url = coordinator_db.create_database("unanimity").await?;
-        migrate_to(&coordinator_db_url, partitions).await?;
+        let mut migrates = vec![("UNANIMITY_PARTITIONS", partitions.to_string())];
+        migrates.extend(plan.format.map(|format| (FORMAT_VARIABLE, format.to_string())));
+        migrate_with(&coordinator_db_url, &migrates).await?;
         // A name, so that a restarted node has its leases back at once.
         let mut coordinators = Vec::new();
         for place in 0..plan.coordinators {
@@ -123,7 +129,7 @@ async fn survives(
     let seed = seed();
     let mut random = fastrand::Rng::with_seed(seed);
     say(&format!("{test}: UNANIMITY_SEED={seed} repeats it"));
-    let plan = Plan { orders, partitions, coordinators: 1, timeout: TRANSACTION_TIMEOUT };
+    let plan = Plan { orders, partitions, coordinators: 1, timeout: TRANSACTION_TIMEOUT, format: None };
     let mut stack = Stack::start(test, plan, |_, coordinator| coordinator).await.unwrap();
     let started = Instant::now();
     let customers = Customers::open(&stack).await.unwrap();

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::Stack;
 use super::customers::{Customers, Heard, Told};
+use crate::one_story::{of_hearsay, of_history};
 
 /// How long the rest may take once everything works again.
 const SETTLE_LIMIT: Duration = Duration::from_secs(60);
@@ -164,20 +165,7 @@ fn stories(
                 continue;
             }
         };
-        if heard.has(Told::Committed) && heard.has(Told::Aborted) {
-            problem("its customer saw two outcomes");
-        }
-        if heard.has(if committed { Told::Aborted } else { Told::Committed }) {
-            problem("its customer heard something else than what is");
-        }
-        if !heard.has(Told::Committed) && !heard.has(Told::Aborted) {
-            problem("its customer never heard");
-        }
-        match recorded {
-            Some((status, false)) if status == if committed { "committed" } else { "aborted" } => {}
-            Some((_, true)) => problem("a heuristic outcome that nobody asked for"),
-            _ => problem("history says something else"),
-        }
+        of_hearsay(heard, committed).into_iter().chain(of_history(recorded, committed)).for_each(problem);
     }
     let strangers = traces.keys().filter(|xid| !xid.parse().is_ok_and(|xid| heard.contains_key(&xid)));
     problems.extend(strangers.map(|xid| format!("nobody ordered {xid}")));
