@@ -144,16 +144,12 @@ fn build(package: &str, directory: &Path) -> anyhow::Result<()> {
     // `cargo test` names itself. Without it, the one in PATH: it may be rustup's, which chooses the toolchain.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    // As `cargo test` builds them, whose test crates ask for it.
-    let mut features = "unanimity-sdk/failpoints".to_owned();
-    if package == "unanimity-coordinator" {
-        features.push_str(",unanimity-coordinator/failpoints");
-    }
     command
         .args(["build", "--bins", "--profile", profile])
-        // With this package, whose features are those of the test: else all would be built a second time.
-        .args(["-p", "integration-tests", "-p", package])
-        .args(["--features", &features])
+        // With these packages, and what the test crates ask of them, the features are those of the test: else all would
+        // be built a second time.
+        .args(["-p", "integration-tests", "-p", "unanimity-coordinator", "-p", package])
+        .args(["--features", "unanimity-coordinator/failpoints,unanimity-sdk/failpoints"])
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"));
