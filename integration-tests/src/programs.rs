@@ -5,6 +5,7 @@
 //! all tests.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -144,6 +145,14 @@ fn build(package: &str, directory: &Path) -> anyhow::Result<()> {
     // `cargo test` names itself. Without it, the one in PATH: it may be rustup's, which chooses the toolchain.
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
+    // What `cargo test` says of this package would make build scripts that look at it run again, and all be built anew.
+    let of_ours = |name: &OsStr| {
+        let name = name.to_string_lossy();
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    };
+    for (name, _) in std::env::vars_os().filter(|(name, _)| of_ours(name)) {
+        command.env_remove(name);
+    }
     command
         .args(["build", "--bins", "--profile", profile])
         // With these packages, and what the test crates ask of them, the features are those of the test: else all would

@@ -10,6 +10,7 @@
 )]
 
 mod bench;
+mod cargo;
 mod check;
 mod files;
 mod matrix;

@@ -14,6 +14,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::cargo::cargo;
 use crate::{files, test};
 
 /// What the tests say of each death.
@@ -89,7 +90,7 @@ fn sum(deaths: &BTreeMap<String, usize>) -> usize {
 
 /// Builds the suite once, as the soak does; answers where it is.
 fn build() -> anyhow::Result<PathBuf> {
-    let output = Command::new("cargo")
+    let output = cargo()
         .args(["test", "--profile", "simulation", "-p", "integration-tests", "--test", "suite", "--no-run"])
         .arg("--message-format=json")
         .current_dir(files::root())

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use serde_json::Value;
 
+use crate::cargo::cargo;
 use crate::files;
 use table::{MUTANTS, Planted, Suite};
 
@@ -109,7 +110,7 @@ fn build(root: &Path, chosen: &[&Planted]) -> anyhow::Result<BTreeMap<Suite, Pat
     suites.dedup();
     let mut programs = BTreeMap::new();
     for suite in suites {
-        let output = Command::new("cargo")
+        let output = cargo()
             .args(["test", "--no-run", "--message-format=json", "--package", suite.package()])
             .args(suite.target())
             .env("RUSTC_WORKSPACE_WRAPPER", std::env::current_exe().context("where this program is")?)

@@ -4,10 +4,9 @@
 //! are, the more of them a fault meets. It stops by itself, and what a killed run left is swept as after
 //! `cargo xtask test`.
 
-use std::process::Command;
-
 use anyhow::Context;
 
+use crate::cargo::cargo;
 use crate::{files, test};
 
 /// The names that the test knows.
@@ -38,7 +37,7 @@ pub(crate) struct Options {
 
 /// Runs it and says whether it passed.
 pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
-    let mut command = Command::new("cargo");
+    let mut command = cargo();
     command
         .args(["test", "--profile", "simulation", "-p", "integration-tests", "--test", "suite", "--"])
         .args([TEST, "--exact", "--nocapture"])

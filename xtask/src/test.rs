@@ -14,6 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 
+use crate::cargo::cargo;
 use crate::files;
 
 /// The names that `integration-tests/databases/src/postgres.rs` knows.
@@ -29,7 +30,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<bool> {
         // Standbys and poolers run from binaries, whatever the rest runs on.
         installer::install(&["postgresql", "pgbouncer"])?;
     }
-    let mut command = Command::new("cargo");
+    let mut command = cargo();
     command.args(["test", "--workspace"]).args(arguments).current_dir(files::root());
     swept(&mut command).context("running cargo test")
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::cluster::Cluster;
 use super::process::{Server, answers, finish, free_port};
+use crate::cargo::cargo;
 use crate::files;
 
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -82,7 +83,7 @@ impl Programs {
 /// Builds `unanimity` as users build it.
 pub(super) fn build(target: &Path) -> anyhow::Result<PathBuf> {
     println!("building unanimity (release)");
-    let mut command = Command::new("cargo");
+    let mut command = cargo();
     command.args(["build", "--release", "--quiet", "-p", "unanimity-coordinator"]).current_dir(files::root());
     finish(command, BUILD_MAX)?;
     Ok(target.join("release").join("unanimity"))
