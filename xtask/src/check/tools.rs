@@ -1,13 +1,12 @@
 //! The checks that other tools make: rustfmt, clippy, rustdoc, cargo-deny.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
 
 use super::directions::{items, metadata};
-use crate::cargo::cargo;
 
 pub(super) const DENY_REMEDY: &str =
     "take another crate or version, or let it in by deny.toml, with the reason beside it";
@@ -95,7 +94,7 @@ fn cargo(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> anyho
 }
 
 fn output(root: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<Output> {
-    cargo()
+    crate::cargo::cargo()
         .args(arguments)
         .envs(environment.iter().copied())
         // Nothing may wait for a password.
