@@ -110,7 +110,8 @@ pub struct Handlers {
     payload_bytes_max: usize,
     transaction_timeout: Duration,
     closing: CancellationToken,
-    in_place: bool,
+    /// Set for somebody who drops no future: cancelled when nobody hears answers any more.
+    in_place: Option<CancellationToken>,
 }
 
 impl Handlers {
@@ -130,15 +131,21 @@ impl Handlers {
             payload_bytes_max: config.limits.payload_bytes_max,
             transaction_timeout: config.timeouts.transaction(),
             closing,
-            in_place: false,
+            in_place: None,
         }
     }
 
     /// The same for somebody who drops none of the futures of [`Handlers::begin`], [`Handlers::register`],
     /// [`Handlers::vote`], [`Handlers::commit`] and [`Handlers::abort`] before it ended: they need no tasks
-    /// of their own. `closing` ends their waits for what comes after a decision, as the node's end does.
-    pub(super) fn in_place(&self, closing: CancellationToken) -> Self {
-        Self { closing, in_place: true, ..self.clone() }
+    /// of their own. `closing` ends their waits for what comes after a decision, as the node's end does. `given_up`
+    /// ends the search for an owner as well: nobody hears the answer.
+    pub(super) fn in_place(&self, closing: CancellationToken, given_up: CancellationToken) -> Self {
+        Self { closing, in_place: Some(given_up), ..self.clone() }
+    }
+
+    /// Cancelled when nobody hears answers any more, if whoever asks can tell.
+    pub(super) fn given_up(&self) -> Option<&CancellationToken> {
+        self.in_place.as_ref()
     }
 
     /// The engine behind.
@@ -489,7 +496,7 @@ impl Handlers {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        if self.in_place { Either::Left(work) } else { Either::Right(detached(work)) }
+        if self.in_place.is_some() { Either::Left(work) } else { Either::Right(detached(work)) }
     }
 
     /// Waits for the branches after a decision, if that was asked for.

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 use unanimity_types::{ErrorCode, PartitionId, Ticket, Xid, partition_of};
 
 use super::failure::{Failure, broke};
@@ -54,6 +55,12 @@ pub(crate) trait Call: Send + Sync {
 
     /// Carries it out on this node.
     fn here(&self) -> impl Future<Output = Result<Self::Answer, Error>> + Send;
+
+    /// Cancelled when nobody waits for the answer any more: then it is not tried again. What is being carried out
+    /// here runs to its end.
+    fn given_up(&self) -> Option<&CancellationToken> {
+        None
+    }
 
     /// Passes it on to another node, as its hop `hops`, which has until `until`. The answer says who gave it, if that
     /// is yet another one.
@@ -231,11 +238,12 @@ impl Router {
                 })?;
                 if place == Place::Here {
                     // It believes to have it and does not take it: its state is about to change.
-                    let wake = Instant::now() + tries.next_pause();
-                    self.wait(to, &PartitionState::Running, &mut view, &mut bell, wake, until).await;
+                    let wake = (Instant::now() + tries.next_pause()).min(until);
+                    let pause = self.wait(to, &PartitionState::Running, &mut view, &mut bell, wake);
+                    unless_given_up(call, pause).await;
                 }
             }
-            if Instant::now() >= until {
+            if Instant::now() >= until || call.given_up().is_some_and(CancellationToken::is_cancelled) {
                 return Err(tries.give_up(self.nobody(to)));
             }
             view.mark_unchanged();
@@ -275,12 +283,14 @@ impl Router {
                     // Only where the call came in it waits.
                     Err(_) if by.hops > 0 => return Err(self.not_here(to)),
                     Err(opens_at) => {
-                        self.wait(to, &state, &mut view, &mut bell, opens_at.min(look_again), until).await;
+                        let wake = opens_at.min(look_again).min(until);
+                        unless_given_up(call, self.wait(to, &state, &mut view, &mut bell, wake)).await;
                     }
                 },
                 Place::Nobody if by.hops > 0 => return Err(self.not_here(to)),
                 Place::Soon | Place::Nobody => {
-                    self.wait(to, &state, &mut view, &mut bell, look_again, until).await;
+                    let wake = look_again.min(until);
+                    unless_given_up(call, self.wait(to, &state, &mut view, &mut bell, wake)).await;
                 }
             }
         }
@@ -306,6 +316,8 @@ impl Router {
             biased;
             result = sent => result.unwrap_or_else(|_| Err(Failure::Broken(broke(address)))),
             () = self.goes_elsewhere(to, address) => Err(Failure::Broken(broke(address))),
+            // It says nothing about the node.
+            () = given_up(call) => return Err(Failure::Broken(broke(address))),
         };
         match &result {
             Ok(_) | Err(Failure::Refused(_)) => self.gates.open(to, address),
@@ -339,7 +351,7 @@ impl Router {
         }
     }
 
-    /// Waits until something may be different, or until one of the moments.
+    /// Waits until something may be different, or until `wake`.
     async fn wait(
         &self,
         to: PartitionId,
@@ -347,7 +359,6 @@ impl Router {
         view: &mut watch::Receiver<Arc<View>>,
         bell: &mut watch::Receiver<()>,
         wake: Instant,
-        until: Instant,
     ) {
         let owner = |view: &View| view.owner(to).map(|(node, address)| (node.to_owned(), address.to_owned()));
         let before = owner(&view.borrow());
@@ -368,7 +379,7 @@ impl Router {
             () = other_owner => {}
             () = self.here.left_state(to, state) => {}
             () = rung => {}
-            () = sleep_until(wake.min(until)) => {}
+            () = sleep_until(wake) => {}
         }
     }
 
@@ -448,6 +459,22 @@ impl Router {
             Some(address) => error.owned_by(address),
             None => error,
         }
+    }
+}
+
+/// Resolves when nobody waits for a call's answer any more.
+async fn given_up<C: Call>(call: &C) {
+    match call.given_up() {
+        Some(given_up) => given_up.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits, but not for somebody who is gone.
+async fn unless_given_up<C: Call>(call: &C, wait: impl Future<Output = ()>) {
+    tokio::select! {
+        () = wait => {}
+        () = given_up(call) => {}
     }
 }
 

@@ -1,17 +1,23 @@
 //! Calls at any node: they come to their partition's owner, and its answer comes back.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tokio_stream::wrappers::ReceiverStream;
+use unanimity_coordinator::Node;
+use unanimity_coordinator::config::Config;
+use unanimity_coordinator::log::{MemoryLog, TransactionLog};
 use unanimity_proto::v1;
+use unanimity_proto::v1::coordinator_client::CoordinatorClient;
 use unanimity_types::Xid;
 use uuid::Uuid;
 
-use crate::nodes::until;
-use crate::served::{Served, partitions_of, start};
+use crate::nodes::{PARTITIONS, until};
+use crate::served::{ANY_PORT, Served, partitions_of, start, xid_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn m10_every_http_call_is_answered_alike_by_every_node() {
@@ -292,7 +298,7 @@ async fn a_stream_and_a_session_are_told_of_every_node() {
     let mut answers = client.commands(stream).await.unwrap().into_inner();
     let first = answers.message().await.unwrap().unwrap().topology.unwrap();
     assert_eq!((first.told_by.as_str(), first.nodes.len()), ("a", 2));
-    assert_eq!(first.owners.len(), usize::from(crate::nodes::PARTITIONS));
+    assert_eq!(first.owners.len(), usize::from(PARTITIONS));
     // A node that joins is news, and so is what it takes over.
     let third = start(&served.log, "c").await;
     let mut owned = 0;
@@ -307,4 +313,57 @@ async fn a_stream_and_a_session_are_told_of_every_node() {
     drop(outgoing);
     third.shutdown().await;
     served.stop().await;
+}
+
+/// Whoever is gone waits for no owner: its commands give their places up, and not only at their deadline.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_a_dead_stream_do_not_wait_for_an_owner() {
+    let log: Arc<dyn TransactionLog> = Arc::new(MemoryLog::new(PARTITIONS));
+    let builder = |name: &str| {
+        let mut config = Config { node: Some(name.to_owned()), ..Config::default() };
+        config.limits.in_flight_max = 4;
+        config
+    };
+    let here =
+        Node::builder().log(Arc::clone(&log)).listen(ANY_PORT).config(builder("a")).start().await.unwrap();
+    // It lives, owns its share, and cannot be called.
+    let mut away = builder("b");
+    away.advertise = Some("http://127.0.0.1:1".to_owned());
+    let away = Node::builder().log(Arc::clone(&log)).listen(ANY_PORT).config(away).start().await.unwrap();
+    until("balance", || !partitions_of(&away).is_empty() && !partitions_of(&here).is_empty()).await;
+    until("all work", || partitions_of(&away).len() + partitions_of(&here).len() == usize::from(PARTITIONS))
+        .await;
+    let commands = |home: &Node, count: u64| {
+        let command = |id| {
+            let xid = xid_of(&partitions_of(home)).to_string();
+            let begin = v1::BeginRequest { mode: v1::Mode::Tcc.into(), xid, ..Default::default() };
+            v1::Command { id, timeout_ms: 25_000, kind: Some(v1::command::Kind::Begin(begin)) }
+        };
+        v1::CommandBatch { commands: (1..=count).map(command).collect() }
+    };
+    let mut client = CoordinatorClient::connect(here.url().unwrap()).await.unwrap();
+    let (lost, batches) = tokio::sync::mpsc::channel(1);
+    lost.send(commands(&away, 4)).await.unwrap();
+    let stream = client.commands(ReceiverStream::new(batches)).await.unwrap();
+    // As many as may be are in hand now, all of them waiting for somebody who cannot be called.
+    let begin = || v1::BeginRequest {
+        mode: v1::Mode::Tcc.into(),
+        xid: xid_of(&partitions_of(&here)).to_string(),
+        ..Default::default()
+    };
+    let mut other = CoordinatorClient::connect(here.url().unwrap()).await.unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while other.begin(begin()).await.is_ok() {
+        assert!(Instant::now() < end, "its commands were never in hand");
+    }
+    drop((stream, lost));
+    let dropped = Instant::now();
+    while let Err(status) = other.begin(begin()).await {
+        let detail = unanimity_proto::error_from_status(&status).unwrap();
+        assert_eq!(detail.code, "too_busy", "{status:?}");
+        assert!(dropped.elapsed() < Duration::from_secs(10), "nobody waits for them, and they wait on");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    here.shutdown().await;
+    away.shutdown().await;
 }

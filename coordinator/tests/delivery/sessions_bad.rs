@@ -14,6 +14,36 @@ use crate::support::{
     Bench, FakeHome, Session, code_of, config, hello, is_unknown, participant, position, serve, text, until,
 };
 
+/// Two addresses may lead to one node, and a node may have come back under another name: who is looked for in vain is
+/// told so before the session is ended that the same instance has here.
+#[tokio::test]
+async fn who_means_another_node_is_refused_and_ends_no_session() {
+    let mut bench = Bench::new(config());
+    let address = serve(&bench.delivery, &FakeHome::default()).await;
+    let meant = |node: &str| v1::Hello { node: node.to_owned(), ..hello("stock", "stock-1") };
+    let (mut session, _) = Session::open(address, meant("node-1")).await.expect("attached");
+    for node in ["node-2", "NODE-1", "node-1 "] {
+        let Err(status) = Session::open(address, meant(node)).await else { panic!("{node} was accepted") };
+        assert_eq!(
+            (code_of(&status), status.code()),
+            ("unavailable".into(), Code::Unavailable),
+            "{status:?}"
+        );
+        assert!(status.message().contains("node-1"), "{status:?}");
+    }
+    bench.dispatch(participant("stock"), 1);
+    let operation = session.operation().await.expect("the first session is still the one");
+    session.answer(operation.call_id, v1::branch_result::Outcome::Done, "").await;
+    assert_eq!(bench.reply().await.outcome, ResultOutcome::Done);
+    // Of two that are meant, the younger counts.
+    let (mut younger, _) = Session::open(address, meant("node-1")).await.expect("attached");
+    until("one is left", || bench.delivery.stats()[0].instances.len() == 1).await;
+    bench.dispatch(participant("stock"), 2);
+    let operation = younger.operation().await.expect("an operation");
+    younger.answer(operation.call_id, v1::branch_result::Outcome::Done, "").await;
+    assert_eq!(bench.reply().await.outcome, ResultOutcome::Done);
+}
+
 #[tokio::test]
 async fn hostile_hellos_are_refused() {
     let bench = Bench::new(config());

@@ -217,6 +217,7 @@ pub(crate) fn hello(participant: &str, instance: &str) -> v1::Hello {
         log_id: LOG_ID.to_owned(),
         witnesses: Vec::new(),
         protocol_version: 1,
+        node: String::new(),
     }
 }
 

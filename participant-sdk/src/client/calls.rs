@@ -14,7 +14,7 @@ use unanimity_types::{AbortReason, BranchKey, ErrorCode, LogId, LogPosition, Mod
 use crate::client::birth::Claim;
 use crate::client::info::info_from_wire;
 use crate::client::nodes::Door;
-use crate::client::{Client, Failed, TransactionInfo};
+use crate::client::{Again, Client, Failed, TransactionInfo};
 use crate::error::ClientError;
 
 /// What a commit or abort brought.
@@ -69,7 +69,7 @@ impl Client {
     /// Begins a transaction of any mode. The request names its xid, so that it can be repeated.
     pub(crate) async fn begin_plan(&self, message: v1::BeginRequest) -> Result<Begun, ClientError> {
         let options = self.options();
-        let ask = |door| self.ask_begin(door, &message);
+        let ask = |door, limit| self.ask_begin(door, &message, limit);
         let xid = message.xid.parse().ok();
         let answer = self.routed(xid, options.begin_retry_for, options.call_timeout, ask).await?;
         let log_id = self.met(&answer.log_id)?;
@@ -86,7 +86,7 @@ impl Client {
         lock_wait: Duration,
     ) -> Result<Registered, ClientError> {
         let timeout = (self.options().call_timeout + lock_wait).min(bound);
-        let ask = |door| self.ask_register(door, &message, timeout);
+        let ask = |door, limit| self.ask_register(door, &message, limit);
         let answer = self.routed(message.xid.parse().ok(), bound, timeout, ask).await?;
         if answer.key != message.key {
             return Err(ClientError::protocol("the branch was registered under another key"));
@@ -112,7 +112,9 @@ impl Client {
             birth: claim.birth.clone(),
             secret: claim.secret.clone(),
         };
-        let ask = |door| async { self.ask_commit(door, &message).await.map_err(met_itself) };
+        let message = &message;
+        let ask =
+            |door, limit| async move { self.ask_commit(door, message, limit).await.map_err(met_itself) };
         let answer = self.routed(Some(xid), options.commit_retry_for, options.call_timeout, ask).await?;
         self.decided(&answer)
     }
@@ -133,7 +135,7 @@ impl Client {
             secret: claim.secret.clone(),
             ..Default::default()
         };
-        let ask = |door| self.ask_abort(door, &message);
+        let ask = |door, limit| self.ask_abort(door, &message, limit);
         let answer = self.routed(Some(xid), bound, timeout, ask).await?;
         let decided = self.decided(&answer)?;
         match decided.status {
@@ -153,8 +155,8 @@ impl Client {
         &self,
         door: Arc<Door>,
         message: &v1::BeginRequest,
+        timeout: Duration,
     ) -> Result<v1::BeginResponse, Failed> {
-        let timeout = self.options().call_timeout;
         match door.stream().ask(Command::Begin(message.clone()), timeout).await? {
             Some(Answer::Begun(answer)) => Ok(answer),
             Some(_) => Err(another_answer()),
@@ -219,8 +221,8 @@ impl Client {
         &self,
         door: Arc<Door>,
         message: &v1::CommitRequest,
+        timeout: Duration,
     ) -> Result<v1::DecideResponse, Failed> {
-        let timeout = self.options().call_timeout;
         match door.stream().ask(Command::Commit(message.clone()), timeout).await? {
             Some(Answer::Decided(answer)) => Ok(answer),
             Some(_) => Err(another_answer()),
@@ -238,8 +240,8 @@ impl Client {
         &self,
         door: Arc<Door>,
         message: &v1::AbortRequest,
+        timeout: Duration,
     ) -> Result<v1::DecideResponse, Failed> {
-        let timeout = self.options().call_timeout;
         match door.stream().ask(Command::Abort(message.clone()), timeout).await? {
             Some(Answer::Decided(answer)) => Ok(answer),
             Some(_) => Err(another_answer()),
@@ -265,10 +267,27 @@ impl Client {
         F: Fn(CoordinatorClient<Channel>, tonic::Request<M>) -> Fut,
         Fut: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
+        self.called_as(Again::Same, xid, message, timeout, call).await
+    }
+
+    /// The same for a call of either kind.
+    pub(crate) async fn called_as<M: Clone, T, F, Fut>(
+        &self,
+        again: Again,
+        xid: Option<Xid>,
+        message: &M,
+        timeout: Duration,
+        call: F,
+    ) -> Result<T, ClientError>
+    where
+        F: Fn(CoordinatorClient<Channel>, tonic::Request<M>) -> Fut,
+        Fut: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
         let call = &call;
-        let ask =
-            |door: Arc<Door>| async move { self.unary(&door, xid, message.clone(), timeout, call).await };
-        self.routed(xid, timeout, timeout, ask).await
+        let ask = |door: Arc<Door>, limit| async move {
+            self.unary(&door, xid, message.clone(), limit, call).await
+        };
+        self.routed_as(again, xid, (timeout, timeout), ask).await
     }
 
     /// One attempt of a call of its own.
@@ -283,11 +302,7 @@ impl Client {
     where
         Fut: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
-        let limit = self.attempt_limit(timeout);
-        let call = Box::pin(call(door.service(), with_deadline(message, timeout)));
-        let response = tokio::time::timeout(limit, call)
-            .await
-            .map_err(|_| ClientError::no_answer(format!("none within {limit:?}")))??;
+        let response = Box::pin(call(door.service(), with_deadline(message, timeout))).await?;
         Ok(self.answered(xid, response))
     }
 
@@ -306,7 +321,7 @@ impl Client {
             wait_ms: u64::try_from(wait_for.as_millis()).unwrap_or(u64::MAX),
         };
         let bound = self.options().call_timeout + wait_for;
-        let ask = |door| self.ask_get(door, &message, timeout);
+        let ask = |door, limit| self.ask_get(door, &message, limit);
         let answer = self.routed(Some(xid), bound, timeout, ask).await?;
         self.witnesses().observe_wire(answer.position.as_ref());
         info_from_wire(answer)

@@ -32,7 +32,7 @@ pub(crate) use calls::{Begun, Decided, parse_log_id};
 pub use error::{AbortCause, CommitError, TransactionError};
 pub use info::{BranchInfo, TransactionInfo};
 pub(crate) use nodes::Ear;
-pub(crate) use route::Failed;
+pub(crate) use route::{Again, Failed};
 pub use run::TransactionBuilder;
 pub(crate) use run::check_begin;
 pub use transaction::GlobalTransaction;

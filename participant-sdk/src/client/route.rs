@@ -1,6 +1,7 @@
 //! A call from its first attempt to its answer: at the owner, at another node when that one has none, where a hint points
 //! to, and again after a pause when nobody had one. Every attempt has the same words (protocol M3).
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(crate) struct Failed {
     owner: Option<String>,
     /// The node is well: whoever else is asked now says the same.
     is_everywhere: bool,
+    /// There was no connection to send it on.
+    was_not_sent: bool,
 }
 
 impl Failed {
@@ -36,16 +39,28 @@ impl Failed {
     pub(crate) fn told(code: Code, message: &str, detail: Option<v1::ErrorDetail>) -> Self {
         let owner =
             detail.as_ref().map(|detail| detail.owner_address.clone()).filter(|owner| !owner.is_empty());
-        Self { error: ClientError::told(code, message, detail), owner, is_everywhere: false }
+        Self { owner, ..ClientError::told(code, message, detail).into() }
     }
 
     /// The call is under way already: it is made again after a pause.
     pub(crate) fn under_way(message: &str) -> Self {
-        Self { error: ClientError::no_answer(message), owner: None, is_everywhere: true }
+        Self { is_everywhere: true, ..ClientError::no_answer(message).into() }
     }
 
     pub(crate) fn code(&self) -> Option<ErrorCode> {
         self.error.code()
+    }
+
+    /// Whether it was surely not carried out: nothing was sent, or whoever was asked knows that it is another node's.
+    /// The rule that nodes have among themselves.
+    fn was_not_taken(&self) -> bool {
+        self.was_not_sent
+            || match self.code() {
+                Some(ErrorCode::NotOwner) => true,
+                // Without an owner's address it is the owner whose log is away.
+                Some(ErrorCode::Unavailable) => self.owner.is_some(),
+                _ => false,
+            }
     }
 
     /// Whether the call may be answered if it is made again, unchanged. A lock was waited for by the coordinator
@@ -68,7 +83,7 @@ impl Failed {
 
 impl From<ClientError> for Failed {
     fn from(error: ClientError) -> Self {
-        Self { error, owner: None, is_everywhere: false }
+        Self { error, owner: None, is_everywhere: false, was_not_sent: false }
     }
 }
 
@@ -76,8 +91,22 @@ impl From<Status> for Failed {
     fn from(status: Status) -> Self {
         let mut failed = Self::told(status.code(), status.message(), error_from_status(&status));
         failed.owner = failed.owner.or_else(|| owner_in(status.metadata()));
+        let mut cause = status.source();
+        while let Some(error) = cause {
+            failed.was_not_sent |= error.is::<tonic::ConnectError>();
+            cause = error.source();
+        }
         failed
     }
+}
+
+/// What may be done when nobody knows whether a call was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// The same again is the same (protocol M3).
+    Same,
+    /// The same again is a second action, on record as such: only what was surely not taken is repeated.
+    Second,
 }
 
 fn owner_in(metadata: &tonic::metadata::MetadataMap) -> Option<String> {
@@ -87,28 +116,44 @@ fn owner_in(metadata: &tonic::metadata::MetadataMap) -> Option<String> {
 
 impl Client {
     /// Makes a call until it has an answer, or an error that stays, for at most `bound` from now. Each attempt has
-    /// `per_call` to answer. The call must be idempotent.
+    /// `per_call` to answer, or less where another node can be asked; it is told its limit. The call must be idempotent.
     pub(crate) async fn routed<T, F, Fut>(
         &self,
         xid: Option<Xid>,
         bound: Duration,
         per_call: Duration,
+        call: F,
+    ) -> Result<T, ClientError>
+    where
+        F: FnMut(Arc<Door>, Duration) -> Fut,
+        Fut: Future<Output = Result<T, Failed>>,
+    {
+        self.routed_as(Again::Same, xid, (bound, per_call), call).await
+    }
+
+    /// The same for a call of either kind.
+    pub(crate) async fn routed_as<T, F, Fut>(
+        &self,
+        again: Again,
+        xid: Option<Xid>,
+        (bound, per_call): (Duration, Duration),
         mut call: F,
     ) -> Result<T, ClientError>
     where
-        F: FnMut(Arc<Door>) -> Fut,
+        F: FnMut(Arc<Door>, Duration) -> Fut,
         Fut: Future<Output = Result<T, Failed>>,
     {
         let end = Instant::now() + bound;
         let mut way = Way::new(self, xid.and_then(|xid| self.tickets().partition(xid)));
         loop {
             let door = way.next()?;
-            let failed = match tokio::time::timeout(per_call, call(Arc::clone(&door))).await {
+            let limit = self.attempt_limit(per_call);
+            let failed = match tokio::time::timeout(limit, call(Arc::clone(&door), limit)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failed)) => failed,
-                Err(_) => ClientError::no_answer(format!("none within {per_call:?}")).into(),
+                Err(_) => ClientError::no_answer(format!("none within {limit:?}")).into(),
             };
-            if !failed.is_worth_another() {
+            if !failed.is_worth_another() || (again == Again::Second && !failed.was_not_taken()) {
                 return Err(failed.error);
             }
             let pause = way.after(&door, &failed);
@@ -131,10 +176,10 @@ impl Client {
         response.into_inner()
     }
 
-    /// How long one attempt of a call that is not a command's may take: where another node can be asked, one that
-    /// was stopped with its connections open is not to take all of the time. What is waited for on purpose is
-    /// not cut short.
-    pub(crate) fn attempt_limit(&self, per_call: Duration) -> Duration {
+    /// How long one attempt may take: where another node can be asked, one that was stopped with its connections open,
+    /// or that waits for an owner whom it alone cannot reach, is not to take all of the time. What is waited for on
+    /// purpose is not cut short.
+    fn attempt_limit(&self, per_call: Duration) -> Duration {
         if self.nodes().alone() {
             return per_call;
         }

@@ -12,7 +12,7 @@ use unanimity_proto::{plan_to_wire, v1};
 use unanimity_types::{BranchKey, Delivery, ErrorCode, InquiryAnswer, MessagePlan, Plan, Status, Xid};
 
 use super::handover::{Handed, Handover, HandoverError, HandoverMessage, MessageStatus};
-use crate::client::Client;
+use crate::client::{Again, Client};
 use crate::error::ClientError;
 
 /// How long one call may take. A begin waits for one durable block.
@@ -77,7 +77,8 @@ impl Handover for Client {
             let call = |mut service: CoordinatorClient<Channel>, request| async move {
                 service.retry_transaction(request).await
             };
-            let answer = self.called(Some(id), &request, CALL_TIMEOUT, call).await?;
+            // Two of them are two actions of an operator.
+            let answer = self.called_as(Again::Second, Some(id), &request, CALL_TIMEOUT, call).await?;
             self.witnesses().observe_wire(answer.position.as_ref());
             Ok(())
         })

@@ -48,23 +48,28 @@ pub(super) enum End {
     Stopped,
     /// The coordinator's node stops, or closed the stream in order.
     Goodbye,
-    /// There is a session with that node already.
-    Doubled,
+    /// There is a younger session with that node: whatever became of this one is no loss.
+    Replaced,
+    /// It was not the node that was meant, but this one. It had ended the session that there was with it before we
+    /// could know (coordinators do not read `Hello.node` from their beginning on), so this one was kept while it
+    /// lasted; the attempt failed all the same.
+    Another(String),
 }
 
-/// One session at an address, from its hello to its end.
+/// One session at an address, from its hello to its end: with the node of that name, if it is given.
 pub(super) async fn run<DB: FenceDatabase>(
     shared: &Arc<Shared<DB>>,
     (address, channel): (&str, Channel),
+    node: Option<&str>,
     show_log: bool,
 ) -> Result<End, ClientError> {
     // Until it is open: an open one hears of the stop itself.
     let opened = tokio::select! {
-        opened = open(shared, channel, show_log) => opened?,
+        opened = open(shared, channel, hello(shared, node, show_log)) => opened?,
         () = shared.stop.cancelled() => return Ok(End::Stopped),
     };
     let Opened { welcome, incoming, outgoing } = opened;
-    let Some(_attached) = shared.sessions.attach(&welcome.node, address) else { return Ok(End::Doubled) };
+    let _attached = shared.sessions.attach(&welcome.node);
     shared.client.nodes().met(address, &welcome.node);
     let ear = shared.client.nodes().ear();
     if let Some(topology) = &welcome.topology {
@@ -76,7 +81,13 @@ pub(super) async fn run<DB: FenceDatabase>(
         millis => Duration::from_millis(millis.clamp(50, 60_000)),
     };
     tracing::info!(participant = %shared.name, instance = %shared.instance, node = %welcome.node, "attached");
-    Session::new(shared, ear, outgoing, interval).run(incoming).await
+    let ended = Session::new(shared, ear, outgoing, interval).run(incoming).await;
+    match ended {
+        Ok(End::Stopped) => Ok(End::Stopped),
+        _ if node.is_some_and(|meant| meant != welcome.node) => Ok(End::Another(welcome.node)),
+        Err(_) if shared.sessions.is_doubled(&welcome.node) => Ok(End::Replaced),
+        ended => ended,
+    }
 }
 
 struct Opened {
@@ -88,13 +99,12 @@ struct Opened {
 async fn open<DB: FenceDatabase>(
     shared: &Arc<Shared<DB>>,
     channel: Channel,
-    show_log: bool,
+    hello: v1::Hello,
 ) -> Result<Opened, ClientError> {
     // Deep enough for bursts; a peer that does not read for so long is dead (see `send`).
     let (outgoing, messages) = mpsc::channel(64);
-    let hello = FromParticipant::Hello(hello(shared, show_log));
     outgoing
-        .try_send(v1::ParticipantMessage { kind: Some(hello) })
+        .try_send(v1::ParticipantMessage { kind: Some(FromParticipant::Hello(hello)) })
         .map_err(|_| ClientError::no_answer("the stream is closed"))?;
     let mut client = ParticipantsClient::new(channel)
         .max_decoding_message_size(Limits::MESSAGE_BYTES_MAX)
@@ -114,7 +124,7 @@ async fn open<DB: FenceDatabase>(
     Ok(Opened { welcome, incoming, outgoing })
 }
 
-fn hello<DB: FenceDatabase>(shared: &Shared<DB>, show_log: bool) -> v1::Hello {
+fn hello<DB: FenceDatabase>(shared: &Shared<DB>, node: Option<&str>, show_log: bool) -> v1::Hello {
     let log_id = shared.client.log_id().filter(|_| show_log);
     let mut operations: Vec<_> = shared.hooks.keys().cloned().collect();
     operations.sort();
@@ -127,6 +137,7 @@ fn hello<DB: FenceDatabase>(shared: &Shared<DB>, show_log: bool) -> v1::Hello {
         witnesses: if log_id.is_some() { shared.client.witnesses().to_wire() } else { Vec::new() },
         log_id: log_id.map(|id| id.to_string()).unwrap_or_default(),
         protocol_version: PROTOCOL_VERSION,
+        node: node.unwrap_or_default().to_owned(),
     }
 }
 

@@ -8,6 +8,9 @@
 //! The owner of a transaction calls its branches by the sessions that it has, so a participant attaches everywhere. The
 //! scout's session is that of whichever node answered; the node's own keeper lets it be. A node that says goodbye, or
 //! cannot be reached, is tried again with back-off for as long as anybody tells of it; the others are not concerned.
+//!
+//! Of two sessions with one node the younger counts, and the node ends the other: it alone knows in which order they came.
+//! So that no keeper ends another one's session for nothing, it says whom it means: a node of another name refuses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,10 +31,11 @@ use crate::participant::session::{self, End};
 /// How long the keepers have before the scout looks for anybody at all.
 const SCOUT_AFTER: Duration = Duration::from_secs(1);
 
-/// The sessions that are open: the node, and the address at which it answered.
+/// The sessions that are open: the nodes, and how many sessions each has. Two for a moment, until the node has
+/// ended the older one.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    open: watch::Sender<BTreeMap<String, String>>,
+    open: watch::Sender<BTreeMap<String, usize>>,
 }
 
 /// A session's entry, while it is open.
@@ -43,23 +47,24 @@ pub(super) struct Attached<'a> {
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
         self.sessions.open.send_modify(|open| {
-            open.remove(&self.node);
+            if let Some(count) = open.get_mut(&self.node) {
+                *count -= 1;
+            }
+            open.retain(|_, count| *count > 0);
         });
     }
 }
 
 impl Sessions {
-    /// Enters a session; `None` if there is one with that node.
-    pub(super) fn attach(&self, node: &str, address: &str) -> Option<Attached<'_>> {
-        let mut is_new = false;
-        self.open.send_if_modified(|open| {
-            is_new = !open.contains_key(node);
-            if is_new {
-                open.insert(node.to_owned(), address.to_owned());
-            }
-            is_new
-        });
-        is_new.then(|| Attached { sessions: self, node: node.to_owned() })
+    /// Enters a session.
+    pub(super) fn attach(&self, node: &str) -> Attached<'_> {
+        self.open.send_modify(|open| *open.entry(node.to_owned()).or_default() += 1);
+        Attached { sessions: self, node: node.to_owned() }
+    }
+
+    /// Whether there is more than one session with a node.
+    pub(super) fn is_doubled(&self, node: &str) -> bool {
+        self.open.borrow().get(node).is_some_and(|count| *count > 1)
     }
 
     /// The nodes that sessions are open with.
@@ -70,7 +75,7 @@ impl Sessions {
     /// Waits until there is no session with a node, or with any.
     async fn without(&self, node: Option<&str>) {
         let is_gone =
-            |open: &BTreeMap<String, String>| node.map_or(open.is_empty(), |node| !open.contains_key(node));
+            |open: &BTreeMap<String, usize>| node.map_or(open.is_empty(), |node| !open.contains_key(node));
         // The sender is ours: it cannot be gone.
         let _ = self.open.subscribe().wait_for(is_gone).await;
     }
@@ -123,7 +128,7 @@ async fn scout<DB: FenceDatabase>(shared: Arc<Shared<DB>>) {
         let seeds = shared.client.nodes().seeds();
         let Some((address, channel)) = seeds.get(turn % seeds.len().max(1)) else { return };
         turn += 1;
-        if attempts.make(&shared, address, channel.clone()).await {
+        if attempts.make(&shared, (address, channel.clone()), None).await {
             return;
         }
         // The next address at once; all of them again after a pause.
@@ -148,7 +153,7 @@ async fn keep<DB: FenceDatabase>(shared: Arc<Shared<DB>>, node: Arc<str>, left: 
         if let Some((address, channel)) = addresses.get(turn % addresses.len().max(1)) {
             turn += 1;
             // A session with a node that nobody tells of any more is kept while it lasts.
-            if attempts.make(&shared, address, channel.clone()).await {
+            if attempts.make(&shared, (address, channel.clone()), Some(&node)).await {
                 return;
             }
         }
@@ -169,21 +174,26 @@ impl Attempts {
         Self { backoff: Backoff::for_sessions(), show_log: true }
     }
 
-    /// Attaches, and stays while the session lasts. Answers whether that was the last of it.
+    /// Attaches, to the node of that name if it is given, and stays while the session lasts. Answers whether that was
+    /// the last of it.
     async fn make<DB: FenceDatabase>(
         &mut self,
         shared: &Arc<Shared<DB>>,
-        address: &Arc<str>,
-        channel: Channel,
+        (address, channel): (&Arc<str>, Channel),
+        node: Option<&str>,
     ) -> bool {
         let opened = Instant::now();
-        match session::run(shared, (address, channel), self.show_log).await {
+        match session::run(shared, (address, channel), node, self.show_log).await {
             Ok(End::Stopped) => return true,
             Ok(End::Goodbye) => {
                 tracing::info!(participant = %shared.name, %address, "the session was closed; attaching again");
             }
-            Ok(End::Doubled) => {
-                tracing::debug!(participant = %shared.name, %address, "attached there already");
+            Ok(End::Replaced) => {
+                tracing::debug!(participant = %shared.name, %address, "a younger session took its place");
+            }
+            Ok(End::Another(met)) => {
+                tracing::warn!(participant = %shared.name, %address, node, %met, "attached to another node");
+                return false;
             }
             Err(error) => self.failed(shared, address, &error),
         }

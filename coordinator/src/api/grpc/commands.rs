@@ -170,7 +170,9 @@ impl Serving {
     }
 
     async fn run(mut self, mut inbound: Streaming<v1::CommandBatch>, outbound: Outbound) {
-        let handlers = self.commands.handlers.in_place(self.ending.clone());
+        // Cancelled when nobody hears an answer any more, as the client is gone.
+        let given_up = CancellationToken::new();
+        let handlers = self.commands.handlers.in_place(self.ending.clone(), given_up.clone());
         let mut in_hand = FuturesUnordered::new();
         // Of the message that was read last: what there was no room for yet.
         let mut waiting = Vec::new().into_iter();
@@ -245,8 +247,9 @@ impl Serving {
         drop((inbound, outbound));
         // What was read and not begun is as good as never sent.
         drop(waiting);
-        // Nothing that was begun stops half-way; what only waits does.
+        // Nothing that was begun stops half-way; what only waits does, be it for an owner.
         self.ending.cancel();
+        given_up.cancel();
         while let Some((slot, result)) = in_hand.next().await {
             self.desk.done(slot, result);
             // To nobody; its place among the calls in hand is free.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -87,6 +88,10 @@ impl<R: Routed> Call for Passed<'_, R> {
 
     fn is_repeatable(&self) -> bool {
         R::IS_REPEATABLE
+    }
+
+    fn given_up(&self) -> Option<&CancellationToken> {
+        self.handlers.given_up()
     }
 
     async fn here(&self) -> Result<R::Answer, Error> {

@@ -26,13 +26,13 @@ pub(super) struct CheckedHello {
     pub(super) witnesses: Vec<LogPosition>,
 }
 
-/// Checks a hello against this log and our limits.
+/// Checks a hello against this log, this node's name and our limits.
 ///
 /// # Errors
 /// What is wrong with it, and the code for the answer.
 pub(super) fn check(
     hello: v1::Hello,
-    log_id: LogId,
+    (log_id, node): (LogId, &str),
     config: &DeliveryConfig,
 ) -> Result<CheckedHello, InvalidWire> {
     let invalid = |message: String| InvalidWire::new(ErrorCode::InvalidRequest, message);
@@ -60,6 +60,14 @@ pub(super) fn check(
              one of them is configured for another environment"
         );
         return Err(InvalidWire::new(ErrorCode::NotMine, message));
+    }
+    // Before anything is done for it: an instance that looks for another node has its session with this one
+    // elsewhere, and a second one would end it.
+    if !hello.node.is_empty() && hello.node != node {
+        let theirs = printable(&hello.node);
+        let message =
+            format!("this is the node {node}, not {theirs:.128}: look for that one at another address");
+        return Err(InvalidWire::new(ErrorCode::Unavailable, message));
     }
     let witnesses = witnesses(&hello.witnesses)?;
     let wished = usize::try_from(hello.concurrency).unwrap_or(usize::MAX);

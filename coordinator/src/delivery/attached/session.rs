@@ -100,7 +100,8 @@ impl Session {
         let Some(FromInstance::Hello(hello)) = first.and_then(|message| message.kind) else {
             return Err(refusal(ErrorCode::InvalidRequest, "the first message of a session is a hello"));
         };
-        let hello = hello::check(hello, self.home.log_id(), config).map_err(|error| invalid(&error))?;
+        let here = (self.home.log_id(), &*self.home.node());
+        let hello = hello::check(hello, here, config).map_err(|error| invalid(&error))?;
         if !hello.witnesses.is_empty() {
             timeout(config.hello_timeout, self.home.witness(hello.witnesses))
                 .await

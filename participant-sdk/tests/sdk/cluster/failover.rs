@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use unanimity_proto::v1;
-use unanimity_sdk::{Client, NewBranch, StepTarget, Xid};
+use unanimity_sdk::{Client, Handover, NewBranch, StepTarget, Xid};
 use unanimity_types::partition_of;
 
 use crate::support::cluster::{Cluster, PARTITIONS};
@@ -200,4 +200,63 @@ async fn all_nodes_may_go_and_come_back() {
     calling.await.unwrap().unwrap();
     cluster.without_tickets();
     order(&client).await.unwrap();
+}
+
+/// The owner of what is asked about is dead, and the node that is asked waits for it longer than its caller does: another
+/// node may know better, and is asked within the caller's time.
+#[tokio::test]
+async fn who_waits_for_a_dead_owner_is_not_the_only_one_to_be_asked() {
+    let cluster = Cluster::start(2).await;
+    let limit = Duration::from_secs(4);
+    let client = cluster.builder(&[0]).call_timeout(limit).begin_retry_for(limit).connect().unwrap();
+    order(&client).await.unwrap();
+    eventually("a stream to both", async || {
+        cluster.nodes.iter().all(|node| node.fake.with(|state| state.streams) == 1)
+    })
+    .await;
+    let xid = xid_of(&cluster, 1);
+    // It says that it lives, and nothing else.
+    cluster.nodes[1].fake.with(|state| state.hang = true);
+    let started = Instant::now();
+    let begun = client.transaction("x").xid(xid).begin().await.unwrap();
+    assert!(started.elapsed() < limit + Duration::from_secs(1), "{:?}", started.elapsed());
+    client.status(xid).await.unwrap();
+    begun.abort().await.unwrap();
+    assert!(cluster.nodes[0].fake.with(|state| state.aborts.contains(&xid.to_string())));
+}
+
+/// The nodes' own rule for what is no repetition but a second action: it is sent again only where it was surely not taken.
+#[tokio::test]
+async fn m3_an_operators_retry_is_repeated_only_if_it_was_not_taken() {
+    let mut cluster = Cluster::start(2).await;
+    let limit = Duration::from_secs(4);
+    let client = cluster.builder(&[0, 1]).call_timeout(limit).connect().unwrap();
+    order(&client).await.unwrap();
+    eventually("a stream to both", async || {
+        cluster.nodes.iter().all(|node| node.fake.with(|state| state.streams) == 1)
+    })
+    .await;
+    let retries = |cluster: &Cluster| -> Vec<usize> {
+        cluster.nodes.iter().map(|node| node.fake.with(|state| state.retries.len())).collect()
+    };
+    let xid = xid_of(&cluster, 1);
+    Handover::retry(&client, xid).await.unwrap();
+    assert_eq!(retries(&cluster), [0, 1]);
+    // Taken, and never answered.
+    cluster.nodes[1].fake.with(|state| state.hang = true);
+    Handover::retry(&client, xid).await.unwrap_err();
+    assert_eq!(retries(&cluster), [0, 2], "nobody knows whether it was done, so it is not done again");
+    // Not taken: it is another's.
+    let other = cluster.nodes[0].gate.url();
+    cluster.nodes[1].fake.with(|state| (state.hang, state.owner_at) = (false, Some(other)));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    Handover::retry(&client, xid).await.unwrap();
+    let after = retries(&cluster);
+    assert_eq!(after[0], 1, "{after:?}");
+    // Not sent: there is no connection.
+    cluster.nodes[1].fake.with(|state| state.owner_at = None);
+    cluster.nodes[1].gate.shut();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    Handover::retry(&client, xid).await.unwrap();
+    assert_eq!(retries(&cluster), [2, after[1]]);
 }

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use sqlx::Sqlite;
-use unanimity_proto::v1::Operation;
 use unanimity_proto::v1::branch_result::Outcome;
 use unanimity_proto::v1::coordinator_message::Kind;
+use unanimity_proto::v1::{self, Operation};
 use unanimity_sdk::{Fence, Health, Participant};
 
 use crate::fence::{context, key};
 use crate::support::cluster::Cluster;
 use crate::support::databases::{Guard, fence};
 use crate::support::eventually;
+use crate::support::gate::Gate;
 use crate::support::stock::{Reserve, stock, take};
 
 async fn attached(cluster: &Cluster) -> (Participant<Sqlite>, Fence<Sqlite>, Reserve, Guard) {
@@ -79,13 +80,13 @@ async fn sessions_follow_joins_and_leaves() {
     cluster.tell(&[0, 1, 2], 2);
     has_sessions(&participant, &["n0", "n1", "n2"], 3).await;
     // It says goodbye, and nobody tells of it any more.
-    cluster.nodes[1].fake.send(Kind::Goodbye(unanimity_proto::v1::Goodbye { reason: "stops".into() })).await;
+    cluster.nodes[1].fake.send(Kind::Goodbye(v1::Goodbye { reason: "stops".into() })).await;
     cluster.tell(&[0, 2], 3);
     cluster.nodes[1].gate.shut();
     has_sessions(&participant, &["n0", "n2"], 2).await;
     // At another address it is the same node.
     let port = cluster.nodes[1].fake.port();
-    cluster.nodes[1].gate = crate::support::gate::Gate::before(port).await;
+    cluster.nodes[1].gate = Gate::before(port).await;
     cluster.tell(&[0, 1, 2], 4);
     has_sessions(&participant, &["n0", "n1", "n2"], 3).await;
     participant.shutdown().await;
@@ -182,5 +183,61 @@ async fn branches_in_doubt_are_asked_about_at_any_living_node() {
     // Witnesses are shown to whomever is asked, whoever told them.
     let inquiries = cluster.nodes[2].fake.with(|state| state.inquiries.clone());
     assert!(inquiries.iter().any(|inquiry| inquiry.witnesses.iter().any(|witness| witness.seq > 0)));
+    participant.shutdown().await;
+}
+
+/// A cluster of one node, which is told of under a second name as well: as one that was made anew under another name,
+/// or stands at two addresses.
+async fn with_two_names() -> (Cluster, Gate) {
+    let cluster = Cluster::start(1).await;
+    let node = &cluster.nodes[0].fake;
+    let gate = Gate::before(node.port()).await;
+    let second = v1::ClusterNode { node: "n1".into(), address: gate.url(), draining: false };
+    node.with(|state| state.topology.as_mut().unwrap().nodes.push(second));
+    node.tell();
+    (cluster, gate)
+}
+
+/// Whoever looks for a node and meets another one ends nobody's session.
+#[tokio::test]
+async fn a_node_under_two_names_keeps_its_session() {
+    let (cluster, _gate) = with_two_names().await;
+    let node = &cluster.nodes[0].fake;
+    let (participant, fence, _, _guard) = attached(&cluster).await;
+    has_sessions(&participant, &["n0"], 2).await;
+    eventually("it is looked for again and again", async || node.with(|state| state.refused.len()) >= 4)
+        .await;
+    assert!(node.with(|state| state.refused.iter().all(|meant| meant == "n1")));
+    assert_eq!(node.with(|state| state.hellos.len()), 1, "and the session is still the first");
+    has_sessions(&participant, &["n0"], 2).await;
+    let (context, xid) = context();
+    participant.try_in::<Reserve>(&context, take(1)).await.unwrap();
+    assert_eq!(node.deliver(Operation::Confirm, xid, &key()).await.0, Outcome::Done);
+    assert_eq!(stock(fence.pool()).await, (99, 0, 1));
+    participant.shutdown().await;
+}
+
+/// The same where the node does not know whom a hello means: the younger session is the one that both sides keep.
+#[tokio::test]
+async fn of_two_sessions_with_one_node_the_younger_is_kept_on_both_sides() {
+    let (cluster, _gate) = with_two_names().await;
+    let node = &cluster.nodes[0].fake;
+    node.with(|state| state.takes_any = true);
+    let (participant, fence, _, _guard) = attached(&cluster).await;
+    eventually("both keepers have been there", async || {
+        node.with(|state| state.hellos.iter().any(|hello| hello.node == "n1"))
+    })
+    .await;
+    has_sessions(&participant, &["n0"], 2).await;
+    // Each meets it once or, where both come at the same moment, twice: no more, however long that goes on.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let hellos = node.with(|state| state.hellos.len());
+    assert!((2..=4).contains(&hellos), "{hellos} sessions");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(node.with(|state| state.hellos.len()), hellos);
+    let (context, xid) = context();
+    participant.try_in::<Reserve>(&context, take(1)).await.unwrap();
+    assert_eq!(node.deliver(Operation::Confirm, xid, &key()).await.0, Outcome::Done);
+    assert_eq!(stock(fence.pool()).await, (99, 0, 1));
     participant.shutdown().await;
 }

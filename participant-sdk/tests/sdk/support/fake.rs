@@ -55,6 +55,10 @@ pub(crate) struct State {
     /// By xid: the answer, and whether it is settled. Without an entry: active.
     pub(crate) answers: HashMap<String, (&'static str, bool)>,
     pub(crate) hellos: Vec<v1::Hello>,
+    /// Whom those hellos meant that were refused; as a coordinator that does not read this, it refuses none.
+    pub(crate) refused: Vec<String>,
+    pub(crate) takes_any: bool,
+    pub(crate) retries: Vec<v1::RetryTransactionRequest>,
     pub(crate) goodbyes: usize,
     pub(crate) seq: u64,
     /// As a coordinator of before there were command streams.
@@ -441,9 +445,19 @@ impl Coordinator for Fake {
 
     async fn retry_transaction(
         &self,
-        _: Request<v1::RetryTransactionRequest>,
+        request: Request<v1::RetryTransactionRequest>,
     ) -> Result<Response<v1::DecideResponse>, Status> {
-        Err(Status::unimplemented(""))
+        let request = request.into_inner();
+        let xid = request.xid.clone();
+        self.with(|state| state.retries.push(request));
+        self.scripted().await?;
+        let position = self.with(Self::position);
+        Ok(Response::new(v1::DecideResponse {
+            xid,
+            status: v1::Status::Committing.into(),
+            position,
+            ..Default::default()
+        }))
     }
 
     async fn resolve_branch(
@@ -505,6 +519,22 @@ impl Participants for Fake {
             while let Some(Ok(message)) = incoming.next().await {
                 match message.kind {
                     Some(FromParticipant::Hello(hello)) => {
+                        if fake.with(|state| {
+                            let is_another = !hello.node.is_empty() && hello.node != state.node;
+                            let is_refused = is_another && !state.takes_any;
+                            if is_refused {
+                                state.refused.push(hello.node.clone());
+                            }
+                            is_refused
+                        }) {
+                            let refusal = refused(ErrorCode::Unavailable, v1::ErrorDetail::default());
+                            let _ = session.send(Err(refusal)).await;
+                            return;
+                        }
+                        // As a coordinator does with the older session of the same instance.
+                        if let Some(older) = fake.with(|state| state.session.take()) {
+                            let _ = older.send(Err(Status::aborted("another session began"))).await;
+                        }
                         let welcome = v1::Welcome {
                             log_id: fake.with(|state| state.log_id.to_string()),
                             partitions: 4,
