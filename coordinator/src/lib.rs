@@ -22,3 +22,4 @@ pub mod telemetry;
 mod wall_clock;
 
 pub use node::Node;
+pub use unanimity_proto::Connector;

@@ -65,7 +65,8 @@ pub struct Node {
 
 #[derive(Debug)]
 struct Server {
-    address: SocketAddr,
+    /// None where connections are handed over.
+    address: Option<SocketAddr>,
     task: JoinHandle<()>,
 }
 
@@ -97,7 +98,7 @@ impl Node {
     /// Where the node listens, if it does: with port 0 asked for, the port that it got.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.server.as_ref().map(|server| server.address)
+        self.server.as_ref().and_then(|server| server.address)
     }
 
     /// The node's URL for clients on this machine, if it listens.

@@ -6,20 +6,26 @@
 //! - HTTP/2 streams of one connection, bytes of headers, silence (keepalive);
 //! - the end: see [`serve`].
 
+use std::fmt;
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use futures::{Stream, StreamExt as _};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+use unanimity_proto::Connection as BothWays;
 
 use crate::config::Limits;
 
@@ -49,14 +55,67 @@ pub struct Stop<S, I> {
     pub limit: Duration,
 }
 
+/// Where connections come in.
+pub trait Accept: Send + 'static {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next one. May be dropped and asked again without losing any.
+    fn accept(&mut self) -> impl Future<Output = io::Result<Self::Io>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Io = TcpStream;
+
+    async fn accept(&mut self) -> io::Result<TcpStream> {
+        let (stream, _) = Self::accept(self).await?;
+        // Small answers must not wait for the next one.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+/// Connections that somebody else accepts: see [`crate::node::NodeBuilder::incoming`].
+pub struct Incoming(Pin<Box<dyn Stream<Item = io::Result<Box<dyn BothWays>>> + Send>>);
+
+impl Incoming {
+    /// The connections of this stream.
+    pub fn new<S, IO>(connections: S) -> Self
+    where
+        S: Stream<Item = io::Result<IO>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        Self(Box::pin(connections.map(|accepted| accepted.map(|io| Box::new(io) as Box<dyn BothWays>))))
+    }
+}
+
+impl Accept for Incoming {
+    type Io = Box<dyn BothWays>;
+
+    async fn accept(&mut self) -> io::Result<Self::Io> {
+        match self.0.next().await {
+            Some(accepted) => accepted,
+            // No more come; those that are open are served.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming").finish_non_exhaustive()
+    }
+}
+
 /// Serves connections until told to stop.
 ///
 /// Then it stops accepting, asks every connection to finish (HTTP/2 GOAWAY, `connection: close`),
 /// waits until all are gone or no call is in hand, at most `limit`, and closes what is left: streams
 /// that have no end of their own (attached sessions, health watches). So it always returns within
 /// `limit` and half a second.
-pub async fn serve<S, I>(listener: TcpListener, routes: Router, limits: &Limits, stop: Stop<S, I>)
+pub async fn serve<A, S, I>(mut doors: A, routes: Router, limits: &Limits, stop: Stop<S, I>)
 where
+    A: Accept,
     S: Future<Output = ()> + Send,
     I: Future<Output = ()> + Send,
 {
@@ -72,7 +131,7 @@ where
         let accepted = tokio::select! {
             biased;
             () = &mut signal => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&mut doors, &slots) => accepted,
         };
         if let Some((stream, slot)) = accepted {
             let connection = Connection {
@@ -87,7 +146,7 @@ where
         }
     }
 
-    drop(listener);
+    drop(doors);
     closing.cancel();
     let all_gone = async { while connections.join_next().await.is_some() {} };
     let calls_answered = async {
@@ -104,18 +163,14 @@ where
 }
 
 /// The next connection with its slot. `None` after a failed accept.
-async fn accept(
-    listener: &TcpListener,
+async fn accept<A: Accept>(
+    doors: &mut A,
     slots: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(A::Io, tokio::sync::OwnedSemaphorePermit)> {
     // A slot first: connections beyond the limit wait in the listener's queue, at no cost to us.
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => {
-            // Small answers must not wait for the next one.
-            let _ = stream.set_nodelay(true);
-            Some((stream, slot))
-        }
+    match doors.accept().await {
+        Ok(stream) => Some((stream, slot)),
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -131,7 +186,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream) {
+    async fn run(self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         let used = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&used);
         let service = self.routes.map_request(move |request: http::Request<hyper::body::Incoming>| {

@@ -88,6 +88,7 @@ pub use propagation::{ClientLayer, ClientService, ServerLayer, ServerService};
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 pub use saga::{Inputs, Nested, StepCall, StepHooks, Undo, nested, nested_undo};
 pub use saga::{Retry, Saga, StepTarget, SubmittedSaga, WaitFor};
+pub use unanimity_proto::Connector;
 pub use unanimity_types::{
     AbortReason, BranchKey, BranchKind, BranchStatus, Decision, ErrorCode, LogId, Status, Xid,
 };

@@ -3,6 +3,7 @@
 //! Wire types stop at the edge: whoever receives a message converts it to the types of
 //! `unanimity-types` at once (`TryFrom`), which is where limits and names are checked.
 
+mod connector;
 mod convert;
 mod plan;
 mod status;
@@ -10,6 +11,7 @@ mod target;
 mod ticket;
 mod words;
 
+pub use connector::{Connection, Connector};
 pub use convert::{InvalidWire, position_from_wire, position_to_wire};
 pub use plan::{plan_from_wire, plan_to_wire, policy_from_wire, policy_to_wire};
 pub use status::{ERROR_DETAIL_TYPE_URL, error_from_status, error_to_status, grpc_code};

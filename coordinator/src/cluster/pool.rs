@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::{Channel, Endpoint};
+use unanimity_proto::Connector;
 use unanimity_types::ErrorCode;
 
 use crate::engine::Error;
@@ -43,6 +44,8 @@ struct Peer {
 /// The connections. None is opened before its first call.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
+    /// How to connect, if not by TCP.
+    pub(super) connector: Option<Connector>,
     peers: Mutex<HashMap<String, Arc<Peer>>>,
 }
 
@@ -91,7 +94,11 @@ impl Pool {
         if peers.len() >= PEERS_MAX {
             peers.clear();
         }
-        let lane = |_| (endpoint.connect_lazy(), Arc::new(Semaphore::new(LANE_CALLS_MAX)));
+        let connect = || match &self.connector {
+            Some(connector) => connector.lazily(&endpoint),
+            None => endpoint.connect_lazy(),
+        };
+        let lane = |_| (connect(), Arc::new(Semaphore::new(LANE_CALLS_MAX)));
         let peer = Peer { address: address.into(), lanes: (0..LANES).map(lane).collect() };
         Ok(Arc::clone(peers.entry(address.to_owned()).or_insert(Arc::new(peer))))
     }

@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
+use unanimity_proto::Connector;
 use unanimity_types::{ErrorCode, PartitionId, Ticket, Xid, partition_of};
 
 use super::failure::{Failure, broke};
@@ -125,6 +126,13 @@ impl Router {
             gates: Gates::default(),
             tidings,
         }
+    }
+
+    /// Connects to the other nodes by this, if it is given, instead of TCP.
+    #[must_use]
+    pub fn connecting(mut self, connector: Option<Connector>) -> Self {
+        self.pool.connector = connector;
+        self
     }
 
     /// The cluster as this node saw it last.

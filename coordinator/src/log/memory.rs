@@ -37,9 +37,9 @@ pub struct MemoryLog {
 struct Shared {
     identity: LogIdentity,
     storage: Mutex<Storage>,
-    /// The clock: wall time at creation, then the runtime's monotonic (and pausable) time.
-    born: Instant,
+    /// The clock: wall time at creation, then how long that is ago.
     born_at: Timestamp,
+    age: Box<dyn Fn() -> Duration + Send + Sync>,
     /// Whether calls give way to others in their middle.
     racy: watch::Sender<bool>,
     /// Whether appends wait between looking at the predecessor and taking their place.
@@ -93,12 +93,35 @@ impl MemoryLog {
         Self::from_parts(LogIdentity { log_id, partitions }, storage, born_at)
     }
 
+    /// The same, where the runtime's clock is not one: of several runtimes with paused clocks each has its own.
+    #[must_use]
+    pub fn born_by_clock(
+        partitions: u16,
+        log_id: LogId,
+        born_at: Timestamp,
+        age: impl Fn() -> Duration + Send + Sync + 'static,
+    ) -> Self {
+        let storage = Storage::born(partitions, log_id, born_at);
+        Self::with_age(LogIdentity { log_id, partitions }, storage, born_at, Box::new(age))
+    }
+
     fn from_parts(identity: LogIdentity, storage: Storage, born_at: Timestamp) -> Self {
+        // The runtime's monotonic (and pausable) time.
+        let born = Instant::now();
+        Self::with_age(identity, storage, born_at, Box::new(move || born.elapsed()))
+    }
+
+    fn with_age(
+        identity: LogIdentity,
+        storage: Storage,
+        born_at: Timestamp,
+        age: Box<dyn Fn() -> Duration + Send + Sync>,
+    ) -> Self {
         let shared = Shared {
             identity,
             storage: Mutex::new(storage),
-            born: Instant::now(),
             born_at,
+            age,
             racy: watch::Sender::new(false),
             held: watch::Sender::new(false),
             waiting: watch::Sender::new(0),
@@ -223,7 +246,7 @@ impl MemoryLog {
 
     fn clock(&self) -> Timestamp {
         let advanced = self.storage().advanced;
-        self.shared.born_at.after(self.shared.born.elapsed() + advanced)
+        self.shared.born_at.after((self.shared.age)() + advanced)
     }
 
     async fn give_way(&self) {

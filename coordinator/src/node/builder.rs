@@ -7,14 +7,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use unanimity_core::RetryPolicy;
+use unanimity_proto::Connector;
 
 use super::warnings::watch_log;
 use super::{Node, Server};
@@ -24,7 +26,7 @@ use crate::config::{Config, DatabaseUrl};
 use crate::delivery::{AllowList, AllowListError, Delivery, DeliveryConfig, ParticipantsService};
 use crate::engine::{Dispatcher, Engine, EngineConfig, Peers};
 use crate::log::{self, MemoryLog, PlacedLog, PostgresOptions, SqliteLog, TransactionLog};
-use crate::server::{self, Stop};
+use crate::server::{self, Accept, Incoming, Stop};
 use crate::telemetry::Metrics;
 
 /// Between two attempts to open a log whose database is away.
@@ -76,6 +78,8 @@ enum Source {
 pub struct NodeBuilder {
     source: Source,
     listen: Option<SocketAddr>,
+    incoming: Option<Incoming>,
+    connector: Option<Connector>,
     allow: Option<AllowList>,
     config: Config,
 }
@@ -85,6 +89,8 @@ impl Default for NodeBuilder {
         Self {
             source: Source::Memory { partitions: 1 },
             listen: None,
+            incoming: None,
+            connector: None,
             allow: None,
             config: Config::default(),
         }
@@ -133,6 +139,27 @@ impl NodeBuilder {
         self
     }
 
+    /// Serves these connections instead of listening by itself: of a socket that another process opened, a Unix socket,
+    /// a simulated network. Where it can be called is said by the configuration's `advertise`. When the stream ends no
+    /// more come.
+    #[must_use]
+    pub fn incoming<S, IO>(mut self, connections: S) -> Self
+    where
+        S: Stream<Item = std::io::Result<IO>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        self.incoming = Some(Incoming::new(connections));
+        self
+    }
+
+    /// Connects to the cluster's other nodes by this, instead of TCP: for what travels between nodes by gRPC, which is
+    /// all but HTTP calls that are passed on. Participants' callbacks are not concerned.
+    #[must_use]
+    pub fn connector(mut self, connector: Connector) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
     /// Which callbacks are allowed, instead of the configuration's list.
     #[must_use]
     pub fn allow_callbacks(mut self, allow: AllowList) -> Self {
@@ -164,7 +191,7 @@ impl NodeBuilder {
     /// # Errors
     /// [`Error`] says what to mend.
     pub async fn start(self) -> Result<Node, Error> {
-        let Self { source, listen, allow, config } = self;
+        let Self { source, listen, incoming, connector, allow, config } = self;
         config.validate().map_err(Error::Config)?;
         let allow = match allow {
             Some(allow) => allow,
@@ -184,10 +211,10 @@ impl NodeBuilder {
             request_timeout: config.timeouts.callback(),
             ..DeliveryConfig::default()
         });
-        let address = listener.as_ref().map(|(_, address)| *address);
+        let listening = listener.as_ref().map(|(_, address)| *address);
         let mut engine_config = EngineConfig {
             node: config.node_name(),
-            address: advertised(&config, address),
+            address: advertised(&config, listening),
             retry: RetryPolicy {
                 initial: Duration::from_millis(config.retry.initial_ms),
                 cap: Duration::from_millis(config.retry.cap_ms),
@@ -213,13 +240,19 @@ impl NodeBuilder {
         engine_config.format = cluster.format();
         let engine =
             Engine::start_assigned(engine_config, Arc::clone(&log), &dispatcher, cluster.assignments());
-        let router = Arc::new(Router::new(engine.coordinator(), cluster.watch(), cluster.tidings()));
+        let router = Router::new(engine.coordinator(), cluster.watch(), cluster.tidings()).connecting(connector);
+        let router = Arc::new(router);
         let telling = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&router).spread_tidings()));
         engine.coordinator().join(Arc::clone(&router) as Arc<dyn Peers>);
         let closing = CancellationToken::new();
         let (told, warnings) = watch::channel(Vec::new());
         let looking = AbortOnDropHandle::new(tokio::spawn(watch_log(Arc::clone(&log), told)));
-        let server = listener.map(|(listener, address)| {
+        let doors = match (listener, incoming) {
+            (_, Some(incoming)) => Some(Doors::Incoming(incoming)),
+            (Some((listener, _)), None) => Some(Doors::Listener(listener)),
+            (None, None) => None,
+        };
+        let server = doors.map(|doors| {
             let coordinator = engine.coordinator();
             let home = MemberHome { coordinator: coordinator.clone(), router: Arc::clone(&router) };
             let api = api::assemble(Parts {
@@ -232,21 +265,29 @@ impl NodeBuilder {
                 warnings,
                 closing: closing.clone(),
             });
-            let task = tokio::spawn(serve(
-                listener,
-                api,
-                Arc::clone(&config),
-                Arc::clone(&delivery),
-                closing.clone(),
-            ));
-            Server { address, task }
+            let (config, delivery) = (Arc::clone(&config), Arc::clone(&delivery));
+            let task = match doors {
+                Doors::Listener(listener) => {
+                    tokio::spawn(serve(listener, api, config, delivery, closing.clone()))
+                }
+                Doors::Incoming(incoming) => {
+                    tokio::spawn(serve(incoming, api, config, delivery, closing.clone()))
+                }
+            };
+            Server { address: listening, task }
         });
         Ok(Node { engine, cluster, delivery, log, config, server, closing, _tasks: [looking, telling] })
     }
 }
 
+/// Where connections come in.
+enum Doors {
+    Listener(TcpListener),
+    Incoming(Incoming),
+}
+
 async fn serve(
-    listener: TcpListener,
+    doors: impl Accept,
     api: api::Api,
     config: Arc<Config>,
     delivery: Arc<Delivery>,
@@ -258,7 +299,7 @@ async fn serve(
         tokio::join!(api.calls.idle(), delivery.shutdown(limit));
     };
     let stop = Stop { signal: closing.cancelled_owned(), idle, limit };
-    server::serve(listener, api.routes, &config.limits, stop).await;
+    server::serve(doors, api.routes, &config.limits, stop).await;
 }
 
 async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::Uri;
 use tonic::transport::Endpoint;
+use unanimity_proto::Connector;
 use unanimity_types::Limits;
 
 use crate::error::ClientError;
@@ -125,14 +126,20 @@ pub(super) fn is_named(url: &str) -> bool {
     !host.is_empty() && host.trim_matches(['[', ']']).parse::<IpAddr>().is_err()
 }
 
-/// The URLs of the addresses that a URL's name stands for now; none if it is not known.
-pub(super) async fn resolve(url: &str) -> Vec<String> {
+/// The URLs of the addresses that a URL's name stands for now, by the system's name service or the connector's; none if
+/// it is not known.
+pub(super) async fn resolve(url: &str, connector: Option<&Connector>) -> Vec<String> {
     let Ok(uri) = url.parse::<Uri>() else { return Vec::new() };
-    let host = uri.host().unwrap_or_default().to_owned();
-    let looked_up = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(80)));
+    let (host, port) = (uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(80));
+    let looked_up = async {
+        match connector {
+            Some(connector) => connector.resolve(host, port).await,
+            None => Ok(tokio::net::lookup_host((host, port)).await?.collect()),
+        }
+    };
     match tokio::time::timeout(RESOLVE_WITHIN, looked_up).await {
         Ok(Ok(found)) => {
-            let mut urls: Vec<_> = found.map(|address| format!("http://{address}")).collect();
+            let mut urls: Vec<_> = found.iter().map(|address| format!("http://{address}")).collect();
             urls.dedup();
             urls.truncate(RESOLVED_MAX);
             urls
@@ -177,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_name_stands_for_addresses() {
-        let found = resolve("http://localhost:7460").await;
+        let found = resolve("http://localhost:7460", None).await;
         assert!(
             found.iter().any(|url| url == "http://127.0.0.1:7460" || url == "http://[::1]:7460"),
             "{found:?}"

@@ -17,7 +17,7 @@ mod transaction;
 use std::sync::Arc;
 use std::time::Duration;
 
-use unanimity_proto::{ticket_to_wire, v1};
+use unanimity_proto::{Connector, ticket_to_wire, v1};
 use unanimity_types::{LogId, Mode, Status, Ticket, Xid};
 
 use crate::client::nodes::Nodes;
@@ -101,9 +101,28 @@ impl Default for Options {
 pub struct ClientBuilder {
     addresses: Addresses,
     options: Options,
+    connector: Option<Connector>,
 }
 
 impl ClientBuilder {
+    /// Connects by this, instead of TCP: to the addresses that are given and to those that the nodes advertise.
+    ///
+    /// ```no_run
+    /// # #[cfg(unix)]
+    /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// use unanimity_sdk::{Client, Connector};
+    ///
+    /// // A coordinator on the same machine, behind a Unix socket.
+    /// let socket = |_| tokio::net::UnixStream::connect("/run/unanimity.sock");
+    /// let client = Client::builder("http://here").connector(Connector::new(socket)).connect()?;
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn connector(mut self, connector: Connector) -> Self {
+        self.connector = Some(connector);
+        self
+    }
+
     /// How long an attempt to connect may take; 3 s if not set.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
@@ -139,7 +158,8 @@ impl ClientBuilder {
     pub fn connect(self) -> Result<Client, ClientError> {
         let seeds = self.addresses.check()?;
         let tickets = Arc::<Tickets>::default();
-        let nodes = Nodes::new(&seeds, self.options.connect_timeout, Arc::clone(&tickets))?;
+        let how = (self.options.connect_timeout, self.connector);
+        let nodes = Nodes::new(&seeds, how, Arc::clone(&tickets))?;
         let shared = Shared { nodes, options: self.options, witnesses: Witnesses::default(), tickets };
         Ok(Client { shared: Arc::new(shared) })
     }
@@ -169,7 +189,7 @@ impl Client {
     /// # Ok(()) }
     /// ```
     pub fn builder(addresses: impl Into<Addresses>) -> ClientBuilder {
-        ClientBuilder { addresses: addresses.into(), options: Options::default() }
+        ClientBuilder { addresses: addresses.into(), options: Options::default(), connector: None }
     }
 
     /// A transaction that runs a closure: see [`TransactionBuilder::run`]. The name is for people:

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use unanimity_proto::v1;
+use unanimity_proto::{Connector, v1};
 use unanimity_types::PartitionId;
 
 use crate::client::addresses::{endpoint, is_named, resolve};
@@ -59,6 +59,8 @@ struct Shared {
     view: watch::Sender<Arc<View>>,
     tickets: Arc<Tickets>,
     connect_timeout: Duration,
+    /// How to connect, if not by TCP.
+    connector: Option<Connector>,
 }
 
 #[derive(Debug, Default)]
@@ -104,11 +106,11 @@ impl Nodes {
     /// The nodes behind these addresses. Needs a tokio runtime.
     pub(super) fn new(
         seeds: &[String],
-        connect_timeout: Duration,
+        (connect_timeout, connector): (Duration, Option<Connector>),
         tickets: Arc<Tickets>,
     ) -> Result<Self, ClientError> {
         let (inner, view) = (Mutex::default(), watch::Sender::default());
-        let shared = Arc::new(Shared { inner, view, tickets, connect_timeout });
+        let shared = Arc::new(Shared { inner, view, tickets, connect_timeout, connector });
         let mut inner = shared.lock();
         for seed in seeds {
             let origin = Origin::Seed { of: None, resolved_at: None };
@@ -241,7 +243,11 @@ impl Shared {
         let teller = inner.known.teller();
         let ear =
             DoorEar { ear: Ear { shared: Arc::downgrade(self), teller }, address: Arc::clone(&address) };
-        let door = Arc::new(Door::new(Arc::clone(&address), endpoint.connect_lazy(), ear));
+        let channel = match &self.connector {
+            Some(connector) => connector.lazily(&endpoint),
+            None => endpoint.connect_lazy(),
+        };
+        let door = Arc::new(Door::new(Arc::clone(&address), channel, ear));
         inner.last_place += 1;
         let entry = Entry {
             door: Arc::clone(&door),
@@ -309,8 +315,9 @@ impl Shared {
         }
         *resolved_at = Some(Instant::now());
         let (shared, name) = (Arc::downgrade(self), Arc::clone(address));
+        let connector = self.connector.clone();
         tokio::spawn(async move {
-            let found = resolve(&name).await;
+            let found = resolve(&name, connector.as_ref()).await;
             // A name without addresses at the moment keeps those that it had.
             if let (Some(shared), false) = (shared.upgrade(), found.is_empty()) {
                 shared.resolved(&name, &found);
