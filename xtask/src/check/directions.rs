@@ -74,6 +74,13 @@ const RULES: &[Rule] = &[
         ours_in_tests: &[],
         others: Others::Any,
     },
+    // Whole nodes and the SDK over a simulated network.
+    Rule {
+        package: "unanimity-turmoil",
+        ours: &[TYPES, COORDINATOR, SDK],
+        ours_in_tests: &[],
+        others: Others::Any,
+    },
     // The models drive the core itself.
     Rule { package: "unanimity-model", ours: &[TYPES, CORE], ours_in_tests: &[], others: Others::Any },
     Rule { package: FAILPOINTS, ours: &[], ours_in_tests: &[], others: Others::Only(&[]) },
