@@ -21,7 +21,7 @@ pub(crate) const BANKS: usize = 2;
 const FROM: Duration = Duration::from_secs(4);
 const UNTIL: Duration = Duration::from_secs(24);
 /// Kinds of faults, from which each run draws some.
-const KINDS: usize = 11;
+const KINDS: usize = 12;
 /// The latency at other times, at most.
 pub(crate) const LATENCY_MAX: Duration = Duration::from_millis(4);
 
@@ -77,16 +77,18 @@ pub(crate) fn draw(seed: u64, dice: &mut fastrand::Rng) -> Vec<Fault> {
             4 => Kind::Apart(here, other),
             5 => one_way(here, other),
             6 => Kind::Hold([TELLER.to_owned(), bank, other][dice.usize(..3)].clone(), here),
-            7 => Kind::Node(node),
-            8 => Kind::Bank(dice.usize(..BANKS)),
-            9 => Kind::Loss(f64::from(dice.u32(1..20)) / 2_000.0),
+            7 | 8 => Kind::Node(node),
+            9 => Kind::Bank(dice.usize(..BANKS)),
+            10 => Kind::Loss(f64::from(dice.u32(1..20)) / 2_000.0),
             _ => Kind::Slow(Duration::from_millis(dice.u64(50..400))),
         };
         if !used.insert(kind.place()) {
             continue;
         }
         let from = Duration::from_millis(dice.u64(FROM.as_millis() as u64..18_000));
-        let lasts = Duration::from_millis(dice.u64(500..9_000));
+        // A node long enough that its partitions are missed.
+        let least = if matches!(kind, Kind::Node(_)) { 5_000 } else { 500 };
+        let lasts = Duration::from_millis(dice.u64(least..9_000));
         faults.push(Fault { kind, from, until: (from + lasts).min(UNTIL), state: State::ToCome });
     }
     faults

@@ -35,7 +35,7 @@ pub(crate) async fn run(seed: u64, addresses: Vec<String>, record: Arc<Record>) 
             .connector(connector(&record))
             .call_timeout(Duration::from_secs(4))
             .begin_retry_for(Duration::from_secs(4))
-            .commit_retry_for(Duration::from_secs(4))
+            .commit_retry_for(Duration::from_secs(3))
             .connect()
     };
     let asks = client(&addresses)?;
