@@ -240,7 +240,8 @@ impl NodeBuilder {
         engine_config.format = cluster.format();
         let engine =
             Engine::start_assigned(engine_config, Arc::clone(&log), &dispatcher, cluster.assignments());
-        let router = Router::new(engine.coordinator(), cluster.watch(), cluster.tidings()).connecting(connector);
+        let router =
+            Router::new(engine.coordinator(), cluster.watch(), cluster.tidings()).connecting(connector);
         let router = Arc::new(router);
         let telling = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&router).spread_tidings()));
         engine.coordinator().join(Arc::clone(&router) as Arc<dyn Peers>);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use tokio_stream::wrappers::ReceiverStream;
 use unanimity_coordinator::Node;
 use unanimity_coordinator::config::Config;
 use unanimity_coordinator::log::{MemoryLog, TransactionLog};
