@@ -9,12 +9,12 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -76,7 +76,7 @@ impl Accept for TcpListener {
 }
 
 /// Connections that somebody else accepts: see [`crate::node::NodeBuilder::incoming`].
-pub struct Incoming(Pin<Box<dyn Stream<Item = io::Result<Box<dyn BothWays>>> + Send>>);
+pub struct Incoming(BoxStream<'static, io::Result<Box<dyn BothWays>>>);
 
 impl Incoming {
     /// The connections of this stream.

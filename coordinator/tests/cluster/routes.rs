@@ -294,7 +294,7 @@ async fn a_stream_and_a_session_are_told_of_every_node() {
     let served = Served::start(&["a", "b"]).await;
     let mut client = served.grpc(0).await;
     let (outgoing, commands) = tokio::sync::mpsc::channel::<v1::CommandBatch>(1);
-    let stream = tokio_stream::wrappers::ReceiverStream::new(commands);
+    let stream = ReceiverStream::new(commands);
     let mut answers = client.commands(stream).await.unwrap().into_inner();
     let first = answers.message().await.unwrap().unwrap().topology.unwrap();
     assert_eq!((first.told_by.as_str(), first.nodes.len()), ("a", 2));

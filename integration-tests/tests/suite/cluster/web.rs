@@ -71,7 +71,9 @@ impl Web {
 
     /// One transaction without a branch: begun, looked at and decided, each at a node of its own.
     async fn transact(&self) {
-        let Some(begun) = self.call("", Some(&json!({ "mode": "tcc", "name": "web" }))).await else { return };
+        // One whose answer is lost nobody commits: it is over soon, not after the minute that is the default.
+        let begin = json!({ "mode": "tcc", "name": "web", "timeout_ms": 15_000 });
+        let Some(begun) = self.call("", Some(&begin)).await else { return };
         let Some(xid) = begun["xid"].as_str() else { return };
         self.call(&format!("/{xid}"), None).await;
         let what = if fastrand::bool() { "commit" } else { "abort" };

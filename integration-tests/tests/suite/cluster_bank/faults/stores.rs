@@ -7,6 +7,7 @@ use tokio::time::sleep;
 use super::super::stack::Stores;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::enum_variant_names, reason = "told beside the other faults, where the word is needed")]
 pub(in super::super) enum StoreFault {
     KillBank,
     KillBankDatabase,
