@@ -26,7 +26,8 @@ type Resolve = dyn Fn(String, u16) -> Boxed<Vec<SocketAddr>> + Send + Sync;
 /// Makes the connections to coordinators, instead of TCP.
 ///
 /// It is asked for a connection whenever one is needed, by the URI that is called: of an address that was given, or that
-/// a node advertises. How long that may take is up to whoever asks.
+/// a node advertises. Where a name is resolved first (`resolving`), it is called with each of its addresses instead. How long
+/// that may take is up to whoever asks.
 #[derive(Clone)]
 pub struct Connector {
     service: BoxCloneSyncService<Uri, Io, io::Error>,

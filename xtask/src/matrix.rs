@@ -43,8 +43,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
         rounds += 1;
         let begun = Instant::now();
         let round = round(&suite)?;
+        let before = sum(&deaths);
         for line in round.output.lines() {
-            if let Some(point) = line.strip_prefix(DEATH) {
+            // Not only at a line's beginning: two streams share the file.
+            if let Some((_, point)) = line.split_once(DEATH) {
                 let point = point.split('@').next().unwrap_or(point);
                 *deaths.entry(point.to_owned()).or_insert(0_usize) += 1;
             }
@@ -55,6 +57,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
             begun.elapsed().as_secs_f64(),
             sum(&deaths)
         );
+        if sum(&deaths) == before {
+            bail!("a round without a death: are the matrix' tests still in the suite?");
+        }
         if round.passed {
             failed_in_a_row = 0;
             continue;

@@ -193,6 +193,10 @@ impl NodeBuilder {
     pub async fn start(self) -> Result<Node, Error> {
         let Self { source, listen, incoming, connector, allow, config } = self;
         config.validate().map_err(Error::Config)?;
+        if listen.is_some() && incoming.is_some() {
+            let what = "a node listens itself or is handed connections (incoming), not both";
+            return Err(Error::Config(what.to_owned()));
+        }
         let allow = match allow {
             Some(allow) => allow,
             None => AllowList::parse(&config.callbacks.allow).map_err(Error::Callbacks)?,

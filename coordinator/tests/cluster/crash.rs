@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use unanimity_coordinator::engine::Wait;
-use unanimity_coordinator::log::{FaultyLog, TransactionLog};
-use unanimity_types::{ErrorCode, Status};
+use unanimity_coordinator::log::{FaultRates, FaultyLog, TransactionLog};
+use unanimity_types::{ErrorCode, Status, partition_of};
 
 use crate::nodes::*;
 use crate::support::*;
@@ -135,6 +135,25 @@ async fn m10_a_node_that_does_not_see_its_cluster_for_a_lease_names_no_owner() {
     until("b sees again", || b.cluster.view().stale.is_none()).await;
     balanced(&[&a, &b]).await;
     assert!(b.cluster.view().owner(theirs).is_some());
+}
+
+/// H10: an owner whose way to its partitions' log is cut, and whose way to the leases is not, gives them to whom they are
+/// planned for, though it can write no closing block.
+#[tokio::test(start_paused = true)]
+async fn h10_an_owner_that_cannot_write_gives_its_partitions_away_all_the_same() {
+    let world = World::new();
+    let faulty = FaultyLog::over_memory(world.memory.clone(), 1);
+    let (a, b) = (world.node_over("a", Arc::new(faulty.clone())).await, world.node("b").await);
+    balanced(&[&a, &b]).await;
+    faulty.set_rates(FaultRates { append_failed: 1.0, ..FaultRates::default() });
+    // Something to write in each of its partitions.
+    for partition in a.running() {
+        let xid = std::iter::repeat_with(new_xid).find(|xid| partition_of(*xid, PARTITIONS) == partition);
+        let (c, xid) = (a.coordinator.clone(), xid.unwrap());
+        tokio::spawn(async move { drop(c.begin(begin(xid)).await) });
+    }
+    assert!(world.memory.set_draining("a", true).await.unwrap());
+    until("b has them all", || b.running().len() == usize::from(PARTITIONS)).await;
 }
 
 /// A node that starts while the database is away joins when it is back.

@@ -58,11 +58,31 @@ async fn c8_what_history_dropped_is_forgotten_and_never_presumed() {
     assert_eq!(answer(&node, never, Some(26 * HOUR)).await.0, InquiryAnswer::Aborted, "now it is known");
     // Who does not say how old its record is gets the old answer.
     assert_eq!(answer(&node, new_xid(), None).await.0, InquiryAnswer::Aborted);
+    // Also about what was dropped: it has a second life, in the same blocks of the log as the first.
+    assert_eq!(answer(&node, long_ago, None).await.0, InquiryAnswer::Aborted);
 
     // What is open is never dropped, and another owner says the same.
     drop(node);
     let next = EngineConfig { node: "b".to_owned(), ..config };
     let node = start_with(log, next, std::sync::Arc::default()).await;
-    assert_eq!(answer(&node, long_ago, Some(26 * HOUR)).await, (InquiryAnswer::Forgotten, false));
+    assert_eq!(answer(&node, long_ago, Some(26 * HOUR)).await.0, InquiryAnswer::Aborted);
     assert_eq!(answer(&node, stuck, Some(26 * HOUR)).await.0, InquiryAnswer::Committed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn m1_a_second_life_of_an_xid_that_history_dropped_is_recovered() {
+    let (_memory, log) = memory();
+    let config = EngineConfig { history_retention: 24 * HOUR, ..config("a") };
+    let node = start_with(log.clone(), config.clone(), std::sync::Arc::default()).await;
+    let (again, aborted) = (committed(&node).await, committed(&node).await);
+    tokio::time::sleep(26 * HOUR).await;
+    assert!(log.find_history(&[again, aborted]).await.unwrap().is_empty(), "dropped");
+    assert_eq!(node.coordinator.begin(begin(again)).await.unwrap().status, Status::Active);
+    assert_eq!(answer(&node, aborted, None).await.0, InquiryAnswer::Aborted);
+    drop(node);
+    let next = EngineConfig { node: "b".to_owned(), ..config };
+    let node = start_with(log, next, std::sync::Arc::default()).await;
+    let view = node.coordinator.get(again, Wait::Accepted, SOON).await.unwrap();
+    assert_ne!(view.status, Status::Committed, "that was its first life");
+    assert_eq!(answer(&node, aborted, None).await.0, InquiryAnswer::Aborted);
 }

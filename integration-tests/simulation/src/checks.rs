@@ -62,6 +62,8 @@ pub(crate) struct Checks {
     effects: BTreeMap<Xid, BTreeMap<BranchKey, Effect>>,
     /// Steps by what comes before each.
     plans: BTreeMap<Xid, BTreeMap<BranchKey, Vec<BranchKey>>>,
+    /// Those of which a ticket was shown, by their partition.
+    ticketed: BTreeMap<PartitionId, Vec<Xid>>,
     /// What an acknowledged loss touched: nothing is promised about it.
     excused: BTreeSet<Xid>,
     /// Branches that an operator settled by hand.
@@ -103,6 +105,11 @@ impl Checks {
 
     pub(crate) fn decision(&self, xid: Xid) -> Option<Decision> {
         self.decided.get(&xid).map(|decided| decided.decision)
+    }
+
+    /// A transaction begins by a ticket: the log hears of it later.
+    pub(crate) fn ticketed(&mut self, xid: Xid, partition: PartitionId) {
+        self.ticketed.entry(partition).or_default().push(xid);
     }
 
     pub(crate) fn is_excused(&self, xid: Xid) -> bool {
@@ -306,6 +313,7 @@ impl Checks {
         chain.epoch = chain.seen.values().map(|seen| seen.0).max().unwrap_or_default();
         chain.closed = false;
         chain.acknowledged = chain.acknowledged.min(last);
+        let lost_an_epoch = lost.values().any(|seen| seen.0 > chain.epoch);
         let gone = |at: &(PartitionId, Seq)| at.0 == partition && at.1 > last;
         if acknowledged {
             // History went back as well, and says nothing of what was in it.
@@ -313,6 +321,11 @@ impl Checks {
             self.excused
                 .extend(self.chains.iter().flat_map(|chain| chain.seen.values()).flat_map(|seen| &seen.2));
             self.excused.extend(lost.values().flat_map(|seen| &seen.2));
+            // A lost epoch block said that tickets from before begin nothing: who wrote it may have told their clients
+            // so, and the owner before it is none the wiser.
+            if lost_an_epoch {
+                self.excused.extend(self.ticketed.get(&partition).into_iter().flatten());
+            }
         }
         let undecided: Vec<Xid> =
             self.decided.iter().filter(|(_, decided)| gone(&decided.at)).map(|(xid, _)| *xid).collect();

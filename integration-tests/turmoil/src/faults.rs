@@ -58,6 +58,8 @@ pub(crate) fn draw(seed: u64, dice: &mut fastrand::Rng) -> Vec<Fault> {
     let mut faults = Vec::new();
     // Turmoil cannot hold a link that is cut in one direction: each link and each host has one fault.
     let mut used = BTreeSet::new();
+    // And with a lost message it mends a cut in one direction: a run has the one or the other.
+    let (mut loses, mut cuts) = (false, false);
     for number in 0..dice.usize(3..6) {
         // The first goes through all kinds, so that a few seeds meet each of them.
         let kind = if number == 0 { (seed % KINDS as u64) as usize } else { dice.usize(..KINDS) };
@@ -82,9 +84,11 @@ pub(crate) fn draw(seed: u64, dice: &mut fastrand::Rng) -> Vec<Fault> {
             10 => Kind::Loss(f64::from(dice.u32(1..20)) / 2_000.0),
             _ => Kind::Slow(Duration::from_millis(dice.u64(50..400))),
         };
-        if !used.insert(kind.place()) {
+        let (is_loss, is_cut) = (matches!(kind, Kind::Loss(_)), matches!(kind, Kind::OneWay { .. }));
+        if (is_loss && cuts) || (is_cut && loses) || !used.insert(kind.place()) {
             continue;
         }
+        (loses, cuts) = (loses || is_loss, cuts || is_cut);
         let from = Duration::from_millis(dice.u64(FROM.as_millis() as u64..18_000));
         // A node long enough that its partitions are missed.
         let least = if matches!(kind, Kind::Node(_)) { 5_000 } else { 500 };

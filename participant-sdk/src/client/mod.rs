@@ -130,7 +130,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one attempt of a call may take; 10 s if not set.
+    /// How long one attempt of a call may take; 10 s if not set. Half as long where another node can be asked after it.
     #[must_use]
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.options.call_timeout = timeout;

@@ -147,7 +147,8 @@ impl Client {
         let mut way = Way::new(self, xid.and_then(|xid| self.tickets().partition(xid)));
         loop {
             let door = way.next()?;
-            let limit = self.attempt_limit(per_call);
+            let left = end.saturating_duration_since(Instant::now());
+            let limit = self.attempt_limit(per_call).min(left);
             let failed = match tokio::time::timeout(limit, call(Arc::clone(&door), limit)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failed)) => failed,
@@ -178,7 +179,7 @@ impl Client {
 
     /// How long one attempt may take: where another node can be asked, one that was stopped with its connections open,
     /// or that waits for an owner whom it alone cannot reach, is not to take all of the time. What is waited for on
-    /// purpose is not cut short.
+    /// purpose is cut short by the call's own end alone.
     fn attempt_limit(&self, per_call: Duration) -> Duration {
         if self.nodes().alone() {
             return per_call;

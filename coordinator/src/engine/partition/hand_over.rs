@@ -38,8 +38,18 @@ impl Life {
         let longest = self.config.call_timeout.min(CALLS_WAIT_MAX);
         let by = *self.leaving_by.get_or_insert_with(|| Instant::now() + longest);
         let is_late = Instant::now() >= by;
-        // A log in trouble takes no closing block: better to keep the partition until it is back.
         if !self.is_open_for_work() || (!self.calls_out.is_empty() && !is_late) {
+            // A log in trouble takes no closing block: better to keep the partition until it is back. But who is
+            // planned for it reaches the log, and waits for nothing but our lease: it may be our way there that is
+            // cut, and the lease's that is not (H10).
+            if is_late
+                && (self.append_in_trouble || self.lease_in_trouble)
+                && let Some(heir) = to
+            {
+                tracing::warn!(partition = %self.partition, to = heir.node, "partition left unclean: its log does not answer here");
+                task.set_state(PartitionState::Waiting(format!("{} at {}", heir.node, heir.address)));
+                return Some(self.exit.take().unwrap_or(Exit::HandedOver));
+            }
             return None;
         }
         if !self.calls_out.is_empty() {

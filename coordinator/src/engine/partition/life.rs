@@ -110,6 +110,8 @@ pub(super) struct Life {
     leasing: bool,
     /// The last durable block when the lease was renewed before.
     renewed_at: Seq,
+    /// Since the lease was renewed before, something was in trouble.
+    was_in_trouble: bool,
     append_in_trouble: bool,
     lease_in_trouble: bool,
     /// Calls whose results are to come.
@@ -162,6 +164,7 @@ impl Life {
             lease_at: asked + task.config.lease / 3,
             leasing: false,
             renewed_at: Seq(0),
+            was_in_trouble: false,
             append_in_trouble: false,
             lease_in_trouble: false,
             calls_out: CallsOut::default(),
@@ -378,6 +381,7 @@ impl Life {
             Internal::Settled(settled) => self.settled(settled, task),
             Internal::Trouble(why) => {
                 self.append_in_trouble = true;
+                self.was_in_trouble = true;
                 tracing::warn!(partition = %self.partition, why, "the log does not answer; new calls are refused until it does");
                 task.set_state(PartitionState::Unavailable(why));
             }
@@ -469,16 +473,33 @@ impl Life {
         let internal = self.internal.clone();
         let asked = Instant::now();
         let ownership = self.ownership.clone();
-        let end =
-            End { epoch: self.epoch, seq: self.writer.durable(), checksum: self.writer.durable_checksum() };
-        // Whoever writes hears from the log whether it is still what it was; who is idle has to look.
-        let is_idle = self.writer.is_idle() && self.renewed_at == end.seq;
+        let end = End {
+            epoch: self.epoch,
+            seq: self.writer.durable(),
+            checksum: self.writer.durable_checksum(),
+            history: self.projector.acknowledged(),
+        };
+        // Whoever writes hears from the log whether it is still what it was; who is idle has to look. And nobody hears
+        // that history alone went back, which takes a failover: then something was in trouble.
+        let must_look = (self.writer.is_idle() && self.renewed_at == end.seq) || self.was_in_trouble;
         self.renewed_at = end.seq;
+        self.was_in_trouble = false;
         crate::task::spawn(async move {
             let mut lease = log.lease(partition, &config.node, &config.address, config.lease).await;
             // While it had none, another owner may have come and gone. Looked at now: it may have slept since it asked.
-            if (is_idle || !ownership.holds()) && matches!(&lease, Ok(lease) if lease.held) {
-                lease = still_ours(&*log, partition, end, lease).await;
+            let held_all_along = ownership.holds();
+            if (must_look || !held_all_along)
+                && let Ok(had) = &lease
+                && had.held
+            {
+                lease = match still_ours(&*log, partition, end, had.clone()).await {
+                    // It was had before, too: the next renewal looks.
+                    Err(error) if held_all_along => {
+                        tracing::debug!(%partition, %error, "the log could not be looked at");
+                        lease
+                    }
+                    looked => looked,
+                };
             }
             let _ = internal.send(Internal::Leased(asked, lease));
         });
@@ -504,6 +525,7 @@ impl Life {
                 tracing::warn!(partition = %self.partition, %error, "the lease could not be renewed");
                 self.lease_at = Instant::now() + LEASE_RETRY.min(self.config.lease / 3);
                 self.lease_in_trouble = true;
+                self.was_in_trouble = true;
                 task.set_state(PartitionState::Unavailable(error.to_string()));
             }
         }
@@ -534,28 +556,34 @@ impl Life {
     }
 }
 
-/// The last durable block that an owner knows.
+/// The last durable block that an owner knows, and how far history speaks.
 #[derive(Debug, Clone, Copy)]
 struct End {
     epoch: Epoch,
     seq: Seq,
     checksum: Checksum,
+    history: Seq,
 }
 
 /// A lease that was had again after it had run out is worth something only if nobody else wrote meanwhile, and any lease
-/// only if the log still has what it had: an idle owner would not find out otherwise (protocol M10, H6). What it finds
-/// is told apart when this life ends.
+/// only if the log and its history still have what they had: an idle owner would not find out otherwise (protocol M10,
+/// H6), and would presume aborted what left its memory for a row that is gone. What it finds is told apart when this
+/// life ends; if it is history alone, the next one writes it again from the log.
 async fn still_ours(
     log: &dyn TransactionLog,
     partition: PartitionId,
     end: End,
-    lease: Result<Lease, crate::log::Error>,
+    lease: Lease,
 ) -> Result<Lease, crate::log::Error> {
     let tip = log.tip(partition).await?;
     let lacks_our_last = tip.seq < end.seq || (tip.seq == end.seq && tip.checksum != end.checksum);
-    if tip.epoch == end.epoch && !lacks_our_last {
-        return lease;
+    let history = log.history_watermark(partition).await?.seq;
+    if tip.epoch == end.epoch && !lacks_our_last && history >= end.history {
+        return Ok(lease);
     }
-    let owner = format!("whoever wrote block {} of epoch {}", tip.seq, tip.epoch);
+    let owner = format!(
+        "whoever wrote block {} of epoch {}, with history up to {history} where {} was known",
+        tip.seq, tip.epoch, end.history
+    );
     Ok(Lease { held: false, owner, address: String::new(), remaining: Duration::ZERO })
 }

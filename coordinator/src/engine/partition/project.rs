@@ -29,6 +29,7 @@ struct Writing {
     ended: Vec<(Seq, Xid)>,
     rows: u64,
     bytes: u64,
+    watermark: Seq,
 }
 
 /// What waits for history.
@@ -44,6 +45,8 @@ pub(super) struct Projector {
     writing: Option<Writing>,
     next_at: Instant,
     failures: u32,
+    /// The highest watermark that history was seen to have.
+    acknowledged: Seq,
 }
 
 impl Projector {
@@ -55,6 +58,7 @@ impl Projector {
             writing: None,
             next_at: Instant::now(),
             failures: 0,
+            acknowledged: Seq(0),
         }
     }
 
@@ -69,6 +73,11 @@ impl Projector {
     /// How many are over and wait for history.
     pub(super) fn backlog(&self) -> usize {
         self.finished.len() + self.writing.as_ref().map_or(0, |writing| writing.ended.len())
+    }
+
+    /// How far history is known to speak. Less than that shows that it lost what was acknowledged.
+    pub(super) const fn acknowledged(&self) -> Seq {
+        self.acknowledged
     }
 
     /// Whether the last write failed.
@@ -149,7 +158,8 @@ impl Life {
         let line = (durable, self.writer.durable_checksum());
         let batch = HistoryBatch { partition: self.partition, rows, watermark, line };
         let bytes = batch.rows.iter().map(HistoryRow::stored_bytes).sum();
-        self.projector.writing = Some(Writing { ended, rows: batch.rows.len() as u64, bytes });
+        self.projector.writing =
+            Some(Writing { ended, rows: batch.rows.len() as u64, bytes, watermark: watermark.seq });
         let log = std::sync::Arc::clone(&self.log);
         let internal = self.internal.clone();
         crate::task::spawn(async move {
@@ -188,12 +198,13 @@ impl Life {
     /// A write to history ended.
     pub(super) fn projected(&mut self, result: Result<(), crate::log::Error>) {
         let result = if mutant::is(Mutant::ProjectionTrimsEarly) { Ok(()) } else { result };
-        let Writing { ended, rows, bytes } = self.projector.writing.take().unwrap_or_default();
+        let Writing { ended, rows, bytes, watermark } = self.projector.writing.take().unwrap_or_default();
         match result {
             Ok(()) => {
                 self.projector.failures = 0;
                 self.counters.history_rows += rows;
                 self.counters.history_bytes += bytes;
+                self.projector.acknowledged = self.projector.acknowledged.max(watermark);
                 let now = self.clock.now();
                 for (_, xid) in ended {
                     self.leave(xid, now);

@@ -399,6 +399,12 @@ async fn replay(
                 LoggedEvent::Transaction(xid, event)
                     if memory.transaction(xid).is_none() && !event.is_beginning() => {}
                 LoggedEvent::Transaction(xid, mut event) => {
+                    // A second life of one xid: the first was over, and history had dropped it when it began (M1).
+                    if matches!(event, unanimity_core::Event::Begun { .. } | unanimity_core::Event::Presumed)
+                        && memory.transaction(xid).is_some_and(|known| known.finished_at.is_some())
+                    {
+                        memory.evict(xid, logged.at);
+                    }
                     memory.share(&mut event);
                     let is_snapshot = matches!(event, unanimity_core::Event::Snapshot(_));
                     let entry = memory.entry_or_new(xid, block.seq);

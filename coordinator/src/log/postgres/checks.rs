@@ -44,7 +44,8 @@ impl Settings {
     /// What makes a log impossible here.
     pub(super) fn check(&self) -> Result<(), Error> {
         if self.in_recovery {
-            return Err(Error::Refused(
+            // Behind a name or address that moves with a failover it may be promoted in a moment.
+            return Err(Error::Unavailable(
                 "the database is a read replica (in recovery): give the address of the primary".to_owned(),
             ));
         }

@@ -48,6 +48,9 @@ impl World {
                 Claim::default()
             }
         };
+        if ticket.is_some() {
+            self.check(|checks| checks.ticketed(xid, partition_of(xid, self.swarm.partitions)));
+        }
         self.note(
             Host::Manager,
             Some(xid),
