@@ -112,8 +112,8 @@ pub(super) struct Life {
     renewed_at: Seq,
     /// Since the lease was renewed before, something was in trouble.
     was_in_trouble: bool,
-    append_in_trouble: bool,
-    lease_in_trouble: bool,
+    pub(super) append_in_trouble: bool,
+    pub(super) lease_in_trouble: bool,
     /// Calls whose results are to come.
     pub(super) calls_out: CallsOut,
     /// It is another node's turn: no more calls are made, and those that are out are waited for until then.

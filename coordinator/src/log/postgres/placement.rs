@@ -180,6 +180,10 @@ pub(super) async fn import(
         write_limited(limit, query.execute(lent.connection())).await?;
         rest = after;
     }
+    // What stayed open here when the partition left was settled elsewhere: a row that came late, or that nobody dropped,
+    // would speak again.
+    let dropping = sqlx::query(DROP_OPEN).bind(i32::from(first.partition.0));
+    write_limited(limit, dropping.execute(lent.connection())).await?;
     let query = sqlx::query(WATERMARK)
         .bind(i32::from(first.partition.0))
         .bind(to_sql(watermark.epoch.0))
